@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The collectors: traits, declarations and the one list.
+//!
+//! A collector is one file here, one BPF file of the same stem where it needs a probe of its own,
+//! and its line in [`BUILT_IN`]. Everything else (config section, schema, CLI listing, reference
+//! page) is derived from what the file declares.
+
+pub mod autotracing;
+pub mod events;
+pub mod metrics;
+pub mod registry;
+pub mod run;
+
+use std::future::Future;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::host::{Clock, Host, Now};
+use crate::probe::shared::{Feature, Shared};
+use crate::probe::{LoadError, Loader, Object, RecordSet, Skeleton};
+use crate::signal::{Capture, Change, Event, EventDef, MetricDef, Metrics, Trigger};
+use crate::workload::Workloads;
+
+pub use registry::{BUILT_IN, Registration};
+
+/// When a collector runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// On a timer.
+    Metrics,
+    /// When a probe reports.
+    Events,
+    /// Watches cheaply; captures when its limit is crossed.
+    Autotracing,
+}
+
+/// A hook that the collector can do without, and what is lost then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Optional {
+    /// Name of the hook's slot in the BPF object (a program's name up to `__`).
+    pub slot: &'static str,
+    pub lost: &'static str,
+}
+
+/// What a collector declares about itself.
+#[derive(Debug)]
+pub struct Info {
+    /// Unique over all kinds; the config section's name.
+    pub name: &'static str,
+    /// One line, for lists.
+    pub summary: &'static str,
+    /// The file's `//!` text: meaning, likely causes, what to do next.
+    pub doc: &'static str,
+    pub enabled: bool,
+    /// Shared probes that it reads.
+    pub needs: &'static [Feature],
+    /// Its own BPF object, if it has one: `doctor` tries it.
+    pub object: Option<&'static Skeleton>,
+    /// Hooks of [`Self::object`] that may be missing.
+    pub optional: &'static [Optional],
+    /// Capabilities that must be kept for it after start, e.g. `CAP_SYSLOG`.
+    pub capabilities: &'static [&'static str],
+    pub metrics: &'static [&'static MetricDef],
+    pub events: &'static [&'static EventDef],
+}
+
+/// A collector's settings, `collectors.NAME` in the configuration. Doc comments become the reference.
+pub trait Settings: Serialize + DeserializeOwned + JsonSchema + Default + Clone + Send + Sync + 'static {
+    /// Checks what types cannot: ranges, and settings against each other.
+    ///
+    /// # Errors
+    /// Names the key, its value and what would be valid.
+    fn validate(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+}
+
+/// For collectors without settings of their own.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoSettings {}
+impl Settings for NoSettings {}
+
+/// A setting that cannot be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{key} = {value}: {expected}")]
+pub struct Invalid {
+    pub key: &'static str,
+    pub value: String,
+    /// What would be valid.
+    pub expected: String,
+}
+
+/// Why a collector does not run here, and what to do about it. Not a failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    #[error("{reason}")]
+    Missing { reason: String, remedy: Option<String> },
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl Unavailable {
+    pub fn because(reason: impl Into<String>) -> Self {
+        Unavailable::Missing { reason: reason.into(), remedy: None }
+    }
+}
+
+/// What every collector has.
+pub trait Collector: Sized + Send + 'static {
+    const INFO: Info;
+    type Config: Settings;
+
+    /// Makes the collector ready to run: loads its object, opens what it reads.
+    ///
+    /// # Errors
+    /// [`Unavailable`] where this node cannot run it.
+    fn new(config: Self::Config, cx: &mut Context<'_>) -> Result<Self, Unavailable>;
+
+    /// Takes changed settings while running (SIGHUP).
+    ///
+    /// # Errors
+    /// What could not be applied; the old settings stay.
+    fn reload(&mut self, config: Self::Config) -> anyhow::Result<()>;
+}
+
+/// Reads something on a timer.
+pub trait MetricCollector: Collector {
+    /// # Errors
+    /// What could not be read; what was written to `out` before is kept.
+    fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()>;
+}
+
+/// Turns the records of its object into events.
+pub trait EventCollector: Collector {
+    /// All record types of its object: the skeleton's `Records`.
+    type Records: RecordSet;
+
+    /// # Errors
+    /// Why this record yields no event; it is counted as dropped.
+    fn on_record(&mut self, record: <Self::Records as RecordSet>::Ref<'_>, out: &mut Events) -> anyhow::Result<()>;
+}
+
+/// Watches, and captures when a limit is crossed.
+pub trait AutoTracer: Collector {
+    /// Called every [`Self::period`]; must be cheap.
+    ///
+    /// # Errors
+    /// What could not be read; it is called again next time.
+    fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>>;
+
+    /// Takes the evidence of one trigger; runs beside further checks.
+    fn capture(
+        &self,
+        trigger: &Trigger,
+        limits: Limits,
+    ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static;
+
+    /// Time between two checks.
+    fn period(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+/// What a capture may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub duration: Duration,
+    pub stacks: usize,
+}
+
+/// Where an event collector puts its events.
+#[derive(Debug, Default)]
+pub struct Events {
+    events: Vec<Event>,
+}
+
+impl Events {
+    pub fn emit(&mut self, e: Event) {
+        self.events.push(e);
+    }
+
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Event> {
+        self.events.drain(..)
+    }
+}
+
+/// What a collector may use. Roots and clock are handed in, so that it runs on fixtures.
+pub struct Context<'a> {
+    pub host: &'a Host,
+    pub workloads: &'a Workloads,
+    pub clock: &'a Clock,
+    /// Shared probes, loaded with the union of what enabled collectors need.
+    pub shared: &'a Shared,
+    pub(crate) loader: &'a mut Loader,
+    /// Objects loaded so far; their records are read on behalf of this collector.
+    pub(crate) objects: Vec<Object>,
+}
+
+impl Context<'_> {
+    /// Loads and attaches the collector's own object. Slots not declared in [`Info::optional`] must attach.
+    ///
+    /// # Errors
+    /// Which program failed, on which hook, and the kernel's reason.
+    pub fn load(&mut self, options: crate::probe::LoadOptions) -> Result<Object, LoadError> {
+        let object = self.loader.load(options)?;
+        self.objects.push(object.clone());
+        Ok(object)
+    }
+}

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one loop per kind: timing, records, panics, restarts, self-metrics.

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One thing that happened, with its full context.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Attributes, Key, MetricDef, Timestamp, Workload};
+
+/// OTel severities that we use; the numbers are OTel's `SeverityNumber`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Severity {
+    Debug = 5,
+    Info = 9,
+    Warn = 13,
+    Error = 17,
+    Fatal = 21,
+}
+
+impl Severity {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Debug => "DEBUG",
+            Severity::Info => "INFO",
+            Severity::Warn => "WARN",
+            Severity::Error => "ERROR",
+            Severity::Fatal => "FATAL",
+        }
+    }
+}
+
+/// What an event is called and means; a constant of the collector that emits it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct EventDef {
+    /// OTel event name, e.g. `linux.memory.oom_kill`.
+    pub name: &'static str,
+    pub summary: &'static str,
+    /// The usual severity; [`Event::severity`] may differ.
+    pub severity: Severity,
+    pub attributes: &'static [Key],
+    /// Counts every such event of the node, from zero at start.
+    pub counter: &'static MetricDef,
+    /// The same per workload, from the first hit.
+    pub container_counter: &'static MetricDef,
+}
+
+/// The thread in whose context something happened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Thread {
+    /// Process id (the kernel's tgid), in the host's pid namespace.
+    pub pid: u32,
+    /// Thread id (the kernel's pid).
+    pub tid: u32,
+    pub comm: String,
+}
+
+/// One resolved stack frame, innermost first in a stack.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct Frame {
+    /// Demangled function name; `None` when nothing names the address.
+    pub symbol: Option<Arc<str>>,
+    /// Path of the mapped file as the process sees it, or the kernel module.
+    pub module: Option<Arc<str>>,
+    /// Offset into the symbol, or into the module's file where there is no symbol.
+    pub offset: u64,
+    pub address: u64,
+    pub build_id: Option<Arc<str>>,
+}
+
+impl std::fmt::Display for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.symbol, &self.module) {
+            (Some(s), Some(m)) => write!(f, "{s}+{:#x} [{m}]", self.offset),
+            (Some(s), None) => write!(f, "{s}+{:#x}", self.offset),
+            (None, Some(m)) => match &self.build_id {
+                Some(b) => write!(f, "{:#x} [{m}+{:#x} {b}]", self.address, self.offset),
+                None => write!(f, "{:#x} [{m}+{:#x}]", self.address, self.offset),
+            },
+            (None, None) => write!(f, "{:#x}", self.address),
+        }
+    }
+}
+
+/// Another party of the event: the culprit, the trigger, a victim. A child span of its own.
+#[derive(Debug, Clone)]
+pub struct Related {
+    /// What it was in this: `trigger`, `victim`, `culprit`.
+    pub role: &'static str,
+    pub workload: Option<Arc<Workload>>,
+    pub thread: Thread,
+}
+
+/// One thing that happened. The pipeline gives it its id and its incident.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub def: &'static EventDef,
+    /// When it ended, or was seen.
+    pub time: Timestamp,
+    pub severity: Severity,
+    /// How long it had lasted at [`Self::time`].
+    pub duration: Option<Duration>,
+    /// Who suffers; `None`: the node.
+    pub workload: Option<Arc<Workload>>,
+    pub thread: Option<Thread>,
+    /// One line for a human.
+    pub message: String,
+    pub attributes: Attributes,
+    pub kernel_stack: Vec<Frame>,
+    pub user_stack: Vec<Frame>,
+    pub related: Vec<Related>,
+    /// Events of this kind for this workload that were suppressed since the last one.
+    pub suppressed: u64,
+}
+
+impl Event {
+    #[must_use]
+    pub fn new(def: &'static EventDef, time: Timestamp, workload: Option<Arc<Workload>>, message: String) -> Self {
+        Event {
+            def,
+            time,
+            severity: def.severity,
+            duration: None,
+            workload,
+            thread: None,
+            message,
+            attributes: Attributes::new(),
+            kernel_stack: Vec::new(),
+            user_stack: Vec::new(),
+            related: Vec::new(),
+            suppressed: 0,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Event, trace, span and profile ids: random-looking, but the same for the same event.
+
+use sha2::{Digest, Sha256};
+
+/// 24 hex digits in text: ingest time in nanoseconds, made strictly increasing, then four bytes of
+/// the host's hash. Its order is the order of ingest; it is the store's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(pub [u8; 12]);
+
+/// The incident's id is its trace id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TraceId(pub [u8; 16]);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpanId(pub [u8; 8]);
+
+macro_rules! hex_display {
+    ($($t:ty),*) => {$(
+        impl std::fmt::Display for $t {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+            }
+        }
+    )*};
+}
+hex_display!(EventId, TraceId, SpanId);
+
+fn digest<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let mut h = Sha256::new();
+    for p in parts {
+        h.update(p);
+    }
+    let full: [u8; 32] = h.finalize().into();
+    let mut out = [0; N];
+    out.copy_from_slice(&full[..N]);
+    out
+}
+
+impl EventId {
+    #[must_use]
+    pub fn time_ns(self) -> u64 {
+        let mut b = [0; 8];
+        b.copy_from_slice(&self.0[..8]);
+        u64::from_be_bytes(b)
+    }
+}
+
+/// Makes event ids: one per agent.
+#[derive(Debug)]
+pub struct EventIds {
+    last: u64,
+    host: [u8; 4],
+}
+
+impl EventIds {
+    #[must_use]
+    pub fn new(host_id: &str, last: u64) -> Self {
+        EventIds { last, host: digest(&[host_id.as_bytes()]) }
+    }
+
+    /// The next id; `now_ns` may stand still or step back, the id never does.
+    pub fn next(&mut self, now_ns: u64) -> EventId {
+        self.last = now_ns.max(self.last + 1);
+        let mut b = [0; 12];
+        b[..8].copy_from_slice(&self.last.to_be_bytes());
+        b[8..].copy_from_slice(&self.host);
+        EventId(b)
+    }
+}
+
+/// `host_id`, `boot_id` and the id of the event that opened the incident.
+#[must_use]
+pub fn trace_id(host_id: &str, boot_id: &str, opening: EventId) -> TraceId {
+    TraceId(digest(&[host_id.as_bytes(), boot_id.as_bytes(), &opening.0]))
+}
+
+/// `child` is the event's id, or a capture's or other child's own id.
+#[must_use]
+pub fn span_id(trace: TraceId, child: &[u8]) -> SpanId {
+    SpanId(digest(&[&trace.0, child]))
+}
+
+#[must_use]
+pub fn profile_id(trace: TraceId, capture: &[u8]) -> [u8; 16] {
+    digest(&[&trace.0, capture])
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Metric definitions and the points that collectors hand over.
+
+use std::sync::Arc;
+
+use super::{Attributes, Key, Value, Workload};
+
+/// The OTel instrument a metric is exported as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instrument {
+    /// Monotonic sum, cumulative since [`Point::start`].
+    Counter,
+    /// Sum that can fall.
+    UpDownCounter,
+    Gauge,
+    /// Base-2 exponential histogram of scale 0, counted in the kernel.
+    Histogram,
+}
+
+/// How a dashboard shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Panel {
+    Rate,
+    Gauge,
+    Heatmap,
+    /// Only in tables and queries.
+    None,
+}
+
+/// What a metric is called and means; a constant of the collector that emits it, named in [`super::semconv`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct MetricDef {
+    /// Dotted OTel name, e.g. `system.cpu.time`.
+    pub name: &'static str,
+    pub instrument: Instrument,
+    /// UCUM, base units: `s`, `By`, `1`, `{event}`.
+    pub unit: &'static str,
+    pub help: &'static str,
+    pub attributes: &'static [Key],
+    pub panel: Panel,
+}
+
+/// A base-2 exponential histogram of scale 0 in seconds: bucket `i` holds `(2^i, 2^(i+1)]` s.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Histogram {
+    /// Values below the resolution (1 us).
+    pub zero_count: u64,
+    /// Exponent of the first entry of `counts`.
+    pub offset: i32,
+    pub counts: Vec<u64>,
+    /// Sum of all values in the metric's unit, when the kernel kept it.
+    pub sum: Option<f64>,
+}
+
+impl Histogram {
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.zero_count + self.counts.iter().sum::<u64>()
+    }
+}
+
+/// One value of one series.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reading {
+    Int(u64),
+    SignedInt(i64),
+    Double(f64),
+    Histogram(Histogram),
+}
+
+/// One series' value as collected.
+#[derive(Debug, Clone)]
+pub struct Point {
+    pub def: &'static MetricDef,
+    /// `None`: the node.
+    pub workload: Option<Arc<Workload>>,
+    pub attributes: Attributes,
+    pub reading: Reading,
+}
+
+/// What a metric collector writes into. Cleared and reused between intervals.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    points: Vec<Point>,
+}
+
+impl Metrics {
+    /// A count since start (or boot) in whole units.
+    pub fn count(&mut self, def: &'static MetricDef, who: Option<&Arc<Workload>>, attributes: &[(Key, Value)], v: u64) {
+        self.push(def, who, attributes, Reading::Int(v));
+    }
+
+    /// A sum or a level in the metric's unit (seconds, a ratio, …).
+    pub fn value(&mut self, def: &'static MetricDef, who: Option<&Arc<Workload>>, attributes: &[(Key, Value)], v: f64) {
+        self.push(def, who, attributes, Reading::Double(v));
+    }
+
+    pub fn histogram(
+        &mut self,
+        def: &'static MetricDef,
+        who: Option<&Arc<Workload>>,
+        attributes: &[(Key, Value)],
+        h: Histogram,
+    ) {
+        self.push(def, who, attributes, Reading::Histogram(h));
+    }
+
+    fn push(&mut self, def: &'static MetricDef, who: Option<&Arc<Workload>>, attributes: &[(Key, Value)], r: Reading) {
+        let mut attrs = Attributes::new();
+        for (k, v) in attributes {
+            attrs.set(*k, v.clone());
+        }
+        self.points.push(Point { def, workload: who.cloned(), attributes: attrs, reading: r });
+    }
+
+    #[must_use]
+    pub fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Point> {
+        self.points.drain(..)
+    }
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What leaves a collector: [`metric`]s, [`event`]s and [`incident`] material, each tied to a
+//! [`workload`]. Plain data; this module imports nothing else of the crate.
+
+pub mod entry;
+pub mod event;
+pub mod ids;
+pub mod incident;
+pub mod json;
+pub mod metric;
+pub mod semconv;
+pub mod time;
+pub mod value;
+pub mod workload;
+
+pub use event::{Event, EventDef, Frame, Related, Severity, Thread};
+pub use incident::{Capture, Change, StackSample, Target, Trigger};
+pub use metric::{Histogram, Instrument, MetricDef, Metrics, Panel, Point};
+pub use semconv::Key;
+pub use time::Timestamp;
+pub use value::{Attributes, Value};
+pub use workload::{Pod, Workload, WorkloadKey, WorkloadKind};

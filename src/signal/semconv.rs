@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every attribute, metric and event name, once. OpenTelemetry semantic conventions where they
+//! exist, `linux.*` in the same style where they do not.
+
+/// An attribute's name and meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    pub name: &'static str,
+    pub help: &'static str,
+}
+
+impl Key {
+    #[must_use]
+    pub const fn new(name: &'static str, help: &'static str) -> Self {
+        Key { name, help }
+    }
+}
+
+/// Version of the semantic conventions that the names follow.
+pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.41.0";
+
+/// Attribute keys.
+pub mod attr {
+    use super::Key;
+
+    // Resources (OTel).
+    pub const SERVICE_NAME: Key = Key::new("service.name", "Logical name of the service");
+    pub const SERVICE_NAMESPACE: Key = Key::new("service.namespace", "Namespace of the service");
+    pub const SERVICE_VERSION: Key = Key::new("service.version", "Version of the service");
+    pub const SERVICE_INSTANCE_ID: Key = Key::new("service.instance.id", "Id of the service's instance");
+    pub const HOST_NAME: Key = Key::new("host.name", "Name of the node");
+    pub const HOST_ID: Key = Key::new("host.id", "The node's machine id");
+    pub const HOST_ARCH: Key = Key::new("host.arch", "The node's CPU architecture");
+    pub const OS_TYPE: Key = Key::new("os.type", "Operating system");
+    pub const OS_VERSION: Key = Key::new("os.version", "Kernel release");
+    pub const K8S_NODE_NAME: Key = Key::new("k8s.node.name", "Name of the Kubernetes node");
+    pub const K8S_NAMESPACE_NAME: Key = Key::new("k8s.namespace.name", "Namespace of the pod");
+    pub const K8S_POD_NAME: Key = Key::new("k8s.pod.name", "Name of the pod");
+    pub const K8S_POD_UID: Key = Key::new("k8s.pod.uid", "UID of the pod");
+    pub const K8S_CONTAINER_NAME: Key = Key::new("k8s.container.name", "Name of the container in its pod");
+    pub const CONTAINER_ID: Key = Key::new("container.id", "Id of the container");
+    pub const CONTAINER_NAME: Key = Key::new("container.name", "Name of the container, as its runtime has it");
+    pub const CONTAINER_RUNTIME: Key = Key::new("container.runtime.name", "The container's runtime");
+    pub const CONTAINER_IMAGE_NAME: Key = Key::new("container.image.name", "Name of the image");
+    pub const CONTAINER_IMAGE_TAGS: Key = Key::new("container.image.tags", "Tags of the image");
+    pub const LINUX_CGROUP_PATH: Key = Key::new("linux.cgroup.path", "Path of the cgroup below its hierarchy's root");
+    pub const LINUX_SYSTEMD_UNIT: Key = Key::new("linux.systemd.unit", "The systemd unit");
+
+    // Threads and processes (OTel).
+    pub const PROCESS_PID: Key = Key::new("process.pid", "Process id, in the node's pid namespace");
+    pub const PROCESS_COMMAND: Key = Key::new("process.command", "The thread's name (comm)");
+    pub const THREAD_ID: Key = Key::new("thread.id", "Thread id, in the node's pid namespace");
+    pub const THREAD_NAME: Key = Key::new("thread.name", "The thread's name (comm)");
+    pub const CPU_MODE: Key = Key::new("cpu.mode", "What the CPU did: user, system, idle, iowait, …");
+    pub const CPU_LOGICAL_NUMBER: Key = Key::new("cpu.logical_number", "The CPU");
+    pub const LINUX_STACK_KERNEL: Key = Key::new("linux.stack.kernel", "Kernel stack, innermost frame first");
+    pub const LINUX_STACK_USER: Key = Key::new("linux.stack.user", "User stack, innermost frame first");
+    pub const LINUX_DURATION: Key = Key::new("linux.duration", "How long it had lasted, in nanoseconds");
+    pub const LINUX_SUPPRESSED: Key =
+        Key::new("linux.suppressed", "Events of this kind of this workload that were limited since the last one");
+
+    // Incidents.
+    pub const LINUX_INCIDENT_STATE: Key = Key::new("linux.incident.state", "open or closed");
+    pub const LINUX_INCIDENT_END_REASON: Key =
+        Key::new("linux.incident.end_reason", "Why it was closed: recovered, quiet, max_duration, agent_restart");
+    pub const LINUX_INCIDENT_EVENTS: Key = Key::new("linux.incident.events", "Events that belong to it");
+    pub const LINUX_COLLECTOR: Key = Key::new("linux.collector", "The collector that reports");
+    pub const LINUX_PROFILE_ID: Key = Key::new("linux.profile.id", "Id of the profile that this span's capture took");
+    pub const PYROSCOPE_PROFILE_ID: Key = Key::new("pyroscope.profile.id", "The same id, under Grafana's name");
+}
