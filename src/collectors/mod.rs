@@ -24,7 +24,7 @@ use crate::probe::{LoadError, Loader, Object, RecordSet, Skeleton};
 use crate::signal::{Capture, Change, Event, EventDef, MetricDef, Metrics, Trigger};
 use crate::workload::Workloads;
 
-pub use registry::{BUILT_IN, Registration};
+pub use registry::{BUILT_IN, Registration, autotracing, events, metrics};
 
 /// When a collector runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

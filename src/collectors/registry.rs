@@ -1,8 +1,175 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one list of built-in collectors, and how a type becomes an entry of it.
+//! The one list of built-in collectors, and how a collector's type becomes an entry of it.
 
-/// A collector as the agent holds it: its declaration and how to build it.
-pub struct Registration {}
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::{AutoTracer, Collector, Context, EventCollector, Events, Info, Kind, Limits, MetricCollector};
+use super::{Settings, Unavailable};
+use crate::host::Now;
+use crate::probe::RecordSet;
+use crate::signal::{Capture, Change, Metrics, Trigger};
 
 /// Every collector of this crate, in the order in which they are listed.
 pub static BUILT_IN: &[Registration] = &[];
+
+/// A collector as the agent holds it: its declaration, its settings' shape, and how to build it.
+#[derive(Clone, Copy)]
+pub struct Registration {
+    pub info: &'static Info,
+    pub kind: Kind,
+    /// JSON schema of its own settings, without the common keys.
+    pub schema: fn() -> schemars::Schema,
+    /// Its own settings at their defaults.
+    pub defaults: fn() -> toml::Table,
+    /// Whether a section (without the common keys `enabled` and `interval`) is valid.
+    pub check: fn(&toml::Table) -> Result<(), SettingsError>,
+    pub(crate) build: fn(&toml::Table, &mut Context<'_>) -> Result<Running, BuildError>,
+}
+
+/// What is wrong with a collector's section.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Wrong type, unknown key: serde's word.
+    #[error("{0}")]
+    Shape(toml::de::Error),
+    #[error(transparent)]
+    Invalid(#[from] super::Invalid),
+}
+
+/// Why a collector could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Registers a collector that reads on a timer.
+#[must_use]
+pub const fn metrics<C: MetricCollector>() -> Registration {
+    registration::<C>(Kind::Metrics, |t, cx| Ok(Running::Metrics(Box::new(build::<C>(t, cx)?))))
+}
+
+/// Registers a collector that turns records into events.
+#[must_use]
+pub const fn events<C: EventCollector>() -> Registration {
+    registration::<C>(Kind::Events, |t, cx| Ok(Running::Events(Box::new(build::<C>(t, cx)?))))
+}
+
+/// Registers a collector that watches and captures.
+#[must_use]
+pub const fn autotracing<C: AutoTracer>() -> Registration {
+    registration::<C>(Kind::Autotracing, |t, cx| Ok(Running::Autotracing(Box::new(build::<C>(t, cx)?))))
+}
+
+const fn registration<C: Collector>(
+    kind: Kind,
+    build: fn(&toml::Table, &mut Context<'_>) -> Result<Running, BuildError>,
+) -> Registration {
+    Registration {
+        info: const { &C::INFO },
+        kind,
+        schema: || schemars::schema_for!(C::Config),
+        defaults: || toml::Table::try_from(C::Config::default()).unwrap_or_default(),
+        check: |t| settings::<C>(t).map(drop),
+        build,
+    }
+}
+
+fn settings<C: Collector>(table: &toml::Table) -> Result<C::Config, SettingsError> {
+    let config: C::Config = table.clone().try_into().map_err(SettingsError::Shape)?;
+    config.validate()?;
+    Ok(config)
+}
+
+fn build<C: Collector>(table: &toml::Table, cx: &mut Context<'_>) -> Result<C, BuildError> {
+    Ok(C::new(settings::<C>(table)?, cx)?)
+}
+
+/// A collector that was built.
+pub(crate) enum Running {
+    Metrics(Box<dyn RunningMetrics>),
+    Events(Box<dyn RunningEvents>),
+    Autotracing(Box<dyn RunningTracer>),
+}
+
+/// Object-safe form of [`MetricCollector`].
+pub(crate) trait RunningMetrics: Send {
+    fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()>;
+    fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()>;
+}
+
+/// Object-safe form of [`EventCollector`].
+pub(crate) trait RunningEvents: Send {
+    fn on_record(&mut self, ring: usize, bytes: &[u8], out: &mut Events) -> anyhow::Result<()>;
+    fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()>;
+}
+
+pub(crate) type CaptureFuture = Pin<Box<dyn Future<Output = anyhow::Result<Capture>> + Send>>;
+
+/// Object-safe form of [`AutoTracer`].
+pub(crate) trait RunningTracer: Send {
+    fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>>;
+    fn capture(&self, trigger: &Trigger, limits: Limits) -> CaptureFuture;
+    fn period(&self) -> Duration;
+    fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()>;
+}
+
+impl<C: MetricCollector> RunningMetrics for C {
+    fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()> {
+        MetricCollector::collect(self, out)
+    }
+    fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()> {
+        Collector::reload(self, settings::<C>(section)?)
+    }
+}
+
+impl<C: EventCollector> RunningEvents for C {
+    fn on_record(&mut self, ring: usize, bytes: &[u8], out: &mut Events) -> anyhow::Result<()> {
+        EventCollector::on_record(self, C::Records::decode(ring, bytes)?, out)
+    }
+    fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()> {
+        Collector::reload(self, settings::<C>(section)?)
+    }
+}
+
+impl<C: AutoTracer> RunningTracer for C {
+    fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>> {
+        AutoTracer::check(self, now)
+    }
+    fn capture(&self, trigger: &Trigger, limits: Limits) -> CaptureFuture {
+        Box::pin(AutoTracer::capture(self, trigger, limits))
+    }
+    fn period(&self) -> Duration {
+        AutoTracer::period(self)
+    }
+    fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()> {
+        Collector::reload(self, settings::<C>(section)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name means one collector, whatever its kind.
+    #[test]
+    fn names_are_unique_over_the_kinds() {
+        let mut names: Vec<_> = BUILT_IN.iter().map(|r| r.info.name).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    /// What ships as default passes its own validation.
+    #[test]
+    fn defaults_are_valid() {
+        for r in BUILT_IN {
+            (r.check)(&(r.defaults)()).unwrap_or_else(|e| panic!("{}: {e}", r.info.name));
+        }
+    }
+}
