@@ -10,6 +10,7 @@ pub mod json;
 pub mod metric;
 pub mod semconv;
 pub mod time;
+pub mod units;
 pub mod value;
 pub mod workload;
 
@@ -18,5 +19,6 @@ pub use incident::{Capture, Change, StackSample, Target, Trigger};
 pub use metric::{Histogram, Instrument, MetricDef, Metrics, Panel, Point};
 pub use semconv::Key;
 pub use time::Timestamp;
+pub use units::{ByteSize, HumanDuration};
 pub use value::{Attributes, Value};
 pub use workload::{Pod, Workload, WorkloadKey, WorkloadKind};
