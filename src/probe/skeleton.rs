@@ -87,3 +87,21 @@ pub struct DecodeError {
     pub got: usize,
     pub want: usize,
 }
+
+impl std::fmt::Display for Program {
+    /// The hook as `SEC()` names it: `tp_btf/sched_switch`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let prefix = match self.kind {
+            HookKind::TpBtf => "tp_btf",
+            HookKind::RawTracepoint => "raw_tp",
+            HookKind::Tracepoint => "tp",
+            HookKind::Fentry => "fentry",
+            HookKind::Fexit => "fexit",
+            HookKind::Kprobe => "kprobe",
+            HookKind::Kretprobe => "kretprobe",
+            HookKind::PerfEvent => "perf_event",
+            HookKind::Iterator => "iter",
+        };
+        write!(f, "{prefix}/{}", self.target)
+    }
+}

@@ -1,2 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-//! The one loop per kind: timing, records, panics, restarts, self-metrics.

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Autotracing collectors: cheap checks on one thread; captures run beside them.
+
+use std::collections::HashSet;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Command, Outlet, Slot, reload};
+use crate::collectors::Limits;
+use crate::collectors::registry::{Running, RunningTracer};
+use crate::host::Clock;
+use crate::signal::{Change, Target, Trigger};
+
+/// Captures at once: each may sample the whole node.
+const MAX_CAPTURES: usize = 4;
+
+pub(crate) type AutotracingSlot = Slot<Box<dyn RunningTracer>>;
+
+/// All autotracing collectors.
+pub(crate) struct AutotracingLoop {
+    slots: Vec<AutotracingSlot>,
+    due: Vec<Instant>,
+    limits: Limits,
+    clock: Clock,
+    outlet: Arc<dyn Outlet>,
+    under_way: Arc<Mutex<HashSet<Target>>>,
+}
+
+impl AutotracingLoop {
+    pub fn new(slots: Vec<AutotracingSlot>, limits: Limits, clock: Clock, outlet: Arc<dyn Outlet>) -> Self {
+        let due = vec![Instant::now(); slots.len()];
+        AutotracingLoop { slots, due, limits, clock, outlet, under_way: Arc::default() }
+    }
+
+    pub fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            let wait = self
+                .due
+                .iter()
+                .min()
+                .map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
+            match commands.recv_timeout(wait) {
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Command::Reload { collector, section }) => {
+                    reload(&mut self.slots, collector, |c| c.reload(&section));
+                }
+                Err(RecvTimeoutError::Timeout) => self.check_due(),
+            }
+        }
+    }
+
+    fn check_due(&mut self) {
+        let now = Instant::now();
+        for i in 0..self.slots.len() {
+            if self.due[i] > now {
+                continue;
+            }
+            let slot = &mut self.slots[i];
+            slot.restart_if_due(&*self.outlet, |r| if let Running::Autotracing(t) = r { Some(t) } else { None });
+            let period = slot.running.as_ref().map_or(Duration::from_secs(1), |t| t.period());
+            self.due[i] = (self.due[i] + period).max(now + period / 2);
+            let at = self.clock.now();
+            let changes = slot.run(&*self.outlet, |t| t.check(at)).unwrap_or_default();
+            for change in changes {
+                let trigger = if let Change::Onset(t) = &change { Some(t.clone()) } else { None };
+                self.outlet.change(self.slots[i].name, change);
+                if let Some(trigger) = trigger {
+                    self.capture(i, &trigger);
+                }
+            }
+        }
+    }
+
+    fn capture(&mut self, slot: usize, trigger: &Trigger) {
+        let slot = &mut self.slots[slot];
+        let (name, target, limits) = (slot.name, trigger.target.clone(), self.limits);
+        let busy = {
+            let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            under_way.len() >= MAX_CAPTURES || under_way.contains(&target)
+        };
+        if busy {
+            self.outlet.dropped(name, "too_many_captures");
+            return;
+        }
+        let Some(future) = slot.run(&*self.outlet, |t| Ok(t.capture(trigger, limits))) else { return };
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone());
+        let (outlet, under_way) = (self.outlet.clone(), self.under_way.clone());
+        self.outlet.spawn(Box::pin(async move {
+            match future.await {
+                Ok(capture) => outlet.capture(name, capture),
+                Err(e) => {
+                    tracing::warn!(collector = name, "capture failed: {e:#}");
+                    outlet.dropped(name, "capture_failed");
+                }
+            }
+            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&target);
+        }));
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Event collectors: records come from the reader's thread through a bounded queue, so that
+//! symbolising and reading evidence never hold up a ring buffer.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use super::{Command, Outlet, Slot, reload};
+use crate::collectors::Events;
+use crate::collectors::registry::{Running, RunningEvents};
+
+/// Records waiting for their collector.
+const QUEUE: usize = 4096;
+
+/// What reaches the events loop.
+pub(crate) enum Message {
+    /// A record of ring `ring` of the collector's object.
+    Record {
+        collector: usize,
+        ring: usize,
+        bytes: Box<[u8]>,
+    },
+    Command(Command),
+}
+
+/// The queue's entrance, held by the reader's thread.
+#[derive(Clone)]
+pub(crate) struct RecordQueue {
+    tx: SyncSender<Message>,
+    names: Arc<[&'static str]>,
+    outlet: Arc<dyn Outlet>,
+}
+
+impl RecordQueue {
+    /// `names`: the event collectors in the order of their slots.
+    pub fn new(names: Arc<[&'static str]>, outlet: Arc<dyn Outlet>) -> (Self, Receiver<Message>) {
+        let (tx, rx) = sync_channel(QUEUE);
+        (RecordQueue { tx, names, outlet }, rx)
+    }
+
+    /// Never blocks: the ring must be drained. A full queue is a counted loss.
+    pub fn record(&self, collector: usize, ring: usize, bytes: &[u8]) {
+        let sent = self.tx.try_send(Message::Record { collector, ring, bytes: bytes.into() });
+        if matches!(sent, Err(TrySendError::Full(_)))
+            && let Some(name) = self.names.get(collector)
+        {
+            self.outlet.dropped(name, "queue_full");
+        }
+    }
+
+    /// Blocks until the loop has room; only for commands.
+    pub fn command(&self, c: Command) {
+        drop(self.tx.send(Message::Command(c)));
+    }
+}
+
+/// All event collectors, on one thread.
+pub(crate) struct EventsLoop {
+    slots: Vec<Slot<Box<dyn RunningEvents>>>,
+    outlet: Arc<dyn Outlet>,
+}
+
+impl EventsLoop {
+    pub fn new(slots: Vec<Slot<Box<dyn RunningEvents>>>, outlet: Arc<dyn Outlet>) -> Self {
+        EventsLoop { slots, outlet }
+    }
+
+    pub fn run(mut self, messages: &Receiver<Message>) {
+        let mut out = Events::default();
+        while let Ok(message) = messages.recv() {
+            match message {
+                Message::Record { collector, ring, bytes } => self.on_record(collector, ring, &bytes, &mut out),
+                Message::Command(Command::Reload { collector, section }) => {
+                    reload(&mut self.slots, collector, |c| c.reload(&section));
+                }
+                Message::Command(Command::Stop) => return,
+            }
+        }
+    }
+
+    fn on_record(&mut self, collector: usize, ring: usize, bytes: &[u8], out: &mut Events) {
+        let Some(slot) = self.slots.get_mut(collector) else { return };
+        slot.restart_if_due(&*self.outlet, |r| if let Running::Events(e) = r { Some(e) } else { None });
+        if slot.run(&*self.outlet, |c| c.on_record(ring, bytes, out)).is_none() {
+            self.outlet.dropped(slot.name, "collector_failed");
+        }
+        for event in out.drain() {
+            self.outlet.event(slot.name, event);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one loop per kind. A collector never sees timing, panics, restarts or self-metrics: they are
+//! here. The loops are plain closures; `agent` gives each a thread.
+
+mod autotracing;
+mod events;
+mod metrics;
+mod status;
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::registry::{BuildError, Running};
+use crate::signal::{Capture, Change, Event, Metrics};
+
+pub(crate) use autotracing::{AutotracingLoop, AutotracingSlot};
+pub(crate) use events::{EventsLoop, Message, RecordQueue};
+pub(crate) use metrics::{MetricsLoop, MetricsSlot};
+pub use status::{State, Status, Statuses};
+
+/// Where the loops deliver; the agent's side of them.
+pub(crate) trait Outlet: Send + Sync {
+    fn metrics(&self, collector: &'static str, points: &mut Metrics);
+    fn event(&self, collector: &'static str, event: Event);
+    fn change(&self, collector: &'static str, change: Change);
+    fn capture(&self, collector: &'static str, capture: Capture);
+    /// A record or capture that yielded nothing.
+    fn dropped(&self, collector: &'static str, reason: &'static str);
+    /// One run of a collector's method.
+    fn ran(&self, collector: &'static str, took: Duration, ok: bool);
+    /// Runs a capture beside the loop.
+    fn spawn(&self, capture: Pin<Box<dyn Future<Output = ()> + Send>>);
+    /// Builds a collector anew after it failed.
+    fn rebuild(&self, collector: &'static str) -> Result<Running, BuildError>;
+}
+
+/// What the agent tells a loop while it runs.
+pub(crate) enum Command {
+    /// Changed settings of one collector, without the common keys.
+    Reload {
+        collector: &'static str,
+        section: toml::Table,
+    },
+    Stop,
+}
+
+const FIRST_RESTART: Duration = Duration::from_secs(10);
+const LAST_RESTART: Duration = Duration::from_secs(600);
+
+/// One collector in a loop: running, or failed and waiting for its restart.
+pub(crate) struct Slot<T> {
+    pub name: &'static str,
+    running: Option<T>,
+    restart_at: Option<Instant>,
+    backoff: Duration,
+    /// Whether the last run failed: an error that stays is logged once.
+    failing: bool,
+    statuses: Arc<Statuses>,
+}
+
+impl<T> Slot<T> {
+    pub fn new(name: &'static str, running: T, statuses: Arc<Statuses>) -> Self {
+        Slot { name, running: Some(running), restart_at: None, backoff: FIRST_RESTART, failing: false, statuses }
+    }
+
+    /// Runs one method of the collector; a panic takes only this collector out, until its restart.
+    fn run<R>(&mut self, outlet: &dyn Outlet, f: impl FnOnce(&mut T) -> anyhow::Result<R>) -> Option<R> {
+        let running = self.running.as_mut()?;
+        let start = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| f(running)));
+        outlet.ran(self.name, start.elapsed(), matches!(result, Ok(Ok(_))));
+        match result {
+            Ok(Ok(r)) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!(collector = self.name, "works again");
+                    self.statuses.set(self.name, State::Running, None);
+                }
+                Some(r)
+            }
+            Ok(Err(e)) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(collector = self.name, "{e:#}");
+                    self.statuses.set(self.name, State::Running, Some(format!("last run: {e:#}")));
+                }
+                None
+            }
+            Err(panic) => {
+                self.fail(&panic_text(&panic));
+                None
+            }
+        }
+    }
+
+    fn fail(&mut self, reason: &str) {
+        tracing::error!(collector = self.name, restart_in = ?self.backoff, "failed: {reason}");
+        self.statuses.set(self.name, State::Failed, Some(reason.to_owned()));
+        self.running = None;
+        self.restart_at = Some(Instant::now() + self.backoff);
+        self.backoff = (self.backoff * 2).min(LAST_RESTART);
+    }
+
+    /// Builds the collector anew when its time has come.
+    fn restart_if_due(&mut self, outlet: &dyn Outlet, pick: impl FnOnce(Running) -> Option<T>) {
+        if self.restart_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.restart_at = None;
+        match outlet.rebuild(self.name).map(pick) {
+            Ok(Some(t)) => {
+                self.running = Some(t);
+                self.statuses.set(self.name, State::Running, None);
+                tracing::info!(collector = self.name, "restarted");
+            }
+            Ok(None) => self.fail("was built as another kind"),
+            Err(e) => self.fail(&e.to_string()),
+        }
+    }
+}
+
+fn panic_text(panic: &Box<dyn std::any::Any + Send>) -> String {
+    let text =
+        panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+}
+
+/// Applies new settings; what cannot be applied is said and the old ones stay.
+fn reload<T>(slots: &mut [Slot<T>], collector: &str, f: impl FnOnce(&mut T) -> anyhow::Result<()>) {
+    let Some(slot) = slots.iter_mut().find(|s| s.name == collector) else { return };
+    let Some(running) = slot.running.as_mut() else { return };
+    match f(running) {
+        Ok(()) => tracing::info!(collector, "took its new settings"),
+        Err(e) => tracing::error!(collector, "keeps its old settings: {e:#}"),
+    }
+}
