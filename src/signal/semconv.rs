@@ -68,3 +68,40 @@ pub mod attr {
     pub const LINUX_PROFILE_ID: Key = Key::new("linux.profile.id", "Id of the profile that this span's capture took");
     pub const PYROSCOPE_PROFILE_ID: Key = Key::new("pyroscope.profile.id", "The same id, under Grafana's name");
 }
+
+/// The agent's own counters. Names carry no unit: Prometheus' suffixes come from the instrument.
+pub mod own {
+    pub const EVENTS_ACCEPTED: &str = "bianque.events.accepted";
+    pub const EVENTS_DROPPED: &str = "bianque.events.dropped";
+    pub const EVENTS_SUPPRESSED: &str = "bianque.events.suppressed";
+    pub const RECORDS_LOST: &str = "bianque.records.lost";
+    pub const RECORDS_REJECTED: &str = "bianque.records.rejected";
+    pub const INCIDENTS_OPEN: &str = "bianque.incidents.open";
+    pub const COLLECTOR_STATE: &str = "bianque.collector.state";
+    pub const COLLECTOR_DURATION: &str = "bianque.collector.duration";
+    pub const COLLECTOR_FAILURES: &str = "bianque.collector.failures";
+    pub const COLLECTOR_RESTARTS: &str = "bianque.collector.restarts";
+    pub const PROBE_RUNS: &str = "bianque.probe.runs";
+    pub const PROBE_TIME: &str = "bianque.probe.time";
+    pub const STORE_STATE: &str = "bianque.store.state";
+    pub const STORE_SIZE: &str = "bianque.store.size";
+    pub const STORE_COMMIT_DURATION: &str = "bianque.store.commit.duration";
+    pub const EXPORTER_SENT: &str = "bianque.exporter.sent";
+    pub const EXPORTER_FAILURES: &str = "bianque.exporter.failures";
+    pub const EXPORTER_BEHIND: &str = "bianque.exporter.behind";
+    pub const EXPORTER_LAG: &str = "bianque.exporter.lag";
+    pub const SERIES_OVERFLOWED: &str = "bianque.series.overflowed";
+    pub const SERIES: &str = "bianque.series";
+
+    /// Their attributes.
+    pub mod key {
+        pub const COLLECTOR: &str = "collector";
+        pub const EXPORTER: &str = "exporter";
+        pub const HOOK: &str = "hook";
+        pub const METRIC: &str = "metric";
+        pub const PROBE: &str = "probe";
+        pub const REASON: &str = "reason";
+        pub const SIGNAL: &str = "signal";
+        pub const STATE: &str = "state";
+    }
+}

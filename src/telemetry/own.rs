@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the agent counts about itself: every loss by place and reason, states, costs.
+//!
+//! Kept in the OpenTelemetry SDK, so that they leave by `/metrics` and by OTLP alike. The set is
+//! small: a call costs some tens of nanoseconds, none is made per kernel event.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+
+use crate::signal::semconv::own::{self, key};
+
+/// A counter of the agent itself, for the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SelfMetricDef {
+    pub name: &'static str,
+    pub instrument: &'static str,
+    pub unit: &'static str,
+    pub help: &'static str,
+    pub attributes: &'static [&'static str],
+}
+
+const fn def(
+    name: &'static str,
+    instrument: &'static str,
+    unit: &'static str,
+    attributes: &'static [&'static str],
+    help: &'static str,
+) -> SelfMetricDef {
+    SelfMetricDef { name, instrument, unit, help, attributes }
+}
+
+/// All of them, in the order of the reference.
+pub const SELF_METRICS: &[SelfMetricDef] = &[
+    def(own::EVENTS_ACCEPTED, "counter", "{event}", &[key::COLLECTOR], "Events whose commit to the store has returned"),
+    def(
+        own::EVENTS_DROPPED,
+        "counter",
+        "{event}",
+        &[key::EXPORTER, key::REASON],
+        "What could not be delivered, by whom and why",
+    ),
+    def(own::EVENTS_SUPPRESSED, "counter", "{event}", &[key::COLLECTOR], "Events that were limited on purpose"),
+    def(
+        own::RECORDS_LOST,
+        "counter",
+        "{record}",
+        &[key::PROBE, key::REASON],
+        "Records that the kernel could not hand over",
+    ),
+    def(
+        own::RECORDS_REJECTED,
+        "counter",
+        "{record}",
+        &[key::COLLECTOR, key::REASON],
+        "Records that yielded no event because they could not be read",
+    ),
+    def(own::INCIDENTS_OPEN, "gauge", "{incident}", &[], "Incidents that are open now"),
+    def(
+        own::COLLECTOR_STATE,
+        "gauge",
+        "1",
+        &[key::COLLECTOR, key::STATE],
+        "1 for the state that the collector is in, 0 for those it was in",
+    ),
+    def(own::COLLECTOR_DURATION, "histogram", "s", &[key::COLLECTOR], "Time that one run of the collector took"),
+    def(own::COLLECTOR_FAILURES, "counter", "{run}", &[key::COLLECTOR], "Runs of the collector that failed"),
+    def(
+        own::COLLECTOR_RESTARTS,
+        "counter",
+        "{restart}",
+        &[key::COLLECTOR],
+        "Restarts of the collector after a failure",
+    ),
+    def(own::PROBE_RUNS, "counter", "{run}", &[key::PROBE, key::HOOK], "Runs of the BPF program"),
+    def(
+        own::PROBE_TIME,
+        "counter",
+        "s",
+        &[key::PROBE, key::HOOK],
+        "CPU time of the BPF program, from timing one run in 1,024",
+    ),
+    def(
+        own::STORE_STATE,
+        "gauge",
+        "1",
+        &[key::STATE],
+        "1 for the state that the store is in (ok, degraded, off), 0 for those it was in",
+    ),
+    def(own::STORE_SIZE, "gauge", "By", &[], "Size of the store on disk"),
+    def(own::STORE_COMMIT_DURATION, "histogram", "s", &[], "Time that a commit to the store took"),
+    def(own::EXPORTER_SENT, "counter", "{record}", &[key::EXPORTER, key::SIGNAL], "What the back end has accepted"),
+    def(
+        own::EXPORTER_FAILURES,
+        "counter",
+        "{request}",
+        &[key::EXPORTER, key::SIGNAL, key::REASON],
+        "Requests that the back end did not accept",
+    ),
+    def(
+        own::EXPORTER_BEHIND,
+        "gauge",
+        "{event}",
+        &[key::EXPORTER],
+        "Accepted entries that the exporter has still to send",
+    ),
+    def(
+        own::EXPORTER_LAG,
+        "gauge",
+        "s",
+        &[key::EXPORTER],
+        "Age of the oldest entry that the exporter has still to send",
+    ),
+    def(own::SERIES, "gauge", "{series}", &[], "Series of all metrics"),
+    def(
+        own::SERIES_OVERFLOWED,
+        "counter",
+        "{point}",
+        &[key::METRIC],
+        "Points folded into overflow=\"true\" because the metric has too many series",
+    ),
+];
+
+/// Cost of one BPF program since it was loaded.
+type Costs = Arc<Mutex<BTreeMap<(String, String), (u64, f64)>>>;
+
+/// The agent's own counters. Cheap to clone; all methods may be called from any thread.
+#[derive(Clone)]
+pub struct SelfMetrics {
+    accepted: Counter<u64>,
+    dropped: Counter<u64>,
+    suppressed: Counter<u64>,
+    lost: Counter<u64>,
+    rejected: Counter<u64>,
+    incidents: Gauge<u64>,
+    state: Gauge<u64>,
+    duration: Histogram<f64>,
+    failures: Counter<u64>,
+    restarts: Counter<u64>,
+    store_state: Gauge<u64>,
+    store_size: Gauge<u64>,
+    commit: Histogram<f64>,
+    sent: Counter<u64>,
+    export_failures: Counter<u64>,
+    behind: Gauge<u64>,
+    lag: Gauge<f64>,
+    series: Gauge<u64>,
+    overflowed: Counter<u64>,
+    states: Arc<Mutex<BTreeMap<String, String>>>,
+    costs: Costs,
+}
+
+impl std::fmt::Debug for SelfMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SelfMetrics").finish_non_exhaustive()
+    }
+}
+
+fn unit_and_help(name: &str) -> (&'static str, &'static str) {
+    SELF_METRICS.iter().find(|d| d.name == name).map_or(("1", ""), |d| (d.unit, d.help))
+}
+
+fn counter(meter: &Meter, name: &'static str) -> Counter<u64> {
+    let (unit, help) = unit_and_help(name);
+    meter.u64_counter(name).with_unit(unit).with_description(help).build()
+}
+
+fn gauge(meter: &Meter, name: &'static str) -> Gauge<u64> {
+    let (unit, help) = unit_and_help(name);
+    meter.u64_gauge(name).with_unit(unit).with_description(help).build()
+}
+
+fn histogram(meter: &Meter, name: &'static str) -> Histogram<f64> {
+    let (unit, help) = unit_and_help(name);
+    let bounds = vec![0.001, 0.01, 0.1, 1.0, 10.0];
+    meter.f64_histogram(name).with_unit(unit).with_description(help).with_boundaries(bounds).build()
+}
+
+/// Costs come from the kernel as totals, so they are read when somebody looks.
+fn observe_costs(meter: &Meter, costs: &Costs) {
+    let attributes = |(probe, hook): &(String, String)| {
+        [KeyValue::new(key::PROBE, probe.clone()), KeyValue::new(key::HOOK, hook.clone())]
+    };
+    let all = Arc::clone(costs);
+    let (unit, help) = unit_and_help(own::PROBE_RUNS);
+    let _registered = meter
+        .u64_observable_counter(own::PROBE_RUNS)
+        .with_unit(unit)
+        .with_description(help)
+        .with_callback(move |o| {
+            for (who, (runs, _)) in all.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                o.observe(*runs, &attributes(who));
+            }
+        })
+        .build();
+    let all = Arc::clone(costs);
+    let (unit, help) = unit_and_help(own::PROBE_TIME);
+    let _registered = meter
+        .f64_observable_counter(own::PROBE_TIME)
+        .with_unit(unit)
+        .with_description(help)
+        .with_callback(move |o| {
+            for (who, (_, seconds)) in all.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                o.observe(*seconds, &attributes(who));
+            }
+        })
+        .build();
+}
+
+impl SelfMetrics {
+    /// Counters of `meter`.
+    #[must_use]
+    pub fn new(meter: &Meter) -> Self {
+        let costs = Costs::default();
+        observe_costs(meter, &costs);
+        let (lag_unit, lag_help) = unit_and_help(own::EXPORTER_LAG);
+        SelfMetrics {
+            accepted: counter(meter, own::EVENTS_ACCEPTED),
+            dropped: counter(meter, own::EVENTS_DROPPED),
+            suppressed: counter(meter, own::EVENTS_SUPPRESSED),
+            lost: counter(meter, own::RECORDS_LOST),
+            rejected: counter(meter, own::RECORDS_REJECTED),
+            incidents: gauge(meter, own::INCIDENTS_OPEN),
+            state: gauge(meter, own::COLLECTOR_STATE),
+            duration: histogram(meter, own::COLLECTOR_DURATION),
+            failures: counter(meter, own::COLLECTOR_FAILURES),
+            restarts: counter(meter, own::COLLECTOR_RESTARTS),
+            store_state: gauge(meter, own::STORE_STATE),
+            store_size: gauge(meter, own::STORE_SIZE),
+            commit: histogram(meter, own::STORE_COMMIT_DURATION),
+            sent: counter(meter, own::EXPORTER_SENT),
+            export_failures: counter(meter, own::EXPORTER_FAILURES),
+            behind: gauge(meter, own::EXPORTER_BEHIND),
+            lag: meter.f64_gauge(own::EXPORTER_LAG).with_unit(lag_unit).with_description(lag_help).build(),
+            series: gauge(meter, own::SERIES),
+            overflowed: counter(meter, own::SERIES_OVERFLOWED),
+            states: Arc::default(),
+            costs,
+        }
+    }
+
+    /// Counters that nobody reads: for tests and for commands that only query.
+    #[must_use]
+    pub fn unread() -> Self {
+        use opentelemetry::metrics::MeterProvider as _;
+        Self::new(&opentelemetry_sdk::metrics::SdkMeterProvider::builder().build().meter("unread"))
+    }
+
+    /// `n` events of a collector are committed to the store.
+    pub fn accepted(&self, collector: &str, n: u64) {
+        self.accepted.add(n, &[KeyValue::new(key::COLLECTOR, collector.to_owned())]);
+    }
+
+    /// `n` of what `exporter` (or `store`, `pipeline`) should have delivered is gone.
+    pub fn dropped(&self, exporter: &str, reason: &'static str, n: u64) {
+        if n > 0 {
+            let attributes = [KeyValue::new(key::EXPORTER, exporter.to_owned()), KeyValue::new(key::REASON, reason)];
+            self.dropped.add(n, &attributes);
+        }
+    }
+
+    /// `n` events of a collector were limited on purpose.
+    pub fn suppressed(&self, collector: &str, n: u64) {
+        self.suppressed.add(n, &[KeyValue::new(key::COLLECTOR, collector.to_owned())]);
+    }
+
+    /// The kernel could not hand over `n` more records of a probe.
+    pub fn lost(&self, probe: &str, reason: &'static str, n: u64) {
+        let attributes = [KeyValue::new(key::PROBE, probe.to_owned()), KeyValue::new(key::REASON, reason)];
+        self.lost.add(n, &attributes);
+    }
+
+    /// A record of a collector could not be read.
+    pub fn record_rejected(&self, collector: &str, reason: &'static str) {
+        let attributes = [KeyValue::new(key::COLLECTOR, collector.to_owned()), KeyValue::new(key::REASON, reason)];
+        self.rejected.add(1, &attributes);
+    }
+
+    pub fn incidents_open(&self, n: usize) {
+        self.incidents.record(n as u64, &[]);
+    }
+
+    /// `state`: running, idle, disabled, unavailable, failed.
+    pub fn collector_state(&self, collector: &str, state: &str) {
+        let who = KeyValue::new(key::COLLECTOR, collector.to_owned());
+        self.change_state(collector, state, |value, state| {
+            self.state.record(value, &[who.clone(), KeyValue::new(key::STATE, state)]);
+        });
+    }
+
+    /// One run of a collector took `d` and succeeded or failed.
+    pub fn collector_ran(&self, collector: &str, d: Duration, failed: bool) {
+        let who = [KeyValue::new(key::COLLECTOR, collector.to_owned())];
+        self.duration.record(d.as_secs_f64(), &who);
+        self.failures.add(u64::from(failed), &who);
+    }
+
+    pub fn collector_restarted(&self, collector: &str) {
+        self.restarts.add(1, &[KeyValue::new(key::COLLECTOR, collector.to_owned())]);
+    }
+
+    /// Runs and CPU time of a BPF program since it was loaded: totals, not differences.
+    pub fn probe_cost(&self, probe: &str, hook: &str, runs: u64, time: Duration) {
+        let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+        costs.insert((probe.to_owned(), hook.to_owned()), (runs, time.as_secs_f64()));
+    }
+
+    /// `state`: ok, degraded, off.
+    pub fn store_state(&self, state: &str) {
+        self.change_state("", state, |value, state| {
+            self.store_state.record(value, &[KeyValue::new(key::STATE, state)]);
+        });
+    }
+
+    pub fn store_size(&self, bytes: u64) {
+        self.store_size.record(bytes, &[]);
+    }
+
+    pub fn store_committed(&self, took: Duration) {
+        self.commit.record(took.as_secs_f64(), &[]);
+    }
+
+    /// The back end has accepted `n` records, spans or points.
+    pub fn exporter_sent(&self, exporter: &str, signal: &'static str, n: u64) {
+        let attributes = [KeyValue::new(key::EXPORTER, exporter.to_owned()), KeyValue::new(key::SIGNAL, signal)];
+        self.sent.add(n, &attributes);
+    }
+
+    /// A request was not accepted.
+    pub fn exporter_failed(&self, exporter: &str, signal: &'static str, reason: &'static str) {
+        let attributes = [
+            KeyValue::new(key::EXPORTER, exporter.to_owned()),
+            KeyValue::new(key::SIGNAL, signal),
+            KeyValue::new(key::REASON, reason),
+        ];
+        self.export_failures.add(1, &attributes);
+    }
+
+    /// How far an exporter is behind the log.
+    pub fn exporter_behind(&self, exporter: &str, events: u64, oldest: Duration) {
+        let who = [KeyValue::new(key::EXPORTER, exporter.to_owned())];
+        self.behind.record(events, &who);
+        self.lag.record(oldest.as_secs_f64(), &who);
+    }
+
+    pub fn series(&self, n: usize) {
+        self.series.record(n as u64, &[]);
+    }
+
+    /// `n` points of a metric were folded into its overflow series.
+    pub fn series_overflowed(&self, metric: &'static str, n: u64) {
+        self.overflowed.add(n, &[KeyValue::new(key::METRIC, metric)]);
+    }
+
+    fn change_state(&self, who: &str, state: &str, record: impl Fn(u64, String)) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = states.insert(who.to_owned(), state.to_owned()).filter(|old| old != state) {
+            record(0, old);
+        }
+        record(1, state.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every name is declared once, with a unit and a help text, so the reference and the help lines are complete.
+    #[test]
+    fn definitions_are_complete_and_unique() {
+        let mut names: Vec<_> = SELF_METRICS.iter().map(|d| d.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), SELF_METRICS.len());
+        assert!(SELF_METRICS.iter().all(|d| !d.help.is_empty() && !d.unit.is_empty()));
+    }
+}
