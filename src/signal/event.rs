@@ -28,6 +28,13 @@ impl Severity {
             Severity::Fatal => "FATAL",
         }
     }
+
+    /// Reads a severity's name in any case.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let all = [Severity::Debug, Severity::Info, Severity::Warn, Severity::Error, Severity::Fatal];
+        all.into_iter().find(|s| s.name().eq_ignore_ascii_case(text))
+    }
 }
 
 /// What an event is called and means; a constant of the collector that emits it.

@@ -44,6 +44,19 @@ impl EventId {
         b.copy_from_slice(&self.0[..8]);
         u64::from_be_bytes(b)
     }
+
+    /// Reads the text form: 24 hex digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 24 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut id = [0; 12];
+        for (i, b) in id.iter_mut().enumerate() {
+            *b = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+        }
+        Some(EventId(id))
+    }
 }
 
 /// Makes event ids: one per agent.

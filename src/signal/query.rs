@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a reader asks of stored events and incidents: the same for the store, the HTTP API and the
+//! command line.
+
+use super::ids::EventId;
+use super::{Severity, Timestamp, Workload};
+
+/// A question about stored events or incidents. All parts must hold.
+///
+/// Answers are in the order of ingest, oldest first. With [`Self::after`] the `limit` oldest after
+/// that id are meant, otherwise the `limit` newest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// At this time or later.
+    pub since: Option<Timestamp>,
+    /// Before this time.
+    pub until: Option<Timestamp>,
+    /// Event name, its collector's name, or a dotted part at either end of the name: see [`Self::wants_name`].
+    pub name: Option<String>,
+    /// Container, pod or unit name, or the beginning of a container id: see [`Self::wants_workload`].
+    pub container: Option<String>,
+    /// This severity or above.
+    pub severity: Option<Severity>,
+    /// At most as many.
+    pub limit: Option<usize>,
+    /// Only what was ingested after this id.
+    pub after: Option<EventId>,
+}
+
+/// A query parameter that cannot be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{key}={value}: {expected}")]
+pub struct BadQuery {
+    pub key: String,
+    pub value: String,
+    /// What would be valid.
+    pub expected: String,
+}
+
+impl Query {
+    /// Every parameter of a query, in the order of the help texts.
+    pub const KEYS: &[&str] = &["since", "until", "name", "container", "severity", "limit", "after"];
+
+    /// Reads one parameter in its text form; an empty value is refused. `now` is what spans such as `15m` are counted from.
+    ///
+    /// # Errors
+    /// Names the parameter and what would be valid.
+    pub fn set(&mut self, key: &str, value: &str, now: Timestamp) -> Result<(), BadQuery> {
+        let bad = |expected: &str| BadQuery { key: key.into(), value: value.into(), expected: expected.into() };
+        if value.is_empty() {
+            return Err(bad("expected a value"));
+        }
+        match key {
+            "since" => self.since = Some(parse_time(value, now).ok_or_else(|| bad(TIME_FORMS))?),
+            "until" => self.until = Some(parse_time(value, now).ok_or_else(|| bad(TIME_FORMS))?),
+            "name" => self.name = Some(value.to_owned()),
+            "container" => self.container = Some(value.to_owned()),
+            "severity" => {
+                let s = Severity::parse(value).ok_or_else(|| bad("expected debug, info, warn, error or fatal"))?;
+                self.severity = Some(s);
+            }
+            "limit" => {
+                let n = value.parse().ok().filter(|n| *n > 0);
+                self.limit = Some(n.ok_or_else(|| bad("expected a whole number from 1"))?);
+            }
+            "after" => {
+                self.after = Some(EventId::parse(value).ok_or_else(|| bad("expected an event id: 24 hex digits"))?);
+            }
+            _ => return Err(bad(&format!("no such parameter; there are {}", Self::KEYS.join(", ")))),
+        }
+        Ok(())
+    }
+
+    /// The parameters in text form, as [`Self::set`] reads them.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut out = Vec::new();
+        let mut put = |k, v: Option<String>| out.extend(v.map(|v| (k, v)));
+        put("since", self.since.map(Timestamp::rfc3339));
+        put("until", self.until.map(Timestamp::rfc3339));
+        put("name", self.name.clone());
+        put("container", self.container.clone());
+        put("severity", self.severity.map(|s| s.name().to_lowercase()));
+        put("limit", self.limit.map(|n| n.to_string()));
+        put("after", self.after.map(|id| id.to_string()));
+        out
+    }
+
+    /// Whether something of this time is asked for.
+    #[must_use]
+    pub fn wants_time(&self, time: Timestamp) -> bool {
+        self.since.is_none_or(|s| time >= s) && self.until.is_none_or(|u| time < u)
+    }
+
+    /// Whether events of this name are asked for: `linux.memory.oom_kill` by itself, by its collector
+    /// `oom`, by `linux.memory` or by `oom_kill`.
+    #[must_use]
+    pub fn wants_name(&self, name: &str, collector: &str) -> bool {
+        let Some(asked) = self.name.as_deref() else { return true };
+        asked == name
+            || asked == collector
+            || name.strip_prefix(asked).is_some_and(|rest| rest.starts_with('.'))
+            || name.strip_suffix(asked).is_some_and(|rest| rest.ends_with('.'))
+    }
+
+    /// Whether things of this workload (`None`: the node) are asked for.
+    #[must_use]
+    pub fn wants_workload(&self, workload: Option<&Workload>) -> bool {
+        let Some(asked) = self.container.as_deref() else { return true };
+        let Some(w) = workload else { return false };
+        let named = |n: Option<&str>| n == Some(asked);
+        let pod = w.pod.as_ref();
+        named(w.container_name.as_deref())
+            || named(w.unit.as_deref())
+            || named(pod.and_then(|p| p.name.as_deref()))
+            || named(pod.and_then(|p| p.container.as_deref()))
+            || w.cgroup == asked
+            || w.container_id.as_deref().is_some_and(|id| asked.len() >= 4 && id.starts_with(asked))
+    }
+
+    /// Whether this severity is asked for.
+    #[must_use]
+    pub fn wants_severity(&self, severity: Severity) -> bool {
+        self.severity.is_none_or(|least| severity >= least)
+    }
+}
+
+/// The forms of a time that [`parse_time`] reads, for error messages and help texts.
+pub const TIME_FORMS: &str =
+    "expected a span back from now such as 15m, 2h or 1d12h, or an RFC 3339 time such as 2026-01-31T12:00:00Z";
+
+/// Reads a time: RFC 3339, or a span back from `now` (`90s`, `15m`, `2h`, `1d12h`).
+#[must_use]
+pub fn parse_time(text: &str, now: Timestamp) -> Option<Timestamp> {
+    if let Ok(t) = text.parse::<jiff::Timestamp>() {
+        return u64::try_from(t.as_nanosecond()).ok().map(Timestamp);
+    }
+    let span: jiff::Span = text.parse().ok()?;
+    let day = jiff::SpanRelativeTo::days_are_24_hours();
+    let back = std::time::Duration::try_from(span.to_duration(day).ok()?).ok()?;
+    Some(now.minus(back))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000_000_000);
+
+    /// Every parameter survives the way from a client's query string to the server's query.
+    #[test]
+    fn parameters_round_trip() {
+        let q = Query {
+            since: Some(Timestamp(1_799_999_999_123_456_789)),
+            until: Some(NOW),
+            name: Some("linux.memory".into()),
+            container: Some("a b&c".into()),
+            severity: Some(Severity::Warn),
+            limit: Some(7),
+            after: Some(EventId([0xab; 12])),
+        };
+        let mut read = Query::default();
+        for (k, v) in q.parameters() {
+            read.set(k, &v, NOW).unwrap();
+        }
+        assert_eq!(read, q);
+        assert_eq!(q.parameters().len(), Query::KEYS.len());
+    }
+
+    /// Spans count back from now; days are 24 hours; nonsense is refused with the forms that would do.
+    #[test]
+    fn times() {
+        assert_eq!(parse_time("15m", NOW), Some(Timestamp(NOW.0 - 900_000_000_000)));
+        assert_eq!(parse_time("1d12h", NOW), Some(Timestamp(NOW.0 - 129_600_000_000_000)));
+        assert_eq!(parse_time("2027-01-15T08:00:00Z", NOW), Some(NOW));
+        for bad in ["yesterday", "15", "-5", ""] {
+            assert_eq!(parse_time(bad, NOW), None, "{bad}");
+        }
+        let e = Query::default().set("since", "soon", NOW).unwrap_err();
+        assert!(e.to_string().contains("since=soon: expected a span"), "{e}");
+    }
+
+    /// A wrong value and an unknown key say what would be valid.
+    #[test]
+    fn refusals_help() {
+        let mut q = Query::default();
+        assert!(q.set("limit", "0", NOW).unwrap_err().to_string().contains("from 1"));
+        assert!(q.set("severity", "bad", NOW).unwrap_err().to_string().contains("warn"));
+        assert!(q.set("after", "xyz", NOW).unwrap_err().to_string().contains("24 hex"));
+        assert!(q.set("nme", "oom", NOW).unwrap_err().to_string().contains("there are since, until, name"));
+        assert_eq!(q, Query::default());
+    }
+
+    /// A name matches whole, by collector and by dotted parts at either end, never in the middle of a word.
+    #[test]
+    fn names() {
+        let q = |n: &str| Query { name: Some(n.into()), ..Query::default() };
+        for yes in ["linux.memory.oom_kill", "oom", "linux.memory", "oom_kill", "memory.oom_kill", "linux"] {
+            assert!(q(yes).wants_name("linux.memory.oom_kill", "oom"), "{yes}");
+        }
+        for no in ["kill", "linux.mem", "softirq"] {
+            assert!(!q(no).wants_name("linux.memory.oom_kill", "oom"), "{no}");
+        }
+    }
+}
