@@ -9,6 +9,8 @@ pub mod incident;
 pub mod json;
 pub mod metric;
 pub mod query;
+pub mod otlp;
+pub mod profile;
 pub mod semconv;
 pub mod time;
 pub mod units;

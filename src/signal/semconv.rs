@@ -66,6 +66,17 @@ pub mod attr {
     pub const LINUX_INCIDENT_EVENTS: Key = Key::new("linux.incident.events", "Events that belong to it");
     pub const LINUX_COLLECTOR: Key = Key::new("linux.collector", "The collector that reports");
     pub const LINUX_PROFILE_ID: Key = Key::new("linux.profile.id", "Id of the profile that this span's capture took");
+    pub const LINUX_PROFILE_SAMPLES: Key = Key::new("linux.profile.samples", "Samples of the profile, or of one stack");
+    pub const LINUX_PROFILE_LOST: Key = Key::new("linux.profile.lost", "Samples that the kernel could not hand over");
+    pub const LINUX_INCIDENT_CAPTURES: Key = Key::new("linux.incident.captures", "Captures that belong to it");
+    pub const LINUX_INCIDENT_UNCOUNTED_EVENTS: Key =
+        Key::new("linux.incident.uncounted.events", "Its events that have no span of their own");
+    pub const LINUX_INCIDENT_UNCOUNTED_SPANS: Key =
+        Key::new("linux.incident.uncounted.spans", "Further children that were left out");
+    pub const LINUX_ROLE: Key = Key::new("linux.role", "What this party was in the event: trigger, victim, culprit");
+    pub const PROFILE_FRAME_TYPE: Key = Key::new("profile.frame.type", "kernel, native");
+    pub const PROCESS_BUILD_ID_GNU: Key =
+        Key::new("process.executable.build_id.gnu", "GNU build id of the mapped file");
     pub const PYROSCOPE_PROFILE_ID: Key = Key::new("pyroscope.profile.id", "The same id, under Grafana's name");
 }
 

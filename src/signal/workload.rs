@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! To whom a signal belongs: the container, unit or cgroup, with its pod and service.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+use super::semconv::attr;
+use super::{Attributes, Value};
 
 /// Identity of a workload that survives restarts of the agent and is never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,5 +70,35 @@ impl Workload {
             .or(self.unit.as_deref())
             .or(self.container_id.as_deref().map(|id| id.get(..12).unwrap_or(id)))
             .unwrap_or(&self.cgroup)
+    }
+
+    /// The OTel resource attributes of this workload; those of the node are the exporter's to add.
+    #[must_use]
+    pub fn resource(&self) -> Attributes {
+        let mut a = Attributes::new();
+        let text = |v: &Option<String>| v.clone();
+        a.set_some(attr::CONTAINER_ID, text(&self.container_id));
+        a.set_some(attr::CONTAINER_NAME, text(&self.container_name));
+        a.set_some(attr::CONTAINER_RUNTIME, self.runtime);
+        a.set_some(attr::CONTAINER_IMAGE_NAME, text(&self.image_name));
+        a.set_some(attr::CONTAINER_IMAGE_TAGS, self.image_tag.clone().map(|t| vec![t]));
+        if let Some(p) = &self.pod {
+            a.set_some(attr::K8S_NAMESPACE_NAME, text(&p.namespace));
+            a.set_some(attr::K8S_POD_NAME, text(&p.name));
+            a.set(attr::K8S_POD_UID, p.uid.clone());
+            a.set_some(attr::K8S_CONTAINER_NAME, text(&p.container));
+            if let Some((kind, name)) = &p.owner {
+                // k8s.deployment.name, k8s.statefulset.name, …: OTel has one key for each kind.
+                a.set_named(Cow::Owned(format!("k8s.{kind}.name")), Value::Str(name.clone().into()));
+            }
+        }
+        a.set_some(attr::LINUX_SYSTEMD_UNIT, text(&self.unit));
+        if !self.cgroup.is_empty() {
+            a.set(attr::LINUX_CGROUP_PATH, self.cgroup.clone());
+        }
+        a.set_some(attr::SERVICE_NAME, self.service_name.clone().or_else(|| self.container_name.clone()));
+        a.set_some(attr::SERVICE_NAMESPACE, text(&self.service_namespace));
+        a.set_some(attr::SERVICE_VERSION, text(&self.service_version));
+        a
     }
 }

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Attributes and events in the form of OTLP.
+
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList, any_value};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::trace::v1::{Span, span};
+
+use super::ids::{EventId, SpanId, TraceId};
+use super::semconv::attr;
+use super::{Attributes, Event, Frame, Severity, Thread, Timestamp, Trigger, Value};
+
+/// One value as OTLP has it.
+#[must_use]
+pub fn any_value(v: &Value) -> AnyValue {
+    use any_value::Value as Any;
+    let value = match v {
+        Value::Bool(b) => Any::BoolValue(*b),
+        Value::Int(i) => Any::IntValue(*i),
+        Value::Double(d) => Any::DoubleValue(*d),
+        Value::Str(s) => Any::StringValue(s.to_string()),
+        Value::Array(items) => Any::ArrayValue(ArrayValue { values: items.iter().map(any_value).collect() }),
+        Value::Map(cells) => {
+            let values = cells.iter().map(|(k, v)| key_value(k, v)).collect();
+            Any::KvlistValue(KeyValueList { values })
+        }
+    };
+    AnyValue { value: Some(value) }
+}
+
+/// One attribute as OTLP has it.
+#[must_use]
+pub fn key_value(name: &str, v: &Value) -> KeyValue {
+    KeyValue { key: name.to_owned(), value: Some(any_value(v)), key_strindex: 0 }
+}
+
+/// All attributes, in their order.
+#[must_use]
+pub fn key_values(attributes: &Attributes) -> Vec<KeyValue> {
+    attributes.iter().map(|(k, v)| key_value(k, v)).collect()
+}
+
+/// The trigger as the event that it also is: lasting from its onset to its detection.
+#[must_use]
+pub fn trigger_event(t: &Trigger) -> Event {
+    let mut e = Event::new(t.def, t.detected, t.workload.clone(), t.message.clone());
+    e.severity = t.severity;
+    e.duration = Some(t.detected.since(t.onset));
+    e.attributes = t.attributes.clone();
+    e
+}
+
+/// An event's log record. `span`: the incident's trace and the span that stands for the event, or
+/// the root where there are too many.
+#[must_use]
+pub fn log_record(e: &Event, id: EventId, span: Option<(TraceId, SpanId)>) -> LogRecord {
+    let mut attributes = key_values(&e.attributes);
+    if let Some(t) = &e.thread {
+        push_thread(&mut attributes, t);
+    }
+    if let Some(d) = e.duration {
+        let ns = Value::from(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+        attributes.push(key_value(attr::LINUX_DURATION.name, &ns));
+    }
+    push_stack(&mut attributes, attr::LINUX_STACK_KERNEL.name, &e.kernel_stack);
+    push_stack(&mut attributes, attr::LINUX_STACK_USER.name, &e.user_stack);
+    if e.suppressed > 0 {
+        attributes.push(key_value(attr::LINUX_SUPPRESSED.name, &Value::from(e.suppressed)));
+    }
+    LogRecord {
+        time_unix_nano: e.time.0,
+        observed_time_unix_nano: id.time_ns(),
+        severity_number: e.severity as i32,
+        severity_text: e.severity.name().to_owned(),
+        body: Some(any_value(&Value::Str(e.message.clone().into()))),
+        attributes,
+        trace_id: span.map(|(t, _)| t.0.to_vec()).unwrap_or_default(),
+        span_id: span.map(|(_, s)| s.0.to_vec()).unwrap_or_default(),
+        event_name: e.def.name.to_owned(),
+        ..LogRecord::default()
+    }
+}
+
+/// Where a span hangs.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub trace: TraceId,
+    pub span: SpanId,
+    /// `None`: it is the root.
+    pub parent: Option<SpanId>,
+}
+
+/// A span from `start` to `end`; never one that ends before it starts.
+#[must_use]
+pub fn span_at(place: Place, name: &str, start: Timestamp, end: Timestamp, attributes: Vec<KeyValue>) -> Span {
+    Span {
+        trace_id: place.trace.0.to_vec(),
+        span_id: place.span.0.to_vec(),
+        parent_span_id: place.parent.map(|p| p.0.to_vec()).unwrap_or_default(),
+        name: name.to_owned(),
+        kind: span::SpanKind::Internal as i32,
+        start_time_unix_nano: start.0,
+        end_time_unix_nano: end.0.max(start.0),
+        attributes,
+        ..Span::default()
+    }
+}
+
+/// The span of an event, `[time - duration, time]`. The log record holds the details, so the span
+/// carries only what helps to read the trace.
+#[must_use]
+pub fn event_span(e: &Event, collector: &str, place: Place) -> Span {
+    let mut attributes = vec![key_value(attr::LINUX_COLLECTOR.name, &Value::Str(collector.to_owned().into()))];
+    attributes.extend(e.attributes.iter().filter(|(_, v)| is_scalar(v)).map(|(k, v)| key_value(k, v)));
+    if let Some(t) = &e.thread {
+        push_thread(&mut attributes, t);
+    }
+    let start = e.duration.map_or(e.time, |d| e.time.minus(d));
+    let mut s = span_at(place, e.def.name, start, e.time, attributes);
+    s.status = status(e.severity, &e.message);
+    s
+}
+
+/// Spans of errors are marked as such; a warning is none.
+#[must_use]
+pub fn status(severity: Severity, message: &str) -> Option<opentelemetry_proto::tonic::trace::v1::Status> {
+    use opentelemetry_proto::tonic::trace::v1::{Status, status::StatusCode};
+    (severity >= Severity::Error).then(|| Status { message: message.to_owned(), code: StatusCode::Error as i32 })
+}
+
+fn is_scalar(v: &Value) -> bool {
+    !matches!(v, Value::Array(_) | Value::Map(_))
+}
+
+/// Adds the thread under OTel's names.
+pub fn push_thread(attributes: &mut Vec<KeyValue>, t: &Thread) {
+    let fields = [
+        (attr::PROCESS_PID, Value::from(t.pid)),
+        (attr::THREAD_ID, Value::from(t.tid)),
+        (attr::THREAD_NAME, Value::Str(t.comm.clone().into())),
+    ];
+    for (key, v) in fields {
+        // What the collector set itself is more exact than the thread's fields.
+        if !attributes.iter().any(|a| a.key == key.name) {
+            attributes.push(key_value(key.name, &v));
+        }
+    }
+}
+
+fn push_stack(attributes: &mut Vec<KeyValue>, name: &str, stack: &[Frame]) {
+    if !stack.is_empty() {
+        let frames = stack.iter().map(|f| Value::Str(f.to_string().into())).collect();
+        attributes.push(key_value(name, &Value::Array(frames)));
+    }
+}
+
+/// The text of an attribute, where it is text.
+#[must_use]
+pub fn text<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a str> {
+    match find(attributes, name)? {
+        any_value::Value::StringValue(s) => Some(s),
+        _ => None,
+    }
+}
+
+/// The integer of an attribute, where it is one.
+#[must_use]
+pub fn int(attributes: &[KeyValue], name: &str) -> Option<i64> {
+    match find(attributes, name)? {
+        any_value::Value::IntValue(i) => Some(*i),
+        _ => None,
+    }
+}
+
+fn find<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a any_value::Value> {
+    attributes.iter().find(|a| a.key == name)?.value.as_ref()?.value.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::signal::{EventDef, Instrument, MetricDef, Panel};
+
+    static METRIC: MetricDef = MetricDef {
+        name: "linux.test",
+        instrument: Instrument::Counter,
+        unit: "{event}",
+        help: "",
+        attributes: &[],
+        panel: Panel::None,
+    };
+    static DEF: EventDef = EventDef {
+        name: "linux.test.event",
+        summary: "",
+        severity: Severity::Error,
+        attributes: &[],
+        counter: &METRIC,
+        container_counter: &METRIC,
+    };
+
+    fn event() -> Event {
+        let mut e = Event::new(&DEF, Timestamp(5_000), None, "it hurts".into());
+        e.duration = Some(Duration::from_nanos(1_500));
+        e.thread = Some(Thread { pid: 7, tid: 8, comm: "worker".into() });
+        e.kernel_stack = vec![Frame { symbol: Some("do_thing".into()), offset: 16, ..Frame::default() }];
+        e.suppressed = 3;
+        e
+    }
+
+    /// Thread, duration, stacks and suppressed count reach the record under their OTel names.
+    #[test]
+    fn log_record_has_everything() {
+        let trace = TraceId([1; 16]);
+        let r = log_record(&event(), EventId([0; 12]), Some((trace, SpanId([2; 8]))));
+        assert_eq!(r.event_name, "linux.test.event");
+        assert_eq!(r.severity_number, 17);
+        assert_eq!(r.trace_id, vec![1; 16]);
+        assert_eq!(int(&r.attributes, "process.pid"), Some(7));
+        assert_eq!(int(&r.attributes, "thread.id"), Some(8));
+        assert_eq!(text(&r.attributes, "thread.name"), Some("worker"));
+        assert_eq!(int(&r.attributes, "linux.duration"), Some(1_500));
+        assert_eq!(int(&r.attributes, "linux.suppressed"), Some(3));
+        let frames = r.attributes.iter().find(|a| a.key == "linux.stack.kernel");
+        assert_eq!(frames.and_then(|a| a.value.clone()), Some(any_value(&Value::from(vec!["do_thing+0x10"]))));
+        assert!(!r.attributes.iter().any(|a| a.key == "linux.stack.user"), "an empty stack is left out");
+    }
+
+    /// Without an incident there is no trace context, so nobody looks for a trace that does not exist.
+    #[test]
+    fn no_incident_no_trace() {
+        let r = log_record(&event(), EventId([0; 12]), None);
+        assert!(r.trace_id.is_empty() && r.span_id.is_empty());
+    }
+
+    /// A thread's attributes do not overwrite what the collector said.
+    #[test]
+    fn the_collectors_attributes_win() {
+        let mut e = event();
+        e.attributes.set(attr::PROCESS_PID, 99);
+        let r = log_record(&e, EventId([0; 12]), None);
+        let pids: Vec<_> = r.attributes.iter().filter(|a| a.key == "process.pid").collect();
+        assert_eq!(pids.len(), 1);
+        assert_eq!(int(&r.attributes, "process.pid"), Some(99));
+    }
+
+    /// An event's span covers what it lasted and is marked failed for errors.
+    #[test]
+    fn event_span_covers_its_duration() {
+        let place = Place { trace: TraceId([1; 16]), span: SpanId([2; 8]), parent: Some(SpanId([3; 8])) };
+        let s = event_span(&event(), "test", place);
+        assert_eq!((s.start_time_unix_nano, s.end_time_unix_nano), (3_500, 5_000));
+        assert_eq!(s.status.map(|s| s.code), Some(2));
+    }
+}
