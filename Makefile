@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-fast test-kernels soak bench lint regen clean
+
+CARGO ?= cargo
+# Flags for the agent: make run ARGS="--config my.toml"
+ARGS ?=
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+setup: ## install what building and testing need (root, or through sudo)
+	@tests/setup test
+
+run: ## build the agent and run it on this node, with its store, until Ctrl-C
+	@tests/setup build
+	$(CARGO) build --release
+	@echo "page     http://127.0.0.1:9774/"
+	@echo "metrics  http://127.0.0.1:9774/metrics"
+	@echo "store    /var/lib/bianque        socket  /run/bianque/api.sock"
+	@echo "look     $(TARGET)/release/bianque events --follow    (and: incidents, list, doctor)"
+	@$(SUDO) $(TARGET)/release/bianque run $(ARGS)
+
+test: ## all tests: unit, servers, this kernel, VMs (root; about an hour cold)
+	@tests/setup test
+	@tests/run
+
+test-fast: ## what needs no root and no servers
+	@tests/run fast
+
+test-kernels: ## the live tests on 5.10, 6.1, 6.12, 6.18 and the newest kernel
+	@tests/setup test
+	@tests/run kernels
+
+soak: ## the tests that watch for half an hour (BIANQUE_SOAK_SECONDS)
+	@tests/run soak
+
+bench: ## the benchmarks, each against a floor or a peer in the same run
+	$(CARGO) bench
+
+lint: ## format, clippy, shell scripts, licences
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck -x -S warning $$(grep -rlE '^#!.*bash' tests .ci); else echo "no shellcheck: scripts not checked"; fi
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "no cargo-deny: licences not checked"; fi
+
+regen: ## write the generated files again
+	BIANQUE_REGEN=1 $(CARGO) test --test generated
+
+clean: ## remove what was built here (not the caches of kernels and servers)
+	$(CARGO) clean
