@@ -19,6 +19,9 @@ impl Key {
 /// Version of the semantic conventions that the names follow.
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.41.0";
 
+/// The agent's name: its instrumentation scope, and who reports where no collector does.
+pub const AGENT: &str = "bianque";
+
 /// Attribute keys.
 pub mod attr {
     use super::Key;
@@ -58,6 +61,9 @@ pub mod attr {
     pub const LINUX_DURATION: Key = Key::new("linux.duration", "How long it had lasted, in nanoseconds");
     pub const LINUX_SUPPRESSED: Key =
         Key::new("linux.suppressed", "Events of this kind of this workload that were limited since the last one");
+
+    pub const OVERFLOW: Key =
+        Key::new("overflow", "true on the one series that takes what `metrics.max_series` leaves no room for");
 
     // Incidents.
     pub const LINUX_INCIDENT_STATE: Key = Key::new("linux.incident.state", "open or closed");

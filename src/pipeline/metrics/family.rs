@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One metric and its series.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::{FamilyStats, Owners};
+use crate::signal::ids::TraceId;
+use crate::signal::metric::Reading;
+use crate::signal::semconv::attr;
+use crate::signal::{Attributes, Histogram, Instrument, MetricDef, Point, Timestamp, Value, Workload, WorkloadKey};
+
+/// Runs of its collector that a series may miss, and one more, before it ends.
+const MISSED_RUNS: u64 = 2;
+
+/// The incident behind a value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Exemplar {
+    pub trace: TraceId,
+    /// The one value that was seen: 1 for a counted event.
+    pub value: f64,
+    pub time: Timestamp,
+}
+
+/// One series and its latest value.
+#[derive(Debug)]
+pub struct Series {
+    workload: Option<Arc<Workload>>,
+    attributes: Attributes,
+    reading: Reading,
+    start: Timestamp,
+    time: Timestamp,
+    exemplars: Vec<Exemplar>,
+    /// The run of its collector that wrote it last.
+    seen: u64,
+    /// Since when its workload is gone.
+    gone: Option<Timestamp>,
+    text: OnceLock<Box<str>>,
+}
+
+impl Series {
+    fn new(workload: Option<Arc<Workload>>, attributes: Attributes, reading: Reading, start: Timestamp) -> Self {
+        Series {
+            workload,
+            attributes,
+            reading,
+            start,
+            time: start,
+            exemplars: Vec::new(),
+            seen: 0,
+            gone: None,
+            text: OnceLock::new(),
+        }
+    }
+
+    /// Whose it is; `None`: the node's.
+    #[must_use]
+    pub fn workload(&self) -> Option<&Arc<Workload>> {
+        self.workload.as_ref()
+    }
+
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    #[must_use]
+    pub fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    /// Since when a sum or histogram counts.
+    #[must_use]
+    pub fn start(&self) -> Timestamp {
+        self.start
+    }
+
+    /// When the value was read.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// At most one for a counter; for a histogram at most one for each bucket.
+    #[must_use]
+    pub fn exemplars(&self) -> &[Exemplar] {
+        &self.exemplars
+    }
+
+    /// The text that a writer keeps with the series, such as its labels; made anew when they change.
+    pub fn text(&self, make: impl FnOnce(&Series) -> String) -> &str {
+        self.text.get_or_init(|| make(self).into_boxed_str())
+    }
+
+    fn is(&self, workload: Option<WorkloadKey>, attributes: &Attributes) -> bool {
+        self.workload.as_ref().map(|w| w.key) == workload && self.attributes == *attributes
+    }
+
+    fn set_workload(&mut self, workload: &Arc<Workload>) {
+        let Some(old) = &mut self.workload else { return };
+        if !Arc::ptr_eq(old, workload) {
+            if old != workload {
+                self.text = OnceLock::new();
+            }
+            *old = workload.clone();
+        }
+    }
+
+    fn set_reading(&mut self, reading: Reading, cumulative: bool, at: Moment) {
+        if cumulative && total(&reading) < total(&self.reading) {
+            // Whatever counted has begun anew: after the last time it was read, we know no closer.
+            self.start = at.since;
+        }
+        self.reading = reading;
+        self.time = at.now;
+        self.seen = at.generation;
+    }
+}
+
+/// One run of a collector.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub generation: u64,
+    /// When the run before it was, or the agent's start: what is seen for the first time began later.
+    pub since: Timestamp,
+    pub now: Timestamp,
+}
+
+/// One metric and its series.
+#[derive(Debug)]
+pub struct Family {
+    def: &'static MetricDef,
+    collector: &'static str,
+    /// Whether events are counted here, rather than a collector's readings kept.
+    counted: bool,
+    series: Vec<Series>,
+    /// Hash of workload and attributes → place in `series`; the next hash is tried where two agree.
+    index: HashMap<u64, usize>,
+    overflow: Option<Series>,
+    /// What went under overflow in this run.
+    spilled: Option<Reading>,
+    overflowed: u64,
+    exponents: Option<(i32, i32)>,
+}
+
+impl Family {
+    fn new(def: &'static MetricDef, collector: &'static str, counted: bool) -> Self {
+        Family {
+            def,
+            collector,
+            counted,
+            series: Vec::new(),
+            index: HashMap::new(),
+            overflow: None,
+            spilled: None,
+            overflowed: 0,
+            exponents: None,
+        }
+    }
+
+    pub(super) fn sampled(def: &'static MetricDef, collector: &'static str) -> Self {
+        Self::new(def, collector, false)
+    }
+
+    pub(super) fn counted(def: &'static MetricDef, collector: &'static str) -> Self {
+        Self::new(def, collector, true)
+    }
+
+    #[must_use]
+    pub fn def(&self) -> &'static MetricDef {
+        self.def
+    }
+
+    /// Who measures it; OTel's instrumentation scope.
+    #[must_use]
+    pub fn collector(&self) -> &'static str {
+        self.collector
+    }
+
+    /// In the order in which they came, the overflow last.
+    pub fn series(&self) -> impl Iterator<Item = &Series> {
+        self.series.iter().chain(&self.overflow)
+    }
+
+    /// First and one past the last exponent of the histograms' buckets seen so far: the same for
+    /// every series, so that their buckets can be added up.
+    #[must_use]
+    pub fn exponents(&self) -> Option<(i32, i32)> {
+        self.exponents
+    }
+
+    fn cumulative(&self) -> bool {
+        matches!(self.def.instrument, Instrument::Counter | Instrument::Histogram)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.series.is_empty() && self.overflow.is_none()
+    }
+
+    pub(super) fn stats(&self) -> FamilyStats {
+        FamilyStats { name: self.def.name, series: self.series().count(), overflowed: self.overflowed }
+    }
+
+    pub(super) fn put(&mut self, point: Point, at: Moment, max: usize, owners: &mut Owners) {
+        if let Reading::Histogram(h) = &point.reading {
+            self.widen(h);
+        }
+        let cumulative = self.cumulative();
+        let key = point.workload.as_ref().map(|w| w.key);
+        match self.find(key, &point.attributes) {
+            Ok(i) => {
+                let series = &mut self.series[i];
+                series.set_reading(point.reading, cumulative, at);
+                if let Some(w) = &point.workload {
+                    series.set_workload(w);
+                    owners.rename(w);
+                }
+            }
+            Err(_) if self.series.len() >= max => {
+                self.overflowed += 1;
+                self.spilled = Some(match self.spilled.take() {
+                    None => point.reading,
+                    Some(so_far) => merge(self.def.instrument, so_far, point.reading),
+                });
+            }
+            Err(hash) => {
+                let mut series = Series::new(point.workload, point.attributes, point.reading, at.since);
+                (series.seen, series.time) = (at.generation, at.now);
+                self.add(hash, series, owners);
+            }
+        }
+    }
+
+    /// Ends what the collector no longer reports, and settles what found no room.
+    pub(super) fn finish(&mut self, at: Moment, owners: &mut Owners) {
+        if self.counted {
+            return;
+        }
+        self.retain(owners, |s| at.generation - s.seen < MISSED_RUNS);
+        let cumulative = self.cumulative();
+        match self.spilled.take() {
+            Some(reading) => {
+                let new = self.overflow.is_none();
+                let overflow = self.overflow.get_or_insert_with(|| overflow(reading.clone(), at.since));
+                // A sum over a changing set of series may fall; a counter must not.
+                let falls = total(&reading) < total(&overflow.reading);
+                let kept = if falls && cumulative && !new { overflow.reading.clone() } else { reading };
+                overflow.set_reading(kept, cumulative, at);
+            }
+            None => self.overflow = self.overflow.take().filter(|s| at.generation - s.seen < MISSED_RUNS),
+        }
+    }
+
+    pub(super) fn zero(&mut self, now: Timestamp) {
+        if let Err(hash) = self.find(None, &Attributes::new()) {
+            let series = Series::new(None, Attributes::new(), Reading::Int(0), now);
+            self.index.insert(hash, self.series.len());
+            self.series.push(series);
+        }
+    }
+
+    pub(super) fn count(
+        &mut self,
+        workload: Option<&Arc<Workload>>,
+        attributes: Attributes,
+        exemplar: Option<Exemplar>,
+        time: Timestamp,
+        max: usize,
+        owners: &mut Owners,
+    ) {
+        let series = match self.find(workload.map(|w| w.key), &attributes) {
+            Ok(i) => {
+                let series = &mut self.series[i];
+                if let Some(w) = workload {
+                    series.set_workload(w);
+                    owners.rename(w);
+                }
+                series
+            }
+            Err(_) if self.series.len() >= max => {
+                self.overflowed += 1;
+                self.overflow.get_or_insert_with(|| overflow(Reading::Int(0), time))
+            }
+            Err(hash) => {
+                let i = self.series.len();
+                // The count was zero until now; the event itself must lie after the start.
+                let start = time.minus(Duration::from_nanos(1));
+                self.add(hash, Series::new(workload.cloned(), attributes, Reading::Int(0), start), owners);
+                &mut self.series[i]
+            }
+        };
+        if let Reading::Int(n) = &mut series.reading {
+            *n += 1;
+        }
+        series.time = series.time.max(time);
+        if let Some(e) = exemplar {
+            series.exemplars = vec![e];
+        }
+    }
+
+    pub(super) fn exemplar(&mut self, workload: Option<WorkloadKey>, attributes: &Attributes, exemplar: Exemplar) {
+        if let Ok(i) = self.find(workload, attributes) {
+            let kept = &mut self.series[i].exemplars;
+            let bucket = exponent_of(exemplar.value);
+            kept.retain(|e| exponent_of(e.value) != bucket);
+            kept.push(exemplar);
+        }
+    }
+
+    pub(super) fn rename(&mut self, workload: &Arc<Workload>) {
+        for s in &mut self.series {
+            if s.workload.as_ref().is_some_and(|w| w.key == workload.key) {
+                s.set_workload(workload);
+            }
+        }
+    }
+
+    pub(super) fn sweep(
+        &mut self,
+        now: Timestamp,
+        keep: Duration,
+        alive: impl Fn(WorkloadKey) -> bool,
+        owners: &mut Owners,
+    ) {
+        if !self.counted {
+            return;
+        }
+        for s in &mut self.series {
+            let gone = s.workload.as_ref().is_some_and(|w| !alive(w.key));
+            s.gone = if gone { s.gone.or(Some(now)) } else { None };
+        }
+        self.retain(owners, |s| s.gone.is_none_or(|since| now.since(since) < keep));
+    }
+
+    pub(super) fn clear(&mut self, owners: &mut Owners) {
+        self.retain(owners, |_| false);
+    }
+
+    fn add(&mut self, hash: u64, series: Series, owners: &mut Owners) {
+        if let Some(w) = &series.workload {
+            owners.add(w);
+            owners.rename(w);
+        }
+        self.index.insert(hash, self.series.len());
+        self.series.push(series);
+    }
+
+    fn retain(&mut self, owners: &mut Owners, keep: impl Fn(&Series) -> bool) {
+        if self.series.iter().all(&keep) {
+            return;
+        }
+        self.series.retain(|s| {
+            let stays = keep(s);
+            if let (false, Some(w)) = (stays, &s.workload) {
+                owners.remove(w.key);
+            }
+            stays
+        });
+        self.index.clear();
+        for i in 0..self.series.len() {
+            let s = &self.series[i];
+            if let Err(hash) = self.find(s.workload.as_ref().map(|w| w.key), &s.attributes) {
+                self.index.insert(hash, i);
+            }
+        }
+    }
+
+    /// Where the series is, or the free hash under which it would be put.
+    fn find(&self, workload: Option<WorkloadKey>, attributes: &Attributes) -> Result<usize, u64> {
+        let mut hasher = DefaultHasher::new();
+        workload.hash(&mut hasher);
+        for (k, v) in attributes.iter() {
+            k.hash(&mut hasher);
+            hash_value(v, &mut hasher);
+        }
+        let mut hash = hasher.finish();
+        loop {
+            match self.index.get(&hash) {
+                None => return Err(hash),
+                Some(&i) if self.series[i].is(workload, attributes) => return Ok(i),
+                Some(_) => hash = hash.wrapping_add(1),
+            }
+        }
+    }
+
+    fn widen(&mut self, h: &Histogram) {
+        let (lo, hi) = self.exponents.unwrap_or((h.offset, end(h)));
+        self.exponents = Some((lo.min(h.offset), hi.max(end(h))));
+    }
+}
+
+fn overflow(reading: Reading, start: Timestamp) -> Series {
+    let mut attributes = Attributes::new();
+    attributes.set(attr::OVERFLOW, true);
+    Series::new(None, attributes, reading, start)
+}
+
+/// The exponent of the bucket `(2^i, 2^(i+1)]` that holds a value.
+pub(crate) fn exponent_of(value: f64) -> i32 {
+    if value > 0.0 { (value.log2().ceil() as i32).saturating_sub(1) } else { i32::MIN }
+}
+
+/// What must not fall in a cumulative series.
+fn total(reading: &Reading) -> f64 {
+    match reading {
+        Reading::Int(n) => *n as f64,
+        Reading::SignedInt(n) => *n as f64,
+        Reading::Double(v) => *v,
+        Reading::Histogram(h) => h.count() as f64,
+    }
+}
+
+/// Sums add up; of levels, which cannot be added, the highest stays.
+fn merge(instrument: Instrument, a: Reading, b: Reading) -> Reading {
+    let level = instrument == Instrument::Gauge;
+    match (a, b) {
+        (Reading::Int(a), Reading::Int(b)) => Reading::Int(if level { a.max(b) } else { a.saturating_add(b) }),
+        (Reading::SignedInt(a), Reading::SignedInt(b)) => {
+            Reading::SignedInt(if level { a.max(b) } else { a.saturating_add(b) })
+        }
+        (Reading::Histogram(a), Reading::Histogram(b)) => Reading::Histogram(add(a, &b)),
+        (a, b) => {
+            let (a, b) = (total(&a), total(&b));
+            Reading::Double(if level { a.max(b) } else { a + b })
+        }
+    }
+}
+
+/// One past the exponent of the last bucket.
+fn end(h: &Histogram) -> i32 {
+    h.offset.saturating_add(i32::try_from(h.counts.len()).unwrap_or(i32::MAX))
+}
+
+fn add(mut a: Histogram, b: &Histogram) -> Histogram {
+    let (lo, hi) = (a.offset.min(b.offset), end(&a).max(end(b)));
+    let mut counts = vec![0; usize::try_from(hi - lo).unwrap_or(0)];
+    for h in [&a, b] {
+        let from = usize::try_from(h.offset - lo).unwrap_or(0);
+        for (slot, n) in counts[from..].iter_mut().zip(&h.counts) {
+            *slot += n;
+        }
+    }
+    a.zero_count += b.zero_count;
+    a.sum = a.sum.zip(b.sum).map(|(a, b)| a + b);
+    (a.offset, a.counts) = (lo, counts);
+    a
+}
+
+fn hash_value(value: &Value, hasher: &mut DefaultHasher) {
+    std::mem::discriminant(value).hash(hasher);
+    match value {
+        Value::Bool(b) => b.hash(hasher),
+        Value::Int(i) => i.hash(hasher),
+        Value::Double(d) => d.to_bits().hash(hasher),
+        Value::Str(s) => s.hash(hasher),
+        Value::Array(a) => a.iter().for_each(|v| hash_value(v, hasher)),
+        Value::Map(m) => m.iter().for_each(|(k, v)| {
+            k.hash(hasher);
+            hash_value(v, hasher);
+        }),
+    }
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+use super::*;
+use crate::signal::metric::Reading;
+use crate::signal::semconv::attr;
+use crate::signal::{Histogram, Instrument, Panel, Severity, Value, WorkloadKind};
+
+static CPU: MetricDef = MetricDef {
+    name: "linux.container.cpu.time",
+    instrument: Instrument::Counter,
+    unit: "s",
+    help: "CPU time",
+    attributes: &[attr::CPU_MODE],
+    panel: Panel::Rate,
+};
+static DELAY: MetricDef = MetricDef { name: "linux.delay", instrument: Instrument::Histogram, attributes: &[], ..CPU };
+static LEVEL: MetricDef = MetricDef { name: "linux.level", instrument: Instrument::Gauge, attributes: &[], ..CPU };
+static KILLS: MetricDef = MetricDef { name: "linux.kills", unit: "{kill}", attributes: &[attr::CPU_MODE], ..CPU };
+static CONTAINER_KILLS: MetricDef = MetricDef { name: "linux.container.kills", unit: "{kill}", attributes: &[], ..CPU };
+static KILL: EventDef = EventDef {
+    name: "linux.kill",
+    summary: "",
+    severity: Severity::Warn,
+    attributes: &[attr::CPU_MODE],
+    counter: &KILLS,
+    container_counter: &CONTAINER_KILLS,
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn at(s: u64) -> Timestamp {
+    Timestamp(s * SECOND)
+}
+
+fn workload(key: u64, name: &str) -> Arc<Workload> {
+    Arc::new(Workload {
+        key: WorkloadKey(key),
+        kind: WorkloadKind::Container,
+        cgroup: format!("/c/{key}"),
+        container_id: Some(format!("{key:064x}")),
+        container_name: (!name.is_empty()).then(|| name.to_owned()),
+        image_name: None,
+        image_tag: None,
+        runtime: None,
+        unit: None,
+        pod: None,
+        service_name: None,
+        service_namespace: None,
+        service_version: None,
+        labels: std::collections::BTreeMap::new(),
+        pending: false,
+    })
+}
+
+fn mode(m: &'static str) -> [(crate::signal::Key, Value); 1] {
+    [(attr::CPU_MODE, m.into())]
+}
+
+/// `workload/attribute = value` of each series, in order.
+fn lines(state: &MetricState, name: &str) -> Vec<String> {
+    let view = state.read();
+    let Some(family) = view.families().find(|f| f.def().name == name) else { return Vec::new() };
+    let line = |s: &Series| {
+        let who = s.workload().map_or("node", |w| w.container_name.as_deref().unwrap_or("?"));
+        let attrs: Vec<_> = s.attributes().iter().map(|(_, v)| format!("{v:?}")).collect();
+        format!("{who}/{} = {:?}", attrs.join(","), s.reading())
+    };
+    family.series().map(line).collect()
+}
+
+/// The same series is overwritten, a different one is added, and both keep their place.
+#[test]
+fn latest_value_of_each_series() {
+    let state = MetricState::new(10, at(0));
+    let (a, mut m) = (workload(1, "a"), Metrics::default());
+    for n in 1..3_u32 {
+        m.value(&CPU, Some(&a), &mode("user"), f64::from(n));
+        m.value(&CPU, Some(&a), &mode("system"), 0.5);
+        m.value(&CPU, None, &mode("user"), 9.0);
+        state.update("cpu", &mut m, at(n.into()));
+    }
+    let expected =
+        [r#"a/Str("user") = Double(2.0)"#, r#"a/Str("system") = Double(0.5)"#, r#"node/Str("user") = Double(9.0)"#];
+    assert_eq!(lines(&state, CPU.name), expected);
+    assert!(m.points().is_empty());
+    let view = state.read();
+    assert_eq!(view.workloads().map(|o| o.workload().key).collect::<Vec<_>>(), [WorkloadKey(1)]);
+}
+
+/// A series ends when two runs of its own collector have not reported it; other collectors' runs don't count.
+#[test]
+fn series_end_two_runs_after_their_last() {
+    let state = MetricState::new(10, at(0));
+    let mut m = Metrics::default();
+    m.value(&CPU, Some(&workload(1, "a")), &[], 1.0);
+    m.value(&CPU, Some(&workload(2, "b")), &[], 1.0);
+    state.update("cpu", &mut m, at(1));
+    for (t, left) in [(2, 2), (3, 1)] {
+        m.value(&CPU, Some(&workload(2, "b")), &[], 2.0);
+        state.update("cpu", &mut m, at(t));
+        for _ in 0..5 {
+            state.update("other", &mut m, at(t));
+        }
+        assert_eq!(lines(&state, CPU.name).len(), left, "after run {t}");
+    }
+    assert_eq!(state.read().workloads().count(), 1);
+    // What is left is still found after the index was built anew.
+    m.value(&CPU, Some(&workload(2, "b")), &[], 7.0);
+    state.update("cpu", &mut m, at(4));
+    assert_eq!(lines(&state, CPU.name), ["b/ = Double(7.0)"]);
+}
+
+/// Over `max_series` the rest is summed under one series, counted, and a counter never falls when the set changes.
+#[test]
+fn overflow_is_one_series_and_counted() {
+    let state = MetricState::new(2, at(0));
+    let mut m = Metrics::default();
+    for (run, keys) in [(1, 1..=5), (2, 1..=4)] {
+        for key in keys {
+            m.count(&CPU, Some(&workload(key, "c")), &[], key);
+            m.value(&LEVEL, Some(&workload(key, "c")), &[], key as f64);
+        }
+        state.update("cpu", &mut m, at(run));
+    }
+    assert_eq!(lines(&state, CPU.name), ["c/ = Int(1)", "c/ = Int(2)", "node/Bool(true) = Int(12)"]);
+    assert_eq!(lines(&state, LEVEL.name)[2], "node/Bool(true) = Double(4.0)", "of levels the highest");
+    let stats = state.stats();
+    assert_eq!(stats[0], FamilyStats { name: CPU.name, series: 3, overflowed: 5 });
+    // With room again, all have their own series and the overflow ends.
+    for run in 3..7 {
+        m.count(&CPU, Some(&workload(4, "d")), &[], 4);
+        state.update("cpu", &mut m, at(run));
+    }
+    assert_eq!(lines(&state, CPU.name), ["d/ = Int(4)"]);
+}
+
+/// Histograms of different reach are added up slot by slot, and the family knows the widest reach.
+#[test]
+fn histograms_overflow_and_widen() {
+    let state = MetricState::new(1, at(0));
+    let mut m = Metrics::default();
+    let h = |offset, counts: &[u64], sum| Histogram { zero_count: 1, offset, counts: counts.to_vec(), sum };
+    m.histogram(&DELAY, None, &mode("own"), h(-20, &[1, 2], Some(1.0)));
+    m.histogram(&DELAY, None, &mode("x"), h(-10, &[3], Some(0.5)));
+    m.histogram(&DELAY, None, &mode("y"), h(-12, &[1, 1, 1, 1], Some(0.25)));
+    state.update("d", &mut m, at(1));
+    let view = state.read();
+    let family = view.families().next().unwrap();
+    assert_eq!(family.exponents(), Some((-20, -8)));
+    let Reading::Histogram(sum) = family.series().last().unwrap().reading() else { panic!("not a histogram") };
+    assert_eq!(*sum, Histogram { zero_count: 2, offset: -12, counts: vec![1, 1, 4, 1], sum: Some(0.75) });
+}
+
+/// A counter that falls has been reset between its last two runs; a level that falls has not.
+#[test]
+fn resets_move_the_start() {
+    let state = MetricState::new(10, at(5));
+    let mut m = Metrics::default();
+    let starts = |state: &MetricState| {
+        let view = state.read();
+        view.families().map(|f| f.series().next().unwrap().start()).collect::<Vec<_>>()
+    };
+    for (t, v) in [(10, 3), (20, 4), (30, 1)] {
+        m.count(&CPU, None, &[], v);
+        m.value(&LEVEL, None, &[], v as f64);
+        state.update("cpu", &mut m, at(t));
+        assert_eq!(starts(&state), [at(if t == 30 { 20 } else { 5 }), at(5)], "at {t}");
+    }
+}
+
+/// Events count on the node from a zero that was there before, per workload from the first hit, with
+/// the declared attributes only and the incident as exemplar.
+#[test]
+fn events_are_counted() {
+    let state = MetricState::new(10, at(0));
+    state.register_events("kill", &[&KILL], at(0));
+    assert_eq!(lines(&state, KILLS.name), ["node/ = Int(0)"]);
+    assert!(lines(&state, CONTAINER_KILLS.name).is_empty());
+    let mut attrs = Attributes::new();
+    attrs.set(attr::PROCESS_PID, 7).set(attr::CPU_MODE, "user");
+    let a = workload(1, "a");
+    state.count_event(&KILL, Some(&a), &attrs, Some(TraceId([1; 16])), at(3));
+    state.count_event(&KILL, None, &attrs, Some(TraceId([2; 16])), at(4));
+    state.count_event(&KILL, None, &attrs, None, at(5));
+    assert_eq!(lines(&state, KILLS.name), ["node/ = Int(0)", r#"node/Str("user") = Int(3)"#]);
+    assert_eq!(lines(&state, CONTAINER_KILLS.name), ["a/ = Int(1)"]);
+    {
+        let view = state.read();
+        let family = view.families().find(|f| f.def().name == KILLS.name).unwrap();
+        assert_eq!(family.collector(), "kill");
+        let s = family.series().last().unwrap();
+        assert_eq!(s.exemplars(), [Exemplar { trace: TraceId([2; 16]), value: 1.0, time: at(4) }]);
+        assert!(s.start() < at(3));
+    }
+    // A run of the collector of the same name does not end what it did not count.
+    for t in 6..10 {
+        state.update("kill", &mut Metrics::default(), at(t));
+    }
+    assert_eq!(lines(&state, CONTAINER_KILLS.name), ["a/ = Int(1)"]);
+    state.unregister("kill");
+    assert!(lines(&state, KILLS.name).is_empty());
+    assert_eq!(state.read().workloads().count(), 0);
+}
+
+/// An event counter lives as long as its workload and five minutes more, even if it was hit long ago.
+#[test]
+fn event_counters_outlive_their_workload_by_five_minutes() {
+    let state = MetricState::new(10, at(0));
+    state.register_events("kill", &[&KILL], at(0));
+    state.count_event(&KILL, Some(&workload(1, "a")), &Attributes::new(), None, at(1));
+    for (t, alive, left) in [(5000, true, 1), (5015, false, 1), (5314, false, 1), (5315, false, 0)] {
+        state.sweep(at(t), |_| alive);
+        assert_eq!(lines(&state, CONTAINER_KILLS.name).len(), left, "at {t}");
+    }
+    assert_eq!(lines(&state, KILLS.name), ["node/ = Int(1)"]);
+}
+
+/// A name that comes late changes the series, and what writers keep with it, once.
+#[test]
+fn late_names_reach_their_series() {
+    let state = MetricState::new(10, at(0));
+    let mut m = Metrics::default();
+    m.value(&CPU, Some(&workload(1, "")), &[], 1.0);
+    state.update("cpu", &mut m, at(1));
+    state.count_event(&KILL, Some(&workload(1, "")), &Attributes::new(), None, at(1));
+    let texts = || {
+        let view = state.read();
+        let name = |w: &Workload| w.container_name.clone().unwrap_or_default();
+        let owner = view.workloads().map(|o| o.text(name).to_owned()).collect::<Vec<_>>();
+        let series = view.families().flat_map(Family::series).filter(|s| s.workload().is_some());
+        (owner, series.map(|s| s.text(|s| name(s.workload().unwrap())).to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(texts(), (vec![String::new()], vec![String::new(); 2]));
+    state.rename(&workload(1, "web"));
+    assert_eq!(texts(), (vec!["web".to_owned()], vec!["web".to_owned(); 2]));
+    // Also when the name comes with the next reading, and only to that series.
+    m.value(&CPU, Some(&workload(1, "web2")), &[], 1.0);
+    state.update("cpu", &mut m, at(2));
+    assert_eq!(texts().1, ["web2", "web"]);
+}
+
+/// A histogram's exemplars: the newest of each bucket.
+#[test]
+fn exemplars_by_bucket() {
+    let state = MetricState::new(10, at(0));
+    let mut m = Metrics::default();
+    m.histogram(&DELAY, None, &[], Histogram { zero_count: 0, offset: -3, counts: vec![1, 1], sum: None });
+    state.update("d", &mut m, at(1));
+    for (trace, value) in [(1, 0.126), (2, 0.25), (3, 0.3)] {
+        let e = Exemplar { trace: TraceId([trace; 16]), value, time: at(1) };
+        state.exemplar(&DELAY, None, &Attributes::new(), e);
+    }
+    let view = state.read();
+    let s = view.families().next().unwrap().series().next().unwrap();
+    assert_eq!(s.exemplars().iter().map(|e| e.value).collect::<Vec<_>>(), [0.25, 0.3]);
+}
