@@ -33,7 +33,7 @@ pub struct Registration {
 pub enum SettingsError {
     /// Wrong type, unknown key: serde's word.
     #[error("{0}")]
-    Shape(toml::de::Error),
+    Shape(figment::Error),
     #[error(transparent)]
     Invalid(#[from] super::Invalid),
 }
@@ -72,7 +72,10 @@ const fn registration<C: Collector>(
     Registration {
         info: const { &C::INFO },
         kind,
-        schema: || schemars::schema_for!(C::Config),
+        schema: || {
+            let inline = schemars::generate::SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+            inline.into_generator().into_root_schema_for::<C::Config>()
+        },
         defaults: || toml::Table::try_from(C::Config::default()).unwrap_or_default(),
         check: |t| settings::<C>(t).map(drop),
         build,
@@ -80,7 +83,9 @@ const fn registration<C: Collector>(
 }
 
 fn settings<C: Collector>(table: &toml::Table) -> Result<C::Config, SettingsError> {
-    let config: C::Config = table.clone().try_into().map_err(SettingsError::Shape)?;
+    // By way of figment, as its errors carry the key.
+    let section = figment::value::Value::serialize(table).map_err(SettingsError::Shape)?;
+    let config: C::Config = section.deserialize().map_err(SettingsError::Shape)?;
     config.validate()?;
     Ok(config)
 }

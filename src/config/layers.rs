@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where settings come from, each source as one layer of keys and values.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use figment::value::{Dict, Map, Value};
+use figment::{Metadata, Profile, Provider};
+
+use super::error::{ConfigError, Origin, Problem, line_of};
+use super::{DEFAULT_FILE, ENV_PREFIX};
+
+/// Which file to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum File {
+    /// [`DEFAULT_FILE`], if it is there.
+    #[default]
+    Default,
+    /// This one; it is an error when it is missing.
+    Named(PathBuf),
+    None,
+}
+
+/// A setting given on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flag {
+    /// As the user wrote it, e.g. `--listen`.
+    pub flag: String,
+    /// The key that it sets.
+    pub key: String,
+    pub value: String,
+}
+
+/// All sources of settings. The environment is handed in, so that tests and reloads choose it.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    pub file: File,
+    pub env: BTreeMap<String, String>,
+    pub flags: Vec<Flag>,
+}
+
+impl Sources {
+    /// Adds a setting from the command line.
+    pub fn flag(&mut self, flag: &str, key: &str, value: impl ToString) {
+        self.flags.push(Flag { flag: flag.into(), key: key.into(), value: value.to_string() });
+    }
+}
+
+/// Keys and values of one source.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    pub origin: Origin,
+    pub values: Dict,
+    /// The text as it was given, for layers of one variable or flag: what looks like a number may be
+    /// meant as a string.
+    pub raw: Option<String>,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.to_string())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Profile::Default.collect(self.values.clone()))
+    }
+}
+
+impl Layer {
+    pub fn new(origin: Origin, values: Dict) -> Self {
+        Layer { origin, values, raw: None }
+    }
+
+    /// A layer of one value, read as TOML where it is some, else as a string.
+    pub fn single(origin: Origin, key: &[String], text: &str) -> Self {
+        let value = toml_value(text).unwrap_or_else(|| Value::from(text));
+        Layer { origin, values: nest(key, value), raw: Some(text.into()) }
+    }
+
+    /// Takes the text literally; false when it was already.
+    pub fn make_literal(&mut self, path: &[String]) -> bool {
+        let Some(raw) = self.raw.clone() else { return false };
+        match find_mut(&mut self.values, path) {
+            Some(v) if v.as_str().is_none() && v.as_dict().is_none() => {
+                *v = Value::from(raw);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn get(&self, path: &[String]) -> Option<&Value> {
+        find(&self.values, path)
+    }
+
+    /// The path at which this layer sets a key: itself, or what stands where a table should lead to it.
+    pub fn setter(&self, path: &[String]) -> Option<Vec<String>> {
+        (1..=path.len())
+            .find(|n| self.get(&path[..*n]).is_some_and(|v| *n == path.len() || v.as_dict().is_none()))
+            .map(|n| path[..n].to_vec())
+    }
+
+    /// Removes a key, or what leads to it; false when there is nothing of it here.
+    pub fn remove(&mut self, path: &[String]) -> bool {
+        remove(&mut self.values, path)
+    }
+}
+
+fn toml_value(text: &str) -> Option<Value> {
+    let parsed: toml::Value = toml::from_str::<toml::Table>(&format!("v = {text}")).ok()?.remove("v")?;
+    match parsed {
+        // A date without quotes is meant as text.
+        toml::Value::Datetime(_) => None,
+        other => Value::serialize(other).ok(),
+    }
+}
+
+fn nest(key: &[String], value: Value) -> Dict {
+    let mut dict = Dict::new();
+    if let Some((first, rest)) = key.split_first() {
+        let inner = if rest.is_empty() { value } else { Value::from(nest(rest, value)) };
+        dict.insert(first.clone(), inner);
+    }
+    dict
+}
+
+fn find<'a>(dict: &'a Dict, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    let value = dict.get(first)?;
+    if rest.is_empty() { Some(value) } else { find(value.as_dict()?, rest) }
+}
+
+fn find_mut<'a>(dict: &'a mut Dict, path: &[String]) -> Option<&'a mut Value> {
+    let (first, rest) = path.split_first()?;
+    let value = dict.get_mut(first)?;
+    match (rest.is_empty(), value) {
+        (true, v) => Some(v),
+        (false, Value::Dict(_, d)) => find_mut(d, rest),
+        _ => None,
+    }
+}
+
+fn remove(dict: &mut Dict, path: &[String]) -> bool {
+    let Some((first, rest)) = path.split_first() else { return false };
+    match dict.get_mut(first) {
+        None => false,
+        Some(Value::Dict(_, inner)) if !rest.is_empty() => remove(inner, rest),
+        // The path goes on below something that is no table: an element of an array, or a table expected.
+        Some(_) => dict.remove(first).is_some(),
+    }
+}
+
+/// The file's layer, with its text for line numbers.
+pub(super) fn file(file: &File) -> Result<Option<(Layer, String)>, ConfigError> {
+    let (path, must_exist) = match file {
+        File::None => return Ok(None),
+        File::Default => (Path::new(DEFAULT_FILE), false),
+        File::Named(p) => (p.as_path(), true),
+    };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => return Ok(None),
+        Err(e) => return Err(ConfigError::one(Problem::of_file(path, None, format!("cannot be read: {e}")))),
+    };
+    let table: toml::Table = toml::from_str(&text).map_err(|e| {
+        let line = e.span().map(|s| line_of(&text, s.start));
+        ConfigError::one(Problem::of_file(path, line, format!("is not TOML: {}", e.message())))
+    })?;
+    let values = Value::serialize(table).ok().and_then(Value::into_dict).unwrap_or_default();
+    Ok(Some((Layer::new(Origin::File { path: path.into(), line: None }, values), text)))
+}
+
+/// One layer for each variable with our prefix.
+pub(super) fn env(env: &BTreeMap<String, String>) -> Vec<Layer> {
+    env.iter()
+        .filter_map(|(name, value)| {
+            let key = name.strip_prefix(ENV_PREFIX)?;
+            let path: Vec<String> = key.split("__").map(str::to_ascii_lowercase).collect();
+            Some(Layer::single(Origin::Variable(name.clone()), &path, value))
+        })
+        .collect()
+}
+
+/// One layer for each flag.
+pub(super) fn flags(flags: &[Flag]) -> Vec<Layer> {
+    flags
+        .iter()
+        .map(|f| {
+            let path: Vec<String> = f.key.split('.').map(str::to_owned).collect();
+            Layer::single(Origin::Flag(f.flag.clone()), &path, &f.value)
+        })
+        .collect()
+}
