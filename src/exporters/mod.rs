@@ -1,1 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
+//! Where signals leave the node.
+
+pub mod otlp;

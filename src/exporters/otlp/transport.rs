@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One request to a back end, and what its answer means for the data that was sent.
+//!
+//! Requests are encoded once, by the caller, and go out as they are over either protocol: a retry
+//! copies nothing. The classes of answers are those of the OTLP specification 1.9 ("OTLP/gRPC
+//! Response", "OTLP/HTTP Response"), with one difference: an answer that refuses *us* (wrong token,
+//! no such service) says nothing against the data, so the data is kept.
+
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
+use prost::Message;
+
+use super::config::{Endpoint, Protocol};
+use super::{grpc, http};
+
+/// What the back end's answer means.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Taken, but for `rejected` records, which must not be sent again.
+    Accepted { rejected: u64, message: String },
+    /// Not now; send the same again, not before `after`.
+    Retry { after: Option<Duration>, why: String },
+    /// Something is wrong that may be the data's fault or the server's: worth a few tries.
+    Suspect(String),
+    /// More than the server takes at once.
+    TooLarge(String),
+    /// The data is at fault; sending it again is no use.
+    Refused(String),
+    /// We are at fault, or this is not the right server: somebody must act. The data is kept.
+    Denied(String),
+}
+
+/// A client for one signal's endpoint.
+pub struct Transport {
+    kind: Kind,
+    timeout: Duration,
+    target: String,
+}
+
+enum Kind {
+    Grpc(grpc::Client),
+    Http(http::Client),
+}
+
+impl Transport {
+    /// Makes the client; connects with the first request. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Which file or header cannot be used, and why.
+    pub fn new(endpoint: &Endpoint) -> anyhow::Result<Transport> {
+        let kind = match endpoint.protocol {
+            Protocol::Grpc => Kind::Grpc(grpc::Client::new(endpoint)?),
+            Protocol::Http => Kind::Http(http::Client::new(endpoint)?),
+        };
+        Ok(Transport { kind, timeout: endpoint.timeout, target: endpoint.url.clone() })
+    }
+
+    /// Where requests go, for logs.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Sends one encoded export request.
+    pub async fn export(&mut self, body: Bytes) -> Outcome {
+        let request = async {
+            match &mut self.kind {
+                Kind::Grpc(c) => c.export(body).await,
+                Kind::Http(c) => c.export(body).await,
+            }
+        };
+        match tokio::time::timeout(self.timeout, request).await {
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Retry { after: None, why: format!("no answer within {:?}", self.timeout) },
+        }
+    }
+}
+
+/// Reads an export response. The three signals' responses have the same form: field 1 is
+/// `partial_success` with a count and a message.
+#[must_use]
+pub fn read_response(body: &[u8]) -> Option<Outcome> {
+    let partial = ExportLogsServiceResponse::decode(body).ok()?.partial_success.unwrap_or_default();
+    let rejected = u64::try_from(partial.rejected_log_records).unwrap_or(0);
+    Some(Outcome::Accepted { rejected, message: partial.error_message })
+}
+
+/// An error with its causes, in one line.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        let text = c.to_string();
+        if !out.contains(&text) {
+            out.push_str(": ");
+            out.push_str(&text);
+        }
+        cause = c.source();
+    }
+    out
+}
+
+/// A server's text, cut to what a log line may hold.
+#[must_use]
+pub fn excerpt(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+    line.trim().to_owned()
+}
