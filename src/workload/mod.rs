@@ -2,6 +2,8 @@
 //! Whose is this? Cgroup, pid or netns → container → pod → service. Never blocks, never fails, may
 //! not know.
 
+pub mod path;
+
 use std::sync::Arc;
 
 use crate::probe::CgroupId;

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `/proc` as typed readings: proc(5), Documentation/filesystems/proc.rst.
+
+mod process;
+mod stat;
+
+pub use process::{Process, Processes, State};
+pub use stat::{CpuTimes, Stat};
+
+use super::{Host, ReadError, Reading};
+
+/// `/proc/meminfo` in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MemInfo(Vec<(String, u64)>);
+
+impl MemInfo {
+    /// One line, e.g. `MemAvailable`, in bytes (`HugePages_…`: in pages).
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
+    }
+
+    /// All lines in the kernel's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(n, v)| (n.as_str(), *v))
+    }
+
+    fn parse(text: &str) -> Self {
+        let line = |line: &str| {
+            let (name, rest) = line.split_once(':')?;
+            let mut words = rest.split_whitespace();
+            let n: u64 = words.next()?.parse().ok()?;
+            let unit = if words.next() == Some("kB") { 1024 } else { 1 };
+            Some((name.to_owned(), n.saturating_mul(unit)))
+        };
+        MemInfo(text.lines().filter_map(line).collect())
+    }
+}
+
+/// `/proc/loadavg`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoadAvg {
+    /// Over 1, 5 and 15 minutes.
+    pub load: [f64; 3],
+    /// Runnable this moment.
+    pub running: u32,
+    pub threads: u32,
+}
+
+/// One line of a pressure file: Documentation/accounting/psi.rst.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PressureLine {
+    /// Percent over 10, 60 and 300 s.
+    pub avg: [f64; 3],
+    pub total_us: u64,
+}
+
+/// A pressure file: how much time was lost waiting for a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Pressure {
+    /// At least one task waited.
+    pub some: PressureLine,
+    /// All tasks that were not idle waited.
+    pub full: Option<PressureLine>,
+}
+
+/// What pressure is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    Cpu,
+    Memory,
+    Io,
+    Irq,
+}
+
+impl Resource {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Resource::Cpu => "cpu",
+            Resource::Memory => "memory",
+            Resource::Io => "io",
+            Resource::Irq => "irq",
+        }
+    }
+}
+
+impl Host {
+    /// The node's memory.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn meminfo(&self) -> Reading<MemInfo> {
+        Ok(MemInfo::parse(&self.read_proc("meminfo")?))
+    }
+
+    /// The node's load.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn loadavg(&self) -> Reading<LoadAvg> {
+        let text = self.read_proc("loadavg")?;
+        parse_loadavg(&text).ok_or_else(|| ReadError::malformed(&self.proc.join("loadavg"), text.trim()))
+    }
+
+    /// The node's pressure; [`ReadError::Missing`] where PSI is compiled out or turned off (`psi=0`).
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn pressure(&self, of: Resource) -> Reading<Pressure> {
+        let path = self.proc.join("pressure").join(of.as_str());
+        // With psi=0 the files are there and reading them gives EOPNOTSUPP.
+        let text = match super::read(&path) {
+            Err(ReadError::Io { path, source }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                return Err(ReadError::Missing { path });
+            }
+            other => other?,
+        };
+        parse_pressure(&text).ok_or_else(|| ReadError::malformed(&path, text.trim()))
+    }
+}
+
+fn parse_loadavg(text: &str) -> Option<LoadAvg> {
+    let mut words = text.split_whitespace();
+    let mut load = [0.0; 3];
+    for slot in &mut load {
+        *slot = words.next()?.parse().ok()?;
+    }
+    let (running, threads) = words.next()?.split_once('/')?;
+    Some(LoadAvg { load, running: running.parse().ok()?, threads: threads.parse().ok()? })
+}
+
+/// Reads a pressure file's text, the node's or a cgroup's.
+#[must_use]
+pub fn parse_pressure(text: &str) -> Option<Pressure> {
+    let line = |kind: &str| {
+        let rest = text.lines().find_map(|l| l.strip_prefix(kind)?.strip_prefix(' '))?;
+        let get = |name: &str| rest.split(' ').find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
+        let avg = [get("avg10")?.parse().ok()?, get("avg60")?.parse().ok()?, get("avg300")?.parse().ok()?];
+        Some(PressureLine { avg, total_us: get("total")?.parse().ok()? })
+    };
+    let full = line("full");
+    // The irq file has no `some` line.
+    Some(Pressure { some: line("some").or(full)?, full })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Lines with and without a unit, and lines that are neither.
+    #[test]
+    fn meminfo() {
+        let m = MemInfo::parse("MemTotal:   16 kB\nHugePages_Total:     3\nodd\n");
+        assert_eq!((m.get("MemTotal"), m.get("HugePages_Total"), m.get("odd")), (Some(16384), Some(3), None));
+    }
+
+    /// The form of proc(5).
+    #[test]
+    fn loadavg() {
+        let l = parse_loadavg("0.20 0.18 0.12 1/80 11206\n").unwrap();
+        assert_eq!((l.load[0], l.running, l.threads), (0.20, 1, 80));
+        assert_eq!(parse_loadavg("0.20 0.18"), None);
+    }
+
+    /// Both lines, and the irq file, which has only one.
+    #[test]
+    fn pressure() {
+        let text = "some avg10=1.50 avg60=0.10 avg300=0.00 total=123\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        let p = parse_pressure(text).unwrap();
+        assert_eq!((p.some.avg[0], p.some.total_us, p.full.unwrap().total_us), (1.5, 123, 7));
+        let irq = parse_pressure("full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n").unwrap();
+        assert_eq!(irq.some.total_us, 7);
+    }
+
+    /// The real files, as far as this kernel has them.
+    #[test]
+    fn the_real_node() {
+        let host = Host::default();
+        assert!(host.meminfo().unwrap().get("MemTotal").unwrap() > 1 << 20);
+        assert!(host.loadavg().unwrap().threads > 0);
+        match host.pressure(Resource::Cpu) {
+            Ok(p) => assert!(p.some.avg[0] <= 100.0),
+            Err(e) => assert!(e.is_missing(), "{e}"),
+        }
+    }
+
+    proptest! {
+        /// No bytes make a parser panic.
+        #[test]
+        fn never_panics(text in "(?s)(some |full |cpu)?.{0,200}") {
+            let _ = MemInfo::parse(&text);
+            let _ = parse_loadavg(&text);
+            let _ = parse_pressure(&text);
+        }
+    }
+}

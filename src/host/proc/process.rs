@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Processes: the table, and what one of them tells of itself.
+
+use std::path::PathBuf;
+
+use crate::host::{Host, ReadError, Reading, read, read_bytes, sys};
+
+/// A process's or thread's state, proc_pid_stat(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State(pub char);
+
+impl State {
+    /// In uninterruptible sleep.
+    #[must_use]
+    pub fn is_blocked(self) -> bool {
+        self.0 == 'D'
+    }
+
+    #[must_use]
+    pub fn is_zombie(self) -> bool {
+        matches!(self.0, 'Z' | 'X')
+    }
+}
+
+/// One line of the process table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    pub parent: u32,
+    /// The first 15 bytes of its name, as the kernel keeps it.
+    pub comm: String,
+    pub state: State,
+    pub threads: u32,
+    /// Resident memory; the kernel's own sum may lag by some pages a thread.
+    pub rss_bytes: u64,
+    /// Clock ticks of 1/100 s after boot: with the pid, the identity of a process.
+    pub start_ticks: u64,
+    /// User and system CPU time.
+    pub cpu_ns: u64,
+}
+
+/// The processes of the node at about one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Processes(pub Vec<Process>);
+
+impl Processes {
+    /// The `n` largest by resident memory, largest first.
+    #[must_use]
+    pub fn top_by_rss(mut self, n: usize) -> Vec<Process> {
+        self.0.sort_unstable_by_key(|p| (std::cmp::Reverse(p.rss_bytes), p.pid));
+        self.0.truncate(n);
+        self.0
+    }
+}
+
+impl Process {
+    /// `pid (comm) state ppid …`; comm may hold spaces and parentheses.
+    fn parse(text: &str, page_size: u64) -> Option<Self> {
+        let (pid, rest) = text.split_once(" (")?;
+        let (comm, rest) = rest.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        // proc_pid_stat(5) counts from 1; state is the third.
+        let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
+        Some(Process {
+            pid: pid.parse().ok()?,
+            parent: u32::try_from(number(4)?).ok()?,
+            comm: comm.to_owned(),
+            state: State(fields.first()?.chars().next()?),
+            threads: u32::try_from(number(20)?).ok()?,
+            rss_bytes: number(24)?.saturating_mul(page_size),
+            start_ticks: number(22)?,
+            cpu_ns: number(14)?.saturating_add(number(15)?).saturating_mul(10_000_000),
+        })
+    }
+}
+
+impl Host {
+    fn pid_file(&self, pid: u32, file: &str) -> PathBuf {
+        self.proc.join(pid.to_string()).join(file)
+    }
+
+    /// One process.
+    ///
+    /// # Errors
+    /// [`ReadError`]; [`ReadError::Missing`] when it has exited.
+    pub fn process(&self, pid: u32) -> Reading<Process> {
+        let path = self.pid_file(pid, "stat");
+        let text = read(&path)?;
+        Process::parse(&text, sys::page_size()).ok_or_else(|| ReadError::malformed(&path, text.trim()))
+    }
+
+    /// The process table; one short file a process is read. Who exits meanwhile is left out.
+    ///
+    /// # Errors
+    /// The table itself gave no reading.
+    pub fn processes(&self) -> Reading<Processes> {
+        let page = sys::page_size();
+        let entries = std::fs::read_dir(&self.proc).map_err(|e| ReadError::io(&self.proc, e))?;
+        let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+        let one = |pid| Process::parse(&read(&self.pid_file(pid, "stat")).ok()?, page);
+        Ok(Processes(pids.filter_map(one).collect()))
+    }
+
+    /// A process's lines `hierarchy:controllers:path`; see [`crate::host::cgroup::memberships`].
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn cgroup_lines(&self, pid: u32) -> Reading<String> {
+        read(&self.pid_file(pid, "cgroup"))
+    }
+
+    /// Name of a thread.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn comm(&self, pid: u32) -> Reading<String> {
+        Ok(read(&self.pid_file(pid, "comm"))?.trim_end_matches('\n').to_owned())
+    }
+
+    /// A process's command line, its arguments parted by spaces; empty for kernel threads.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn command_line(&self, pid: u32) -> Reading<String> {
+        Ok(read(&self.pid_file(pid, "cmdline"))?.trim_end_matches('\0').replace('\0', " "))
+    }
+
+    /// One variable of the environment that a process was started with. The environment may hold
+    /// secrets: only what is asked for leaves here.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn environment<const N: usize>(&self, pid: u32, names: [&str; N]) -> Reading<[Option<String>; N]> {
+        let bytes = read_bytes(&self.pid_file(pid, "environ"))?;
+        let mut found = [const { None }; N];
+        for variable in bytes.split(|b| *b == 0) {
+            let Some(eq) = variable.iter().position(|b| *b == b'=') else { continue };
+            let (name, value) = variable.split_at(eq);
+            if let Some(i) = names.iter().position(|n| n.as_bytes() == name)
+                && let Some(slot) = found.get_mut(i)
+            {
+                *slot = String::from_utf8(value.get(1..).unwrap_or_default().to_vec()).ok();
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STAT: &str =
+        "42 (a) b (c) D 1 42 42 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 7 0 12345 9000 300 18446744073709551615 1";
+
+    /// A name with spaces and parentheses does not shift the fields.
+    #[test]
+    fn odd_names() {
+        let p = Process::parse(STAT, 4096).unwrap();
+        assert_eq!((p.pid, p.parent, p.comm.as_str(), p.threads), (42, 1, "a) b (c", 7));
+        assert!(p.state.is_blocked() && !p.state.is_zombie());
+        assert_eq!((p.rss_bytes, p.start_ticks, p.cpu_ns), (300 * 4096, 12345, 2_000_000_000));
+        assert_eq!(Process::parse("42 (a) D 1 2", 4096), None);
+    }
+
+    /// The largest come first, and no more than asked for.
+    #[test]
+    fn largest_first() {
+        let one = |pid, rss_bytes| Process { pid, rss_bytes, ..Process::parse(STAT, 1).unwrap() };
+        let top = Processes(vec![one(1, 5), one(2, 50), one(3, 7)]).top_by_rss(2);
+        assert_eq!(top.iter().map(|p| p.pid).collect::<Vec<_>>(), [2, 3]);
+    }
+
+    /// This very process is in the real table; a pid that cannot be is missing.
+    #[test]
+    fn the_real_table() {
+        let (host, me) = (Host::default(), std::process::id());
+        let table = host.processes().unwrap();
+        let mine = table.0.iter().find(|p| p.pid == me).unwrap();
+        assert!(mine.rss_bytes > 0);
+        assert_eq!(host.process(me).unwrap().start_ticks, mine.start_ticks);
+        assert!(!host.command_line(me).unwrap().is_empty() && !host.comm(me).unwrap().is_empty());
+        assert!(host.process(u32::MAX).unwrap_err().is_missing());
+    }
+
+    /// Only the variables asked for, whatever else is in the environment.
+    #[test]
+    fn environment() {
+        let d = tempfile::tempdir().unwrap();
+        let host = Host::under(d.path());
+        std::fs::create_dir_all(d.path().join("proc/7")).unwrap();
+        std::fs::write(d.path().join("proc/7/environ"), b"PASSWORD=x\0A=1=2\0odd\0B=\xff\0").unwrap();
+        assert_eq!(host.environment(7, ["A", "B", "C"]).unwrap(), [Some("1=2".to_owned()), None, None]);
+    }
+
+    proptest! {
+        /// No bytes make the parser panic.
+        #[test]
+        fn never_panics(text in "(?s)([0-9]{0,12} \\()?.{0,40}(\\) [A-Z])?[0-9 -]{0,200}") {
+            let _ = Process::parse(&text, 65536);
+        }
+    }
+}

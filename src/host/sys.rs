@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The few system calls that have no safe wrapper.
+#![expect(unsafe_code, reason = "libc calls without a safe wrapper; each states what makes it sound")]
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` is a live, writable timespec.
+    if unsafe { libc::clock_gettime(clock, &raw mut t) } != 0 {
+        return 0;
+    }
+    u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0)
+}
+
+/// `CLOCK_BOOTTIME` in nanoseconds.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    clock_ns(libc::CLOCK_BOOTTIME)
+}
+
+/// `CLOCK_REALTIME` in nanoseconds since the epoch.
+#[must_use]
+pub fn wall_ns() -> u64 {
+    clock_ns(libc::CLOCK_REALTIME)
+}
+
+/// CPU time that this process has used, user and system, in nanoseconds.
+#[must_use]
+pub fn process_cpu_ns() -> u64 {
+    clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// Bytes of a page of memory.
+#[must_use]
+pub fn page_size() -> u64 {
+    // SAFETY: takes and returns plain numbers.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// Keeps malloc to `arenas` arenas: by default each thread may get one, and what one frees no other uses.
+/// Call before threads are started. `false`: this libc has no such setting.
+pub fn limit_malloc_arenas(arenas: u16) -> bool {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes and returns plain numbers.
+    return unsafe { libc::mallopt(libc::M_ARENA_MAX, libc::c_int::from(arenas)) } == 1;
+    #[cfg(not(target_env = "gnu"))]
+    return arenas == 0;
+}
+
+/// Gives memory that malloc holds free back to the kernel.
+pub fn trim_malloc() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes and returns plain numbers; malloc takes its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The calls give plausible values on the real system.
+    #[test]
+    fn the_calls_work() {
+        assert!(super::boot_ns() > 0 && super::wall_ns() > 1_500_000_000_000_000_000);
+        assert!(super::page_size().is_power_of_two());
+        assert!(super::process_cpu_ns() > 0);
+        super::trim_malloc();
+    }
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Cgroup path → container, pod, systemd unit. Every runtime's way to name cgroups is one line of
+//! [`RUNTIMES`].
+
+/// What a cgroup's path tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity<'p> {
+    /// The cgroup that is the workload: the path itself or an ancestor that it folds into.
+    pub path: &'p str,
+    pub container: Option<Container<'p>>,
+    /// systemd unit, when it is no container.
+    pub unit: Option<&'p str>,
+    /// Pod UID as it stands in the path, `_` in place of `-` with the systemd driver.
+    pub pod: Option<&'p str>,
+}
+
+/// A container as its path names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Container<'p> {
+    /// 64 hex digits.
+    pub id: &'p str,
+    /// `None`: the path does not tell.
+    pub runtime: Option<&'static str>,
+}
+
+pub const DOCKER: &str = "docker";
+pub const CONTAINERD: &str = "containerd";
+pub const CRI_O: &str = "cri-o";
+pub const PODMAN: &str = "podman";
+
+/// One way to name a container's cgroup: `prefix`, 64 hex digits, `suffix`.
+struct Pattern {
+    prefix: &'static str,
+    suffix: &'static str,
+    parent: Parent,
+    /// Whether anything may stand before the prefix.
+    infix: bool,
+    runtime: Option<&'static str>,
+}
+
+/// What the folder around it must be.
+enum Parent {
+    Any,
+    Named(&'static str),
+    /// A pod's cgroup.
+    Pod,
+    /// Anything but podman's folder, whose bare ids are pods.
+    NotPodman,
+}
+
+const fn named(prefix: &'static str, suffix: &'static str, runtime: &'static str) -> Pattern {
+    Pattern { prefix, suffix, parent: Parent::Any, infix: false, runtime: Some(runtime) }
+}
+
+const fn bare(parent: Parent, runtime: Option<&'static str>) -> Pattern {
+    Pattern { prefix: "", suffix: "", parent, infix: false, runtime }
+}
+
+/// All that is known of the runtimes' names; the first that fits holds.
+const RUNTIMES: &[Pattern] = &[
+    // systemd driver: one scope a container.
+    named("docker-", ".scope", DOCKER),
+    named("cri-containerd-", ".scope", CONTAINERD),
+    named("nerdctl-", ".scope", CONTAINERD),
+    named("crio-", ".scope", CRI_O),
+    named("libpod-", ".scope", PODMAN),
+    // cgroupfs driver.
+    named("crio-", "", CRI_O),
+    named("libpod-", "", PODMAN),
+    // containerd given a systemd path while it drives cgroupfs: `kubepods-…-podUID.slice:cri-containerd:ID`.
+    Pattern { prefix: ":cri-containerd:", suffix: "", parent: Parent::Any, infix: true, runtime: Some(CONTAINERD) },
+    bare(Parent::Named("docker"), Some(DOCKER)),
+    bare(Parent::Pod, Some(CONTAINERD)),
+    // `docker run --cgroup-parent=/x`, nerdctl's namespaces, ECS tasks.
+    bare(Parent::NotPodman, None),
+];
+
+/// Where podman puts its containers and, under their bare ids, its pods.
+const PODMAN_PARENT: &str = "libpod_parent";
+
+/// Reads a path: the innermost container, else the innermost systemd unit, else the cgroup itself.
+/// `None`: a root.
+#[must_use]
+pub fn identify(path: &str) -> Option<Identity<'_>> {
+    let path = path.trim_end_matches('/');
+    let mut container = None;
+    let mut unit = None;
+    let mut pod = None;
+    let mut parent = "";
+    let mut end = 0;
+    for part in path.split('/') {
+        end += part.len();
+        let here = path.get(..end)?;
+        pod = pod_of(part).or(pod);
+        if let Some(found) = container_of(part, parent) {
+            container = Some((here, found, pod));
+        } else if is_unit(part) {
+            unit = Some((here, part));
+        }
+        parent = part;
+        end += 1;
+    }
+    if path.is_empty() {
+        None
+    } else if let Some((path, found, pod)) = container {
+        Some(Identity { path, container: Some(found), unit: None, pod })
+    } else if let Some((path, unit)) = unit {
+        Some(Identity { path, container: None, unit: Some(unit), pod })
+    } else {
+        Some(Identity { path, container: None, unit: None, pod })
+    }
+}
+
+fn container_of<'p>(part: &'p str, parent: &str) -> Option<Container<'p>> {
+    // Most folders are no container: do not try the table on what is too short to hold an id.
+    if part.len() < 64 {
+        return None;
+    }
+    RUNTIMES.iter().find_map(|p| {
+        let body = part.strip_suffix(p.suffix)?;
+        let id = if p.infix { body.rsplit_once(p.prefix)?.1 } else { body.strip_prefix(p.prefix)? };
+        let placed = match p.parent {
+            Parent::Any => true,
+            Parent::Named(name) => parent == name,
+            Parent::Pod => pod_of(parent).is_some(),
+            Parent::NotPodman => parent != PODMAN_PARENT,
+        };
+        (placed && is_id(id)).then_some(Container { id, runtime: p.runtime })
+    })
+}
+
+fn is_id(id: &str) -> bool {
+    id.len() == 64 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// `podUID` with the cgroupfs driver, `…-podUID.slice` with systemd's (also as a prefix before `:`).
+/// Static pods have 32 hex digits without dashes.
+fn pod_of(part: &str) -> Option<&str> {
+    let slice = part.split_once(".slice").map(|(name, _)| name);
+    let uid = match slice {
+        Some(name) if name.contains("kubepods") => name.rsplit_once("-pod")?.1,
+        Some(_) => return None,
+        None => part.strip_prefix("pod")?,
+    };
+    let dash = |b: u8| b == if slice.is_some() { b'_' } else { b'-' };
+    let dashed = uid.len() == 36
+        && uid.bytes().enumerate().all(
+            |(i, b)| {
+                if matches!(i, 8 | 13 | 18 | 23) { dash(b) } else { b.is_ascii_hexdigit() }
+            },
+        );
+    let plain = uid.len() == 32 && uid.bytes().all(|b| b.is_ascii_hexdigit());
+    (dashed || plain).then_some(uid)
+}
+
+/// systemd's units that hold processes; slices only hold units.
+fn is_unit(part: &str) -> bool {
+    [".service", ".scope"].iter().any(|s| part.len() > s.len() && part.ends_with(s))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "28d402025fb48c08c89210e4aff98eac4086db94f8874abe933d2b07a68495e7";
+    const OUTER: &str = "e573a7f56331c8dc5a5172b7e168c2b4ced1d49b36ec88b08f11aa5a49c133e2";
+    const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+    const UID_: &str = "0a1b2c3d_1111_2222_3333_444455556666";
+
+    /// Real paths of containers: runtime, pod and how much of the path is the container's. `ID` and so on
+    /// stand for the ids; `|` marks where the workload's path ends.
+    #[test]
+    fn containers() {
+        let table: &[(&str, Option<&str>, Option<&str>)] = &[
+            // Docker: cgroupfs, systemd, rootless, own parent.
+            ("/docker/ID|", Some(DOCKER), None),
+            ("/docker/ID|/init.scope", Some(DOCKER), None),
+            ("/docker/ID|/system.slice/nginx.service", Some(DOCKER), None),
+            ("/system.slice/docker-ID.scope|", Some(DOCKER), None),
+            ("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope|", Some(DOCKER), None),
+            ("/batch/ID|", None, None),
+            // containerd.
+            ("/kubepods/burstable/podUID/ID|", Some(CONTAINERD), Some(UID)),
+            ("/kubepods/podUID/ID|", Some(CONTAINERD), Some(UID)),
+            (
+                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podUID_.slice/cri-containerd-ID.scope|",
+                Some(CONTAINERD),
+                Some(UID_),
+            ),
+            ("/kubepods.slice/kubepods-podUID_.slice/cri-containerd-ID.scope|/app", Some(CONTAINERD), Some(UID_)),
+            (
+                "/system.slice/containerd.service/kubepods-burstable-podUID_.slice:cri-containerd:ID|",
+                Some(CONTAINERD),
+                Some(UID_),
+            ),
+            ("/system.slice/nerdctl-ID.scope|", Some(CONTAINERD), None),
+            ("/default/ID|", None, None),
+            // CRI-O.
+            (
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID_.slice/crio-ID.scope|",
+                Some(CRI_O),
+                Some(UID_),
+            ),
+            ("/kubepods/besteffort/podUID/crio-ID|", Some(CRI_O), Some(UID)),
+            // podman: cgroupfs, systemd, in a pod, rootless, with its inner `container` cgroup.
+            ("/libpod_parent/libpod-ID|", Some(PODMAN), None),
+            ("/machine.slice/libpod-ID.scope|", Some(PODMAN), None),
+            ("/machine.slice/libpod-ID.scope|/container", Some(PODMAN), None),
+            ("/machine.slice/machine-libpod_pod_OUTER.slice/libpod-ID.scope|/container", Some(PODMAN), None),
+            ("/libpod_parent/OUTER/libpod-ID|", Some(PODMAN), None),
+            ("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope|/container", Some(PODMAN), None),
+            // Nested: the innermost wins (kind; Docker in Docker; podman in Docker).
+            (
+                "/docker/OUTER/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-podUID_.slice/cri-containerd-ID.scope|",
+                Some(CONTAINERD),
+                Some(UID_),
+            ),
+            ("/docker/OUTER/kubelet/kubepods/burstable/podUID/ID|", Some(CONTAINERD), Some(UID)),
+            ("/docker/OUTER/docker/ID|", Some(DOCKER), None),
+            ("/system.slice/docker-OUTER.scope/libpod_parent/libpod-ID|", Some(PODMAN), None),
+        ];
+        for (template, runtime, pod) in table {
+            let path = real(template);
+            let full = path.replace('|', "");
+            let want = Identity {
+                path: path.split('|').next().unwrap(),
+                container: Some(Container { id: ID, runtime: *runtime }),
+                unit: None,
+                pod: *pod,
+            };
+            assert_eq!(identify(&full), Some(want), "{template}");
+        }
+    }
+
+    fn real(template: &str) -> String {
+        template.replace("OUTER", OUTER).replace("UID_", UID_).replace("UID", UID).replace("ID", ID)
+    }
+
+    /// Real paths that are no containers: units, pods and plain cgroups.
+    #[test]
+    fn others() {
+        let table: &[(&str, Option<&str>, Option<&str>)] = &[
+            ("/system.slice/nginx.service|", Some("nginx.service"), None),
+            ("/system.slice/nginx.service|/worker", Some("nginx.service"), None),
+            ("/init.scope|", Some("init.scope"), None),
+            ("/user.slice/user-1000.slice/session-3.scope|", Some("session-3.scope"), None),
+            ("/user.slice/user-1000.slice/user@1000.service/app.slice/app-term.scope|", Some("app-term.scope"), None),
+            ("/system.slice/system-getty.slice/getty@tty1.service|", Some("getty@tty1.service"), None),
+            // Helpers of a runtime are no containers.
+            ("/machine.slice/libpod-conmon-ID.scope|", Some("libpod-conmon-ID.scope"), None),
+            ("/kubepods.slice/kubepods-podUID_.slice/crio-conmon-ID.scope|", Some("crio-conmon-ID.scope"), Some(UID_)),
+            ("/libpod_parent/conmon|", None, None),
+            // A pod as a whole, with each driver, and a static pod.
+            ("/kubepods/burstable/podUID|", None, Some(UID)),
+            ("/kubepods.slice/kubepods-podUID_.slice|", None, Some(UID_)),
+            ("/kubepods/pod0a1b2c3d111122223333444455556666|", None, Some("0a1b2c3d111122223333444455556666")),
+            ("/libpod_parent/OUTER|", None, None),
+            // Plain.
+            ("/kubepods/burstable|", None, None),
+            ("/user.slice|", None, None),
+            ("/podium/x|", None, None),
+            ("/docker/ID0|", None, None),
+            ("/.service|", None, None),
+        ];
+        for (template, unit, pod) in table {
+            let path = real(template);
+            let full = path.replace('|', "");
+            let unit = unit.map(real);
+            let want =
+                Identity { path: path.split('|').next().unwrap(), container: None, unit: unit.as_deref(), pod: *pod };
+            assert_eq!(identify(&full), Some(want), "{template}");
+        }
+        assert_eq!(identify("/"), None);
+        assert_eq!(identify(""), None);
+    }
+
+    proptest! {
+        /// No path makes it panic, and the workload's path is always a prefix at a folder's end.
+        #[test]
+        fn any_path(path in "(?s)(/(docker|kubepods|pod.{0,36}|libpod-[0-9a-f]{63,65}|[0-9a-f]{64}|.{0,12}(\\.scope|\\.slice)?)){0,6}") {
+            if let Some(i) = identify(&path) {
+                prop_assert!(path.starts_with(i.path));
+                let rest = &path[i.path.len()..];
+                prop_assert!(rest.is_empty() || rest.starts_with('/'));
+            }
+        }
+    }
+}
