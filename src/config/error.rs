@@ -14,7 +14,12 @@ use super::suggest::nearest;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Default,
-    File { path: PathBuf, line: Option<usize> },
+    File {
+        path: PathBuf,
+        line: Option<usize>,
+    },
+    /// One of the `OTEL_…` variables; which one, the key tells.
+    Otel,
     Variable(String),
     Flag(String),
 }
@@ -23,6 +28,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
+            Origin::Otel => f.write_str("OTEL_… variables"),
             Origin::File { path, line: Some(n) } => write!(f, "{}:{n}", path.display()),
             Origin::File { path, line: None } => write!(f, "{}", path.display()),
             Origin::Variable(name) | Origin::Flag(name) => f.write_str(name),

@@ -170,6 +170,33 @@ pub(super) fn file(file: &File) -> Result<Option<(Layer, String)>, ConfigError> 
     Ok(Some((Layer::new(Origin::File { path: path.into(), line: None }, values), text)))
 }
 
+/// What the standard variables ask for: the metric interval, and all else.
+pub(super) fn otel(settings: &serde_json::Value) -> (Layer, Layer) {
+    let mut rest = Value::serialize(settings).ok().and_then(Value::into_dict).unwrap_or_default();
+    let interval: Dict = rest.remove("metrics").map(|v| ("metrics".to_owned(), v)).into_iter().collect();
+    (Layer::new(Origin::Otel, interval), Layer::new(Origin::Otel, rest))
+}
+
+/// The standard variable that sets a key.
+pub(super) fn otel_variable(path: &[String]) -> String {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let (signal, key) = match path.as_slice() {
+        ["exporters", "otlp", signal @ ("traces" | "metrics" | "logs"), key, ..] => (signal.to_ascii_uppercase(), *key),
+        ["exporters", "otlp", key, ..] => (String::new(), *key),
+        _ => return "OTEL_METRIC_EXPORT_INTERVAL".into(),
+    };
+    let suffix = match key {
+        "enabled" if signal.is_empty() => return "OTEL_SDK_DISABLED".into(),
+        "enabled" => return format!("OTEL_{signal}_EXPORTER"),
+        "ca_file" => "CERTIFICATE".into(),
+        "client_certificate_file" => "CLIENT_CERTIFICATE".into(),
+        "client_key_file" => "CLIENT_KEY".into(),
+        other => other.to_ascii_uppercase(),
+    };
+    let gap = if signal.is_empty() { "" } else { "_" };
+    format!("OTEL_EXPORTER_OTLP_{signal}{gap}{suffix}")
+}
+
 /// One layer for each variable with our prefix.
 pub(super) fn env(env: &BTreeMap<String, String>) -> Vec<Layer> {
     env.iter()

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Merges the layers, checks the result, and finds everything that is wrong in one go.
 
-use std::collections::BTreeMap;
-
 use figment::Figment;
 use figment::error::Kind as Fault;
 use figment::value::{Dict, Value};
@@ -12,12 +10,15 @@ use super::error::{ConfigError, Origin, Problem, explain, key_line, unknown_key}
 use super::layers::{self, Layer, Sources};
 use super::{Config, interval_ok, render, schema};
 use crate::collectors::registry::SettingsError;
-use crate::collectors::{Invalid, Kind, Registration};
+use crate::collectors::{Kind, Registration};
+use crate::exporters::otlp;
 
 /// A valid configuration and where each of its values came from.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub config: Config,
+    /// What was ignored and why: to be logged, one warning each.
+    pub warnings: Vec<String>,
     layers: Vec<Layer>,
     file_text: String,
     pub(super) schema: Json,
@@ -41,12 +42,16 @@ impl Loaded {
 pub fn load(sources: &Sources, registrations: &[Registration]) -> Result<Loaded, ConfigError> {
     let schema = schema::schema(registrations);
     let mut layers = vec![Layer::new(Origin::Default, defaults(registrations))];
-    layers.extend(otel_interval(&sources.env)?);
+    let otel = otlp::env::layer(&sources.env);
+    let (otel_interval, otel_exporter) = layers::otel(&otel.settings);
+    // Below the file, as `metrics.interval` is more to the point.
+    layers.push(otel_interval);
     let mut file_text = String::new();
     if let Some((layer, text)) = layers::file(&sources.file)? {
         layers.push(layer);
         file_text = text;
     }
+    layers.push(otel_exporter);
     layers.extend(layers::env(&sources.env));
     layers.extend(layers::flags(&sources.flags));
 
@@ -55,7 +60,9 @@ pub fn load(sources: &Sources, registrations: &[Registration]) -> Result<Loaded,
     // Each turn takes one wrong value out of the layers, so that the next turn finds the next one.
     loop {
         let faults = match attempt(&layers, registrations) {
-            Ok(config) if problems.is_empty() => return Ok(Loaded { config, layers: given, file_text, schema }),
+            Ok(config) if problems.is_empty() => {
+                return Ok(Loaded { config, warnings: otel.warnings, layers: given, file_text, schema });
+            }
             Ok(_) => break,
             Err(faults) => faults,
         };
@@ -71,7 +78,7 @@ pub fn load(sources: &Sources, registrations: &[Registration]) -> Result<Loaded,
         Origin::File { line, .. } => (0, line.unwrap_or(0)),
         Origin::Variable(_) => (1, 0),
         Origin::Flag(_) => (2, 0),
-        Origin::Default => (3, 0),
+        Origin::Default | Origin::Otel => (3, 0),
     });
     Err(ConfigError { problems })
 }
@@ -85,23 +92,11 @@ fn defaults(registrations: &[Registration]) -> Dict {
     Value::serialize(config).ok().and_then(Value::into_dict).unwrap_or_default()
 }
 
-/// `OTEL_METRIC_EXPORT_INTERVAL`, in milliseconds: below the file, as `metrics.interval` is more to the point.
-fn otel_interval(env: &BTreeMap<String, String>) -> Result<Option<Layer>, ConfigError> {
-    const NAME: &str = "OTEL_METRIC_EXPORT_INTERVAL";
-    let Some(text) = env.get(NAME).filter(|t| !t.is_empty()) else { return Ok(None) };
-    let origin = Origin::Variable(NAME.into());
-    let path = ["metrics".to_owned(), "interval".to_owned()];
-    if text.parse::<u64>().is_err() {
-        let what = "expected milliseconds as a whole number, such as 15000".into();
-        return Err(ConfigError::one(Problem { origin, key: path.join("."), value: Some(text.clone()), what }));
-    }
-    Ok(Some(Layer::single(origin, &path, &format!("\"{text}ms\""))))
-}
-
 /// What is wrong with the value at a path.
 enum Wrong {
     Serde(Fault),
-    Invalid(Invalid),
+    /// Of the right type, but out of range or at odds with another; what would be valid.
+    Range(String),
     UnknownKey(Vec<String>),
 }
 
@@ -110,7 +105,8 @@ type Faults = Vec<(Vec<String>, Wrong)>;
 fn attempt(layers: &[Layer], registrations: &[Registration]) -> Result<Config, Faults> {
     let figment = layers.iter().cloned().fold(Figment::new(), Figment::merge);
     let config: Config = figment.extract().map_err(|e| vec![fault_of(e, &[])])?;
-    let mut faults: Faults = config.invalid().into_iter().map(|i| (split(i.key), Wrong::Invalid(i))).collect();
+    let mut faults: Faults =
+        config.invalid().into_iter().map(|(key, valid)| (split(&key), Wrong::Range(valid))).collect();
     for (name, section) in &config.collectors {
         let at = |key: &str| vec!["collectors".to_owned(), name.clone(), key.to_owned()];
         let Some(r) = registrations.iter().find(|r| r.info.name == name) else {
@@ -123,8 +119,7 @@ fn attempt(layers: &[Layer], registrations: &[Registration]) -> Result<Config, F
                 faults.push((at("interval"), Wrong::UnknownKey(section.settings.keys().cloned().collect())));
             }
             Some(d) if !interval_ok(d) => {
-                let wrong = Invalid { key: "interval", value: format!("\"{d}\""), expected: "1s to 1h".into() };
-                faults.push((at("interval"), Wrong::Invalid(wrong)));
+                faults.push((at("interval"), Wrong::Range("1s to 1h".into())));
             }
             _ => {}
         }
@@ -133,7 +128,7 @@ fn attempt(layers: &[Layer], registrations: &[Registration]) -> Result<Config, F
             Err(SettingsError::Shape(e)) => faults.push(fault_of(e, &["collectors", name])),
             Err(SettingsError::Invalid(i)) => {
                 let path = ["collectors", name].map(str::to_owned).into_iter().chain(split(i.key)).collect();
-                faults.push((path, Wrong::Invalid(i)));
+                faults.push((path, Wrong::Range(i.expected)));
             }
         }
     }
@@ -198,7 +193,7 @@ fn blame(
 fn describe(wrong: &Wrong, origin: &Origin, path: &[String]) -> String {
     match wrong {
         Wrong::Serde(kind) => explain(kind, origin, path),
-        Wrong::Invalid(i) => format!("expected {}", i.expected.trim_start_matches("expected ")),
+        Wrong::Range(valid) => format!("expected {}", valid.trim_start_matches("expected ")),
         Wrong::UnknownKey(valid) => {
             let valid: Vec<&str> = valid.iter().map(String::as_str).collect();
             unknown_key(path.last().map_or("", String::as_str), &valid, origin, path)
@@ -209,6 +204,7 @@ fn describe(wrong: &Wrong, origin: &Origin, path: &[String]) -> String {
 fn located(origin: &Origin, text: &str, path: &[String]) -> Origin {
     match origin {
         Origin::File { path: file, .. } => Origin::File { path: file.clone(), line: key_line(text, path) },
+        Origin::Otel => Origin::Variable(layers::otel_variable(path)),
         other => other.clone(),
     }
 }

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::collectors::Invalid;
+use crate::exporters::otlp;
 use crate::signal::{ByteSize, HumanDuration};
 
 pub use error::{ConfigError, Origin, Problem};
@@ -48,6 +48,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// How events are joined into incidents.
     pub incident: Incident,
+    /// Where events, incidents and metrics are delivered.
+    pub exporters: Exporters,
     /// The agent's own log.
     pub log: Log,
     /// One section for each collector, by its name.
@@ -135,6 +137,13 @@ impl Default for Incident {
     }
 }
 
+/// `exporters`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Exporters {
+    pub otlp: otlp::Settings,
+}
+
 /// `log`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -203,32 +212,28 @@ impl Config {
         self.collectors.get(name).cloned().unwrap_or_default()
     }
 
-    /// Checks what types cannot, all of it.
-    fn invalid(&self) -> Vec<Invalid> {
+    /// Checks what types cannot, all of it: each key, and what would be valid.
+    fn invalid(&self) -> Vec<(String, String)> {
         let mut out = Vec::new();
-        let mut range = |key, value: String, ok: bool, expected: &str| {
+        let mut check = |key: &str, ok: bool, expected: &str| {
             if !ok {
-                out.push(Invalid { key, value, expected: expected.into() });
+                out.push((key.to_owned(), expected.to_owned()));
             }
         };
-        let s = &self.store;
-        range("store.path", text(&s.path.display()), s.path.is_absolute(), "an absolute path");
-        range("store.max_size", text(&s.max_size), s.max_size >= ByteSize::mib(16), "at least 16MiB");
-        range("store.max_age", text(&s.max_age), s.max_age.as_secs() >= 60, "at least 1m");
-        let (listen, open) = (self.http.listen, self.http.token_file.is_none() && !self.http.listen.ip().is_loopback());
-        range("http.listen", text(&listen), !open, "a loopback address, or `http.token_file` set as well");
-        range("api.socket", text(&self.api.socket.display()), self.api.socket.is_absolute(), "an absolute path");
-        range("metrics.interval", text(&self.metrics.interval), interval_ok(self.metrics.interval), "1s to 1h");
-        let n = self.metrics.max_series;
-        range("metrics.max_series", n.to_string(), (1..=1_000_000).contains(&n), "1 to 1000000");
-        let q = self.incident.quiet;
-        range("incident.quiet", text(&q), (1..=600).contains(&q.as_secs()) && q.as_millis() <= 600_000, "1s to 10m");
+        check("store.path", self.store.path.is_absolute(), "an absolute path");
+        check("store.max_size", self.store.max_size >= ByteSize::mib(16), "at least 16MiB");
+        check("store.max_age", self.store.max_age.as_secs() >= 60, "at least 1m");
+        let guarded = self.http.token_file.is_some() || self.http.listen.ip().is_loopback();
+        check("http.listen", guarded, "a loopback address, or `http.token_file` set as well");
+        check("api.socket", self.api.socket.is_absolute(), "an absolute path");
+        check("metrics.interval", interval_ok(self.metrics.interval), "1s to 1h");
+        check("metrics.max_series", (1..=1_000_000).contains(&self.metrics.max_series), "1 to 1000000");
+        check("incident.quiet", (1_000..=600_000).contains(&self.incident.quiet.as_millis()), "1s to 10m");
+        if let Err(e) = self.exporters.otlp.validate() {
+            check(&e.key, false, &e.expected);
+        }
         out
     }
-}
-
-fn text(v: &dyn std::fmt::Display) -> String {
-    format!("\"{v}\"")
 }
 
 /// Below a second the readings cost more than they tell; beyond an hour a counter's start is forgotten.

@@ -11,7 +11,7 @@ use super::{Loaded, schema};
 use crate::collectors::Registration;
 
 /// What is shown instead of a secret.
-pub(super) const REDACTED: &str = "\"(redacted)\"";
+pub(super) const REDACTED: &str = "***";
 
 /// Order of the sections in the file.
 const SECTIONS: [&str; 8] = ["store", "http", "api", "metrics", "incident", "exporters", "log", "collectors"];
@@ -49,9 +49,9 @@ pub fn redacted(loaded: &Loaded) -> Json {
 fn hide(schema: &Json, path: &mut Vec<String>, node: &mut Json) {
     if !path.is_empty() && schema::is_secret(schema, path) {
         match node {
-            Json::Object(map) => map.values_mut().for_each(|v| *v = "(redacted)".into()),
+            Json::Object(map) => map.values_mut().for_each(|v| *v = REDACTED.into()),
             Json::Null => {}
-            other => *other = "(redacted)".into(),
+            other => *other = REDACTED.into(),
         }
         return;
     }
@@ -63,16 +63,19 @@ fn hide(schema: &Json, path: &mut Vec<String>, node: &mut Json) {
                 path.pop();
             }
         }
-        // A URL may carry a password: https://user:secret@host.
-        Json::String(s) => {
-            if let Some((scheme, rest)) = s.split_once("://")
-                && let Some((_, host)) = rest.split('/').next().and_then(|authority| authority.rsplit_once('@'))
-            {
-                let path = rest.find('/').map_or("", |i| &rest[i..]);
-                *s = format!("{scheme}://(redacted)@{host}{path}");
-            }
-        }
+        Json::String(s) => *s = without_password(s),
         _ => {}
+    }
+}
+
+/// A URL without the user and password that it may carry: `https://user:secret@host`.
+fn without_password(text: &str) -> String {
+    match text.split_once("://") {
+        Some((scheme, rest)) => match rest.split_once('/').unwrap_or((rest, "")).0.rsplit_once('@') {
+            Some((user, _)) => format!("{scheme}://{REDACTED}{}", &rest[user.len()..]),
+            None => text.to_owned(),
+        },
+        None => text.to_owned(),
     }
 }
 
@@ -130,6 +133,9 @@ fn section(path: &mut Vec<String>, node: &Json, default: &Json, out: &mut String
     let keys = schema::keys(node);
     let default = if default.is_null() { &node["default"] } else { default };
     let (sections, values): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(_, v)| schema::is_section(v));
+    // What is not said of them is said elsewhere, of the settings that they stand in for.
+    let is_mute = |key: &str, v: &Json| v["description"].is_null() && v["default"].is_null() && default[key].is_null();
+    let (mute, values): (Vec<_>, Vec<_>) = values.into_iter().partition(|(key, v)| is_mute(key, v));
     if !values.is_empty() {
         out.push('\n');
         comment(node, out);
@@ -142,11 +148,17 @@ fn section(path: &mut Vec<String>, node: &Json, default: &Json, out: &mut String
         comment(value, out);
         let default = default.get(key).filter(|d| !d.is_null()).unwrap_or(&value["default"]);
         if default.is_null() {
-            let example = value["examples"].get(0).map_or_else(|| "\"…\"".into(), toml_text);
-            let _ = writeln!(out, "# Not set by default; for example:\n# {} = {example}", bare(key));
+            let _ = match value["examples"].get(0) {
+                Some(example) => writeln!(out, "# Not set by default; e.g. {} = {}", bare(key), toml_text(example)),
+                None => writeln!(out, "# Not set by default: {} = …", bare(key)),
+            };
         } else {
             let _ = writeln!(out, "#{} = {}", bare(key), toml_text(default));
         }
+    }
+    if !mute.is_empty() {
+        let names: Vec<&str> = mute.into_iter().map(|(key, _)| key).collect();
+        let _ = writeln!(out, "\n# Not set by default, and as above: {}", names.join(", "));
     }
     for (key, value) in sections {
         path.push(key.to_owned());
@@ -160,8 +172,8 @@ fn comment(node: &Json, out: &mut String) {
     for line in text.lines() {
         let _ = writeln!(out, "{}", format!("# {line}").trim_end());
     }
-    if let Some(valid) = node["enum"].as_array() {
-        let valid: Vec<String> = valid.iter().filter(|v| !v.is_null()).map(toml_text).collect();
+    let valid = schema::enumeration(node);
+    if !valid.is_empty() {
         let _ = writeln!(out, "# One of {}.", valid.join(", "));
     }
 }
@@ -179,5 +191,8 @@ pub(crate) fn toml_text(v: &Json) -> String {
 
 /// A value as it would be written in the file.
 pub(super) fn inline(v: &Value) -> String {
-    toml::Value::try_from(v).map_or_else(|_| "…".into(), |v| v.to_string())
+    match v.as_str() {
+        Some(text) => toml::Value::from(without_password(text)).to_string(),
+        None => toml::Value::try_from(v).map_or_else(|_| "…".into(), |v| v.to_string()),
+    }
 }

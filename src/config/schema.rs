@@ -50,26 +50,42 @@ fn of<T: schemars::JsonSchema>() -> Value {
     serde_json::to_value(settings.into_generator().into_root_schema_for::<T>()).unwrap_or_default()
 }
 
+/// A schema and, where the value may be left out, what it is when it is there.
+fn forms(node: &Value) -> impl Iterator<Item = &Value> {
+    std::iter::once(node).chain(node["anyOf"].as_array().into_iter().flatten())
+}
+
 /// The schema of a key; tables with free keys answer for any.
 pub(super) fn at<'a>(schema: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter().try_fold(schema, |node, name| {
-        node["properties"].get(name).or_else(|| node.get("additionalProperties").filter(|a| a.is_object()))
+        let free = |form: &'a Value| form.get("additionalProperties").filter(|a| a.is_object());
+        forms(node).find_map(|form| form["properties"].get(name).or_else(|| free(form)))
     })
 }
 
-/// Whether a value must not be shown: `writeOnly` there or above.
+/// Whether a value must not be shown: `writeOnly` there or above, or a table of such values.
 pub(super) fn is_secret(schema: &Value, path: &[String]) -> bool {
-    (1..=path.len()).any(|n| at(schema, &path[..n]).is_some_and(|node| node["writeOnly"] == Value::Bool(true)))
+    let marked = |node: &Value| node["writeOnly"] == Value::Bool(true);
+    let holds = |node: &Value| marked(node) || forms(node).any(|form| marked(&form["additionalProperties"]));
+    (1..=path.len()).any(|n| at(schema, &path[..n]).is_some_and(holds))
 }
 
 /// The values of an enumeration, in words.
 pub(super) fn choices(schema: &Value, path: &[String]) -> String {
-    let valid = at(schema, path).and_then(|node| node["enum"].as_array());
-    let valid: Vec<String> = valid.into_iter().flatten().map(Value::to_string).collect();
+    let valid = enumeration(at(schema, path).unwrap_or(&Value::Null));
     if valid.is_empty() { "one of the documented values".into() } else { format!("one of {}", valid.join(", ")) }
 }
 
-/// Keys of a table's schema in the order of the documentation: `enabled` and `interval` first.
+/// The values of an enumeration, each as it is written in the file.
+#[must_use]
+pub fn enumeration(node: &Value) -> Vec<String> {
+    // An enumeration with documented values is a list of constants.
+    let constants = node["oneOf"].as_array().into_iter().flatten().filter_map(|v| v.get("const"));
+    let listed = forms(node).filter_map(|f| f["enum"].as_array()).flatten();
+    listed.chain(constants).filter(|v| !v.is_null()).map(Value::to_string).collect()
+}
+
+/// Keys of a table, in the order in which the type declares them; `enabled` and `interval` first.
 #[must_use]
 pub fn keys(node: &Value) -> Vec<(&str, &Value)> {
     let rank = |name: &str| match name {
@@ -78,7 +94,7 @@ pub fn keys(node: &Value) -> Vec<(&str, &Value)> {
         _ => 2,
     };
     let mut keys: Vec<_> = node["properties"].as_object().into_iter().flatten().map(|(k, v)| (k.as_str(), v)).collect();
-    keys.sort_by_key(|(name, _)| (rank(name), *name));
+    keys.sort_by_key(|(name, _)| rank(name));
     keys
 }
 

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::collectors::Invalid;
 use crate::collectors::{
     self, Collector, Context, Info, MetricCollector, Registration, Settings, Unavailable, registry,
 };
@@ -244,4 +245,39 @@ fn schema_has_the_collectors() {
     assert!(demo["properties"]["threshold"]["description"].as_str().unwrap().starts_with("Waits longer"));
     assert!(!s.to_string().contains("$ref"), "{s:#}");
     let _ = collectors::BUILT_IN;
+}
+
+/// The standard variables stand between the file and ours, and a fault of theirs names the variable.
+#[test]
+fn otel_variables() {
+    let file = "[exporters.otlp]\nendpoint = 'http://file:4317'\ntimeout = '1s'";
+    let otel = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317");
+    let endpoint = |env: &[(&str, &str)]| with(file, env, &[]).unwrap().config.exporters.otlp.endpoint.unwrap();
+    assert_eq!(endpoint(&[]), "http://file:4317");
+    assert_eq!(endpoint(&[otel]), "http://otel:4317");
+    assert_eq!(endpoint(&[otel, ("BIANQUE_EXPORTERS__OTLP__ENDPOINT", "http://ours:4317")]), "http://ours:4317");
+    let told = with(file, &[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "ftp://u:pw@x")], &[]).unwrap_err();
+    assert!(told.starts_with("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT: exporters.otlp.logs.endpoint = "), "{told}");
+    assert!(!told.contains("pw"), "{told}");
+    assert_eq!(with(file, &[("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke")], &[]).unwrap().warnings.len(), 1);
+}
+
+/// No secret is shown: not by `config print`, not by an error.
+#[test]
+fn secrets_are_not_shown() {
+    let env =
+        [("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "api-key=hunter2"), ("BIANQUE_EXPORTERS__OTLP__HEADERS__A", "hunter2")];
+    let loaded = with("[exporters.otlp.headers]\nauthorization = 'Bearer hunter2'", &env, &[]).unwrap();
+    assert_eq!(loaded.config.exporters.otlp.headers["authorization"].reveal(), "Bearer hunter2");
+    for text in [render::effective(&loaded), render::redacted(&loaded).to_string(), format!("{:?}", loaded.config)] {
+        assert!(!text.contains("hunter2") && text.contains("***"), "{text}");
+    }
+    for file in [
+        "[exporters.otlp.headers]\na = ['hunter2']",
+        "[exporters.otlp]\nheaders = 'hunter2'",
+        "[exporters.otlp]\nheader.a = 'hunter2'",
+    ] {
+        let told = with(file, &[], &[]).unwrap_err();
+        assert!(!told.contains("hunter2"), "{told}");
+    }
 }
