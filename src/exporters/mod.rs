@@ -2,3 +2,4 @@
 //! Where signals leave the node.
 
 pub mod otlp;
+pub mod store;

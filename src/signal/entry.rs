@@ -77,6 +77,9 @@ pub struct ResourceAttrs {
     /// The shortest name a human would use.
     #[prost(string, tag = "3")]
     pub name: String,
+    /// Names may still come.
+    #[prost(bool, tag = "4")]
+    pub pending: bool,
 }
 
 impl ResourceAttrs {
@@ -86,10 +89,16 @@ impl ResourceAttrs {
     }
 
     /// Whether a human's `--container` means this one: its name, a prefix of its id (from 4
-    /// digits), its pod's or unit's name.
+    /// digits), its pod's or unit's name, its cgroup.
     #[must_use]
     pub fn is_called(&self, wanted: &str) -> bool {
-        let names = [attr::CONTAINER_NAME, attr::K8S_POD_NAME, attr::K8S_CONTAINER_NAME, attr::LINUX_SYSTEMD_UNIT];
+        let names = [
+            attr::CONTAINER_NAME,
+            attr::K8S_POD_NAME,
+            attr::K8S_CONTAINER_NAME,
+            attr::LINUX_SYSTEMD_UNIT,
+            attr::LINUX_CGROUP_PATH,
+        ];
         let id = otlp::text(&self.attributes, attr::CONTAINER_ID.name);
         self.name == wanted
             || names.iter().any(|k| otlp::text(&self.attributes, k.name) == Some(wanted))
@@ -103,6 +112,7 @@ impl From<&Workload> for ResourceAttrs {
             raw_key: w.key.0,
             attributes: otlp::key_values(&w.resource()),
             name: w.display_name().to_owned(),
+            pending: w.pending,
         }
     }
 }

@@ -191,6 +191,7 @@ mod tests {
                 key_value("service.name", &Value::from("shop")),
             ],
             name: "shop".into(),
+            pending: false,
         }
     }
 
