@@ -7,8 +7,8 @@ use serde_json::{Map, Value as Json};
 
 use super::Timestamp;
 use super::entry::{Entry, IncidentRecord, ResourceAttrs};
-use super::otlp;
 use super::semconv::attr;
+use super::{otlp, profile};
 
 /// Beyond this, JSON's readers lose digits.
 const EXACT: u64 = 1 << 53;
@@ -77,6 +77,47 @@ pub fn incident(i: &IncidentRecord, workload: Option<&ResourceAttrs>, node: &[Ke
     o.insert("captures".into(), i.captures.into());
     o.insert("resource".into(), resource(workload, node));
     Json::Object(o)
+}
+
+/// An incident with everything that belongs to it, for its tree: what [`incident`] says, and under
+/// `entries` each of its entries in the order of ingest, as [`event`] has it, with `start` and
+/// `parent_span_id`, its other spans under `related`, and a capture's stacks under `profile`
+/// (`frames`, outermost first, and `count`).
+pub fn incident_tree<'a>(
+    i: &IncidentRecord,
+    workload: Option<&ResourceAttrs>,
+    entries: impl IntoIterator<Item = (&'a Entry, Option<&'a ResourceAttrs>)>,
+    node: &[KeyValue],
+) -> Json {
+    let mut tree = incident(i, workload, node);
+    let entries: Vec<Json> = entries.into_iter().map(|(e, w)| tree_entry(e, w, node)).collect();
+    tree["entries"] = entries.into();
+    tree
+}
+
+fn tree_entry(e: &Entry, workload: Option<&ResourceAttrs>, node: &[KeyValue]) -> Json {
+    let mut o = event(e, workload, node);
+    let Some((first, related)) = e.spans.split_first() else { return o };
+    o["start"] = Timestamp(first.start_time_unix_nano).rfc3339().into();
+    if !first.parent_span_id.is_empty() {
+        o["parent_span_id"] = hex(&first.parent_span_id).into();
+    }
+    if !related.is_empty() {
+        let row = |s: &Span| {
+            let mut row = Map::new();
+            insert_span(&mut row, s);
+            row.insert("start".into(), Timestamp(s.start_time_unix_nano).rfc3339().into());
+            row.insert("attributes".into(), object(s.attributes.iter()));
+            Json::Object(row)
+        };
+        o["related"] = related.iter().map(row).collect();
+    }
+    // A profile that cannot be read is as good as none: the capture's tables still are.
+    if let Some(stacks) = e.profile.as_deref().and_then(|p| profile::folded(p).ok()) {
+        let row = |s: profile::Folded| serde_json::json!({ "frames": s.frames, "count": s.count });
+        o["profile"] = stacks.into_iter().map(row).collect();
+    }
+    o
 }
 
 fn insert_span(o: &mut Map<String, Json>, span: &Span) {
@@ -244,6 +285,32 @@ mod tests {
             log.attributes.clear();
         }
         insta::assert_snapshot!(event(&e, None, &[]).to_string(), @r#"{"time":"2023-11-14T22:13:20.000000001Z","id":"0102030405060708090a0b0c","collector":"oom","name":"linux.memory.oom_kill","severity":"ERROR","message":"killed app","resource":{},"attributes":{}}"#);
+    }
+
+    /// A tree holds the incident, its entries, the spans beside the first and a capture's stacks.
+    #[test]
+    fn tree() {
+        let mut e = entry();
+        let span = |id, parent| Span {
+            span_id: vec![id; 8],
+            parent_span_id: vec![parent; 8],
+            name: "cpu_profile".into(),
+            start_time_unix_nano: 1_700_000_000_000_000_000,
+            end_time_unix_nano: 1_700_000_000_000_000_002,
+            ..Span::default()
+        };
+        e.spans = vec![span(2, 1), span(3, 2)];
+        let record = IncidentRecord { raw_trace: vec![0xab; 16], ..IncidentRecord::default() };
+        let tree = incident_tree(&record, None, [(&e, Some(&workload()))], &[]);
+        let row = &tree["entries"][0];
+        assert_eq!(tree["id"], "ab".repeat(16));
+        assert_eq!((&row["name"], &row["parent_span_id"]), (&"linux.memory.oom_kill".into(), &"01".repeat(8).into()));
+        assert_eq!(
+            (&row["related"][0]["span_id"], &row["related"][0]["duration_ns"]),
+            (&"03".repeat(8).into(), &2.into())
+        );
+        assert_eq!(row["start"], "2023-11-14T22:13:20.000000000Z");
+        assert_eq!(row["profile"], Json::Null);
     }
 
     /// The documented form of incidents, open and closed.
