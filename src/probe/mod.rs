@@ -1,14 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The only place that knows aya: loads objects, attaches them with fallbacks, reads ring buffers
 //! and maps, resolves stacks, and tells what it all costs.
+//!
+//! ```no_run
+//! # use bianque::probe::{Loader, Reader, RecordSet, Stop};
+//! # mod my_probe { bianque::include_skeletons!("fixtures"); pub use selftest::*; }
+//! use my_probe::{Record, Records, SKELETON, setting, switch};
+//!
+//! let mut loader = Loader::new();
+//! let options = SKELETON.options().switch(switch::BY_THREAD, 1).setting(setting::MIN_NS, 1_000_000).optional(&["extra"]);
+//! let object = loader.load(options)?; // in a collector: cx.load(options)?
+//! drop(loader);
+//! object.set(setting::MIN_NS, 2_000_000)?;
+//! let stop = Stop::new()?;
+//! Reader::new(&[object])?.run(&stop, |_object, ring, bytes| {
+//!     if let Ok(Record::Switched(r)) = Records::decode(ring, bytes) {
+//!         tracing::debug!(?r, "switched");
+//!     }
+//! })?;
+//! # anyhow::Ok(())
+//! ```
 
+mod attach;
+mod loader;
+mod map;
+mod object;
+mod reader;
 pub mod shared;
 pub mod skeleton;
+pub mod skeletons;
 pub mod stacks;
+mod sys;
 
-pub use skeleton::{DecodeError, HookKind, Program, RecordSet, Setting, Skeleton, Switch};
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
+pub use loader::{Loader, Report};
+pub use map::Table;
+pub use object::{Cost, Object, Sampling};
+pub use reader::{Reader, Stop};
+pub use skeleton::{
+    Aligned, CgroupRef, DecodeError, HookKind, MapDef, Program, RecordSet, RingDef, Setting, Skeleton, Switch,
+    ThreadRef, VariableDef, record, text,
+};
+
+use zerocopy::{Immutable, IntoBytes};
 
 /// A cgroup as the kernel names it: `hierarchy` 0 is the unified tree, else the number of the v1
 /// hierarchy as in `/proc/PID/cgroup`; `id` is the kernfs id, the directory's inode number.
@@ -29,16 +65,67 @@ pub enum LoadError {
 }
 
 /// What to load, and how. Built by [`Skeleton::options`].
+#[derive(Debug)]
 pub struct LoadOptions {
     pub skeleton: &'static Skeleton,
     /// Slots that may stay unattached.
     pub optional: Vec<&'static str>,
+    /// Slots that are not loaded at all.
+    pub without: Vec<&'static str>,
     /// Rodata switches to turn on, with their bytes.
     pub switches: Vec<(&'static str, Vec<u8>)>,
-    /// Settings to write before the programs are attached.
+    /// Settings that differ from the object's own.
     pub settings: Vec<(&'static str, Vec<u8>)>,
     /// Maps to resize.
     pub map_sizes: Vec<(&'static str, u32)>,
+}
+
+impl LoadOptions {
+    pub(crate) fn new(skeleton: &'static Skeleton) -> Self {
+        LoadOptions {
+            skeleton,
+            optional: Vec::new(),
+            without: Vec::new(),
+            switches: Vec::new(),
+            settings: Vec::new(),
+            map_sizes: Vec::new(),
+        }
+    }
+
+    /// Slots that may stay unattached; what is lost then is the collector's to say.
+    #[must_use]
+    pub fn optional(mut self, slots: &[&'static str]) -> Self {
+        self.optional.extend(slots);
+        self
+    }
+
+    /// Slots that are not wanted: neither loaded nor attached.
+    #[must_use]
+    pub fn without(mut self, slots: &[&'static str]) -> Self {
+        self.without.extend(slots);
+        self
+    }
+
+    /// Gives a switch its value, before the verifier sees the programs.
+    #[must_use]
+    pub fn switch<T: IntoBytes + Immutable>(mut self, switch: Switch<T>, value: T) -> Self {
+        self.switches.push((switch.name, value.as_bytes().to_vec()));
+        self
+    }
+
+    /// Gives a setting its first value; [`Object::set`] changes it later.
+    #[must_use]
+    pub fn setting<T: IntoBytes + Immutable>(mut self, setting: Setting<T>, value: T) -> Self {
+        self.settings.push((setting.name, value.as_bytes().to_vec()));
+        self
+    }
+
+    /// Gives a map another number of entries than it was declared with (bytes, for a ring).
+    #[must_use]
+    pub fn map_size(mut self, map: &'static str, entries: u32) -> Self {
+        self.map_sizes.push((map, entries));
+        self
+    }
 }
 
 /// What became of one slot.
@@ -49,37 +136,4 @@ pub struct Hook {
     pub attached: Option<&'static Program>,
     /// Variants that did not, and why.
     pub refused: Vec<String>,
-}
-
-/// Loads objects; keeps the kernel's BTF while it lives, so drop it after start.
-pub struct Loader {}
-
-impl Loader {
-    /// # Errors
-    /// The object, program and kernel's reason.
-    pub fn load(&mut self, _options: LoadOptions) -> Result<Object, LoadError> {
-        unimplemented!()
-    }
-}
-
-/// A loaded and attached object. Cheap to clone; detaches when the last clone is dropped.
-#[derive(Clone)]
-pub struct Object {
-    _inner: Arc<()>,
-}
-
-impl Object {
-    /// Writes a setting while the programs run.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn set<T: zerocopy::IntoBytes + zerocopy::Immutable>(&self, _s: Setting<T>, _value: T) -> anyhow::Result<()> {
-        unimplemented!()
-    }
-
-    /// What became of each slot.
-    #[must_use]
-    pub fn hooks(&self) -> &[Hook] {
-        unimplemented!()
-    }
 }

@@ -3,6 +3,22 @@
 
 use std::marker::PhantomData;
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::LoadOptions;
+
+/// The modules that `bianque_build::compile` wrote in this crate's `build.rs`, one a BPF file; with
+/// a name, those of `compile_into` that folder.
+#[macro_export]
+macro_rules! include_skeletons {
+    () => {
+        include!(concat!(env!("OUT_DIR"), "/skeletons.rs"));
+    };
+    ($sub:literal) => {
+        include!(concat!(env!("OUT_DIR"), "/", $sub, "/skeletons.rs"));
+    };
+}
+
 /// How a program attaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HookKind {
@@ -16,8 +32,28 @@ pub enum HookKind {
     Fexit,
     Kprobe,
     Kretprobe,
+    /// Loaded with the object, attached by [`Object::sample`](super::Object::sample).
     PerfEvent,
+    /// Loaded with the object, run by [`Object::iterate`](super::Object::iterate).
     Iterator,
+}
+
+impl HookKind {
+    /// As in `SEC()`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            HookKind::TpBtf => "tp_btf",
+            HookKind::RawTracepoint => "raw_tp",
+            HookKind::Tracepoint => "tp",
+            HookKind::Fentry => "fentry",
+            HookKind::Fexit => "fexit",
+            HookKind::Kprobe => "kprobe",
+            HookKind::Kretprobe => "kretprobe",
+            HookKind::PerfEvent => "perf_event",
+            HookKind::Iterator => "iter",
+        }
+    }
 }
 
 /// One program of an object. Programs of one slot are variants of the same hook: the first that
@@ -30,43 +66,164 @@ pub struct Program {
     pub kind: HookKind,
     /// Function, tracepoint (`group/name` for [`HookKind::Tracepoint`]) or iterator.
     pub target: &'static str,
+    /// Its entry in `probe_stats`; programs written without `PROBE` have none.
+    pub stat: Option<u32>,
+}
+
+/// `tp_btf/sched_switch`, as `SEC()` has it.
+impl std::fmt::Display for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.kind.name())?;
+        if self.target.is_empty() { Ok(()) } else { write!(f, "/{}", self.target) }
+    }
 }
 
 /// An object as compiled: deterministic, before any kernel saw it.
 #[derive(Debug)]
 pub struct Skeleton {
     pub name: &'static str,
-    pub object: &'static [u8],
+    pub object: &'static Aligned<[u8]>,
+    /// In file order.
     pub programs: &'static [Program],
-    /// Ring buffers, one a record type; the index is the record type's.
-    pub rings: &'static [&'static str],
+    /// One a record type; the index is the record type's.
+    pub rings: &'static [RingDef],
     /// Rodata variables.
-    pub switches: &'static [&'static str],
+    pub switches: &'static [VariableDef],
     /// `.data` variables.
-    pub settings: &'static [SettingDef],
+    pub settings: &'static [VariableDef],
+    pub maps: &'static [MapDef],
 }
 
-/// A `.data` variable: a threshold or limit that may change while the programs run.
+impl Skeleton {
+    /// How to load it: as compiled, until told otherwise.
+    #[must_use]
+    pub fn options(&'static self) -> LoadOptions {
+        LoadOptions::new(self)
+    }
+
+    /// Slots in the order in which they first appear.
+    #[must_use]
+    pub fn slots(&self) -> Vec<&'static str> {
+        let mut slots = Vec::new();
+        for p in self.programs {
+            if !slots.contains(&p.slot) {
+                slots.push(p.slot);
+            }
+        }
+        slots
+    }
+}
+
+/// Bytes at an address that ELF readers can use.
+#[derive(Debug)]
+#[repr(C, align(8))]
+pub struct Aligned<T: ?Sized>(pub T);
+
+/// A ring buffer for one record type.
 #[derive(Debug, PartialEq, Eq)]
-pub struct SettingDef {
+pub struct RingDef {
     pub name: &'static str,
+    /// Bytes of a record.
+    pub size: u32,
+    /// Its records do not wake the reader, which looks every 100 ms.
+    pub polled: bool,
+    /// Its entry in `probe_stats`.
+    pub stat: u32,
+}
+
+/// A variable of the object that user space sets: a switch or a setting.
+#[derive(Debug, PartialEq, Eq)]
+pub struct VariableDef {
+    pub name: &'static str,
+    /// Within its section's map.
     pub offset: u32,
     pub size: u32,
+    /// Of its initial value within the object file.
+    pub file_offset: u32,
 }
 
-/// Typed name of a setting.
+/// A map as declared.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MapDef {
+    pub name: &'static str,
+    /// `enum bpf_map_type`
+    pub kind: u32,
+    pub max_entries: u32,
+    pub key_size: u32,
+    pub value_size: u32,
+}
+
+/// Typed name of a `.data` variable: a threshold or limit that may change while the programs run.
 #[derive(Debug)]
 pub struct Setting<T> {
     pub name: &'static str,
-    pub offset: u32,
-    pub ty: PhantomData<T>,
+    ty: PhantomData<T>,
 }
 
 /// Typed name of a rodata switch.
 #[derive(Debug)]
 pub struct Switch<T> {
     pub name: &'static str,
-    pub ty: PhantomData<T>,
+    ty: PhantomData<T>,
+}
+
+impl<T> Setting<T> {
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Setting { name, ty: PhantomData }
+    }
+}
+
+impl<T> Switch<T> {
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Switch { name, ty: PhantomData }
+    }
+}
+
+/// `struct cgroup_ref` of `probe.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CgroupRef {
+    pub id: u64,
+    pub hierarchy: u32,
+    pub reserved: u32,
+}
+
+impl From<CgroupRef> for super::CgroupId {
+    fn from(c: CgroupRef) -> Self {
+        super::CgroupId { hierarchy: c.hierarchy, id: c.id }
+    }
+}
+
+/// `struct thread_ref` of `probe.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ThreadRef {
+    pub tgid: u32,
+    pub tid: u32,
+    pub comm: [u8; 16],
+}
+
+impl ThreadRef {
+    /// The thread's name; what is not UTF-8 in it is replaced.
+    #[must_use]
+    pub fn comm(&self) -> String {
+        text(&self.comm)
+    }
+}
+
+impl From<ThreadRef> for crate::signal::Thread {
+    fn from(t: ThreadRef) -> Self {
+        crate::signal::Thread { pid: t.tgid, tid: t.tid, comm: t.comm() }
+    }
+}
+
+/// A C string in a fixed field: up to the first NUL; what is not UTF-8 is replaced.
+#[must_use]
+pub fn text(field: &[u8]) -> String {
+    let end = field.iter().position(|b| *b == 0).unwrap_or(field.len());
+    String::from_utf8_lossy(&field[..end]).into_owned()
 }
 
 /// All record types of an object.
@@ -88,20 +245,11 @@ pub struct DecodeError {
     pub want: usize,
 }
 
-impl std::fmt::Display for Program {
-    /// The hook as `SEC()` names it: `tp_btf/sched_switch`.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let prefix = match self.kind {
-            HookKind::TpBtf => "tp_btf",
-            HookKind::RawTracepoint => "raw_tp",
-            HookKind::Tracepoint => "tp",
-            HookKind::Fentry => "fentry",
-            HookKind::Fexit => "fexit",
-            HookKind::Kprobe => "kprobe",
-            HookKind::Kretprobe => "kretprobe",
-            HookKind::PerfEvent => "perf_event",
-            HookKind::Iterator => "iter",
-        };
-        write!(f, "{prefix}/{}", self.target)
-    }
+/// The record in `bytes`, without a copy. The kernel hands records over in multiples of 8 bytes at
+/// multiples of 8, so only a wrong size can fail.
+///
+/// # Errors
+/// The size or alignment is not the record's.
+pub fn record<T: FromBytes + Immutable + KnownLayout>(ring: usize, bytes: &[u8]) -> Result<&T, DecodeError> {
+    T::ref_from_bytes(bytes).map_err(|_| DecodeError { ring, got: bytes.len(), want: size_of::<T>() })
 }

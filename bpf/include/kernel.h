@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The kernel types and fields that the probes read, and nothing else. CO-RE matches structs and
+ * fields by name and finds the offsets of the running kernel, so order and neighbours do not
+ * matter here. Add a field where a probe reads it; what differs between kernels goes to compat.h.
+ */
+#pragma once
+
+typedef unsigned char __u8;
+typedef signed char __s8;
+typedef unsigned short __u16;
+typedef signed short __s16;
+typedef unsigned int __u32;
+typedef signed int __s32;
+typedef unsigned long long __u64;
+typedef signed long long __s64;
+typedef __u8 u8;
+typedef __s8 s8;
+typedef __u16 u16;
+typedef __s16 s16;
+typedef __u32 u32;
+typedef __s32 s32;
+typedef __u64 u64;
+typedef __s64 s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+typedef _Bool bool;
+enum { false = 0, true = 1 };
+#ifndef NULL
+#define NULL ((void *)0)
+#endif
+
+/* uapi/linux/bpf.h: what BPF programs say to the kernel. Numbers are ABI. */
+enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_HASH = 5,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_STACK_TRACE = 7,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LRU_PERCPU_HASH = 10,
+	BPF_MAP_TYPE_RINGBUF = 27,
+	BPF_MAP_TYPE_TASK_STORAGE = 29,
+};
+
+enum {
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+	BPF_EXIST = 2,
+
+	BPF_F_NO_PREALLOC = 1U << 0,
+	BPF_F_NO_COMMON_LRU = 1U << 1,
+	BPF_F_MMAPABLE = 1U << 10,
+
+	BPF_F_USER_STACK = 1U << 8,
+
+	BPF_RB_NO_WAKEUP = 1U << 0,
+	BPF_RB_FORCE_WAKEUP = 1U << 1,
+
+	BPF_LOCAL_STORAGE_GET_F_CREATE = 1U << 0,
+};
+
+/* Tracepoint, kprobe and iterator contexts of which only the address is used. */
+struct bpf_perf_event_data;
+struct pt_regs;
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
+	s64 counter;
+} atomic_long_t;
+
+struct list_head {
+	struct list_head *next, *prev;
+};
+
+struct kernfs_node {
+	u64 id;
+	const char *name;
+};
+
+struct cgroup_root {
+	int hierarchy_id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+	int level;
+};
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+};
+
+/* Its values differ between kernels: only by bpf_core_enum_value(). */
+enum cgroup_subsys_id {
+	cpuset_cgrp_id = 900,
+	cpu_cgrp_id,
+	cpuacct_cgrp_id,
+	io_cgrp_id,
+	memory_cgrp_id,
+	pids_cgrp_id,
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[16];
+	struct cgroup *dfl_cgrp;
+};
+
+struct sched_info {
+	unsigned long pcount;
+	unsigned long long run_delay;
+	unsigned long long last_arrival;
+	unsigned long long last_queued;
+};
+
+struct task_struct;
+
+struct rq {
+	unsigned int nr_running;
+	u64 nr_switches;
+	u64 clock;
+	int cpu;
+	struct task_struct *curr;
+	struct task_struct *idle;
+};
+
+struct cfs_rq {
+	struct rq *rq;
+};
+
+struct sched_entity {
+	u64 sum_exec_runtime;
+	u64 exec_start;
+	struct cfs_rq *cfs_rq;
+};
+
+struct mm_struct {
+	unsigned long total_vm;
+	unsigned long locked_vm;
+	struct task_struct *owner;
+};
+
+struct signal_struct {
+	short oom_score_adj;
+	unsigned int flags;
+	int group_exit_code;
+	int nr_threads;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct task_struct {
+	unsigned int flags;
+	int on_cpu;
+	int prio;
+	int static_prio;
+	unsigned int policy;
+	int exit_state;
+	int exit_code;
+	int pid;
+	int tgid;
+	char comm[16];
+	u64 utime;
+	u64 stime;
+	unsigned long nvcsw;
+	unsigned long nivcsw;
+	u64 start_time;
+	u64 start_boottime;
+	struct task_struct *real_parent;
+	struct task_struct *group_leader;
+	struct mm_struct *mm;
+	struct signal_struct *signal;
+	struct nsproxy *nsproxy;
+	struct css_set *cgroups;
+	struct sched_info sched_info;
+	struct sched_entity se;
+};
+
+struct hrtimer {
+	s64 _softexpires;
+};
+
+struct seq_file {
+	void *private;
+};
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	u64 session_id;
+	u64 seq_num;
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+
+#pragma clang attribute pop

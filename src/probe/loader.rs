@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Loads objects and chooses their hooks: of each slot the first variant that the kernel takes.
+
+use aya::{Btf, Ebpf, EbpfLoader};
+use zerocopy::IntoBytes;
+
+use super::attach::{Link, attach};
+use super::{Hook, LoadError, LoadOptions, Object, Skeleton, VariableDef};
+
+/// Loads objects; keeps the kernel's BTF (tens of MiB) while it lives, so drop it after start.
+pub struct Loader {
+    btf: Result<Btf, String>,
+    loader: EbpfLoader<'static>,
+}
+
+/// What loading an object here would come to.
+#[derive(Debug)]
+pub struct Report {
+    /// One a slot, in file order; empty when the object as a whole was refused.
+    pub hooks: Vec<Hook>,
+    /// Why it does not load, if it does not.
+    pub error: Option<LoadError>,
+}
+
+impl Default for Loader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Loader {
+    /// Reads the kernel's BTF. Without one, every [`load`](Self::load) says so.
+    #[must_use]
+    pub fn new() -> Self {
+        let btf = Btf::from_sys_fs().map_err(|e| {
+            format!("the kernel's types cannot be read from /sys/kernel/btf/vmlinux: {e}: it must be built with CONFIG_DEBUG_INFO_BTF")
+        });
+        let mut loader = EbpfLoader::new();
+        // Task storage and the like: only the programs use them.
+        loader.allow_unsupported_maps();
+        Loader { btf, loader }
+    }
+
+    /// # Errors
+    /// The object, program and kernel's reason.
+    pub fn load(&mut self, options: LoadOptions) -> Result<Object, LoadError> {
+        let (ebpf, hooks, links) = self.choose(&options)?;
+        if let Some(h) = missing(&hooks, &options.optional) {
+            return Err(LoadError::NoHook { object: options.skeleton.name, slot: h.slot, tried: h.refused.clone() });
+        }
+        for h in &hooks {
+            tracing::debug!(object = options.skeleton.name, slot = h.slot, hook = h.attached.map(tracing::field::display), refused = ?h.refused, "chose a hook");
+        }
+        Object::new(options.skeleton, ebpf, hooks, links)
+            .map_err(|e| LoadError::Object { object: options.skeleton.name, reason: format!("{e:#}") })
+    }
+
+    /// Loads and attaches the object, tells how it went, and takes it away again.
+    pub fn try_load(&mut self, skeleton: &'static Skeleton, optional: &[&'static str]) -> Report {
+        match self.choose(&skeleton.options()) {
+            Ok((_, hooks, _)) => {
+                let error = missing(&hooks, optional).map(|h| LoadError::NoHook {
+                    object: skeleton.name,
+                    slot: h.slot,
+                    tried: h.refused.clone(),
+                });
+                Report { hooks, error }
+            }
+            Err(e) => Report { hooks: Vec::new(), error: Some(e) },
+        }
+    }
+
+    fn choose(&mut self, options: &LoadOptions) -> Result<(Ebpf, Vec<Hook>, Vec<Link>), LoadError> {
+        let skeleton = options.skeleton;
+        let fail = |reason: String| LoadError::Object { object: skeleton.name, reason };
+        let btf = self.btf.as_ref().map_err(|e| fail(e.clone()))?;
+        let object = patched(options).map_err(fail)?;
+        // The loader is one for all objects, so every map's size is said each time.
+        for m in skeleton.maps {
+            let asked = options.map_sizes.iter().rfind(|(name, _)| *name == m.name);
+            self.loader.map_max_entries(m.name, asked.map_or(m.max_entries, |(_, n)| *n));
+        }
+        if let Some((name, _)) = options.map_sizes.iter().find(|(n, _)| !skeleton.maps.iter().any(|m| m.name == *n)) {
+            return Err(fail(format!("there is no map {name} to resize")));
+        }
+        let mut ebpf = self.loader.load(&object.as_bytes()[..skeleton.object.0.len()]).map_err(|e| fail(chain(&e)))?;
+        let (mut hooks, mut links) = (Vec::new(), Vec::new());
+        for slot in skeleton.slots() {
+            if options.without.contains(&slot) {
+                continue;
+            }
+            let mut hook = Hook { slot, attached: None, refused: Vec::new() };
+            for program in skeleton.programs.iter().filter(|p| p.slot == slot) {
+                match attach(&mut ebpf, program, btf) {
+                    Ok(link) => {
+                        links.extend(link);
+                        hook.attached = Some(program);
+                        break;
+                    }
+                    Err(reason) => hook.refused.push(format!("{program}: {reason}")),
+                }
+            }
+            hooks.push(hook);
+        }
+        Ok((ebpf, hooks, links))
+    }
+}
+
+fn missing<'a>(hooks: &'a [Hook], optional: &[&'static str]) -> Option<&'a Hook> {
+    hooks.iter().find(|h| h.attached.is_none() && !optional.contains(&h.slot))
+}
+
+/// The object with its switches and settings as asked for: their initial values are written into
+/// the file's sections, so that programs never run with others.
+fn patched(options: &LoadOptions) -> Result<Vec<u64>, String> {
+    let original = &options.skeleton.object.0;
+    let mut object = vec![0_u64; original.len().div_ceil(8)];
+    let bytes = object.as_mut_bytes();
+    bytes[..original.len()].copy_from_slice(original);
+    let mut write = |what: &str, defs: &[VariableDef], name: &str, value: &[u8]| {
+        let def = defs.iter().find(|d| d.name == name).ok_or_else(|| format!("there is no {what} {name}"))?;
+        let at = def.file_offset as usize;
+        match bytes.get_mut(at..at + def.size as usize) {
+            Some(place) if place.len() == value.len() => place.copy_from_slice(value),
+            _ => return Err(format!("{what} {name} has {} bytes, not {}", def.size, value.len())),
+        }
+        Ok(())
+    };
+    for (name, value) in &options.switches {
+        write("switch", options.skeleton.switches, name, value)?;
+    }
+    for (name, value) in &options.settings {
+        write("setting", options.skeleton.settings, name, value)?;
+    }
+    Ok(object)
+}
+
+fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(s) = source {
+        let said = s.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = s.source();
+    }
+    text
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A loaded object: its hooks, settings, maps, losses and cost.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
+use aya::programs::{Iter, PerfEvent};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::attach::{Link, explain, typed};
+use super::map::{Plain, Table};
+use super::sys::RawMap;
+use super::{Hook, HookKind, Program, Setting, Skeleton, VariableDef};
+
+/// The map that SETTING's variables are in.
+const SETTINGS: &str = ".data.setting";
+
+/// A loaded and attached object. Cheap to clone; detaches when the last clone is dropped.
+#[derive(Clone)]
+pub struct Object {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    skeleton: &'static Skeleton,
+    hooks: Vec<Hook>,
+    maps: HashMap<String, OwnedFd>,
+    /// The settings' bytes as the kernel has them; held while they are written.
+    settings: Mutex<Vec<u64>>,
+    rings: Mutex<Vec<Option<RingBuf<MapData>>>>,
+    /// Only where programs are attached later: perf events and iterators.
+    ebpf: Mutex<Option<Ebpf>>,
+    _links: Vec<Link>,
+}
+
+/// What a program cost since it was loaded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    pub program: &'static Program,
+    pub runs: u64,
+    /// Mean of the runs that were timed, about one in 1,024; includes the clock's own reading.
+    pub mean_ns: f64,
+}
+
+impl Cost {
+    /// CPU time of all runs, by count and mean.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub fn total_ns(&self) -> f64 {
+        self.runs as f64 * self.mean_ns
+    }
+}
+
+/// `struct probe_stat` of `probe.h`.
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Stat {
+    count: u64,
+    timed: u64,
+    timed_ns: u64,
+}
+
+/// Perf events on all CPUs; they end when this is dropped.
+pub struct Sampling {
+    _links: Vec<Link>,
+}
+
+impl Object {
+    pub(super) fn new(skeleton: &'static Skeleton, mut ebpf: Ebpf, hooks: Vec<Hook>, links: Vec<Link>) -> Result<Self> {
+        let mut rings = Vec::new();
+        for ring in skeleton.rings {
+            let map = ebpf.take_map(ring.name).with_context(|| format!("no ring {}", ring.name))?;
+            rings.push(Some(RingBuf::try_from(map).with_context(|| format!("map ring {}", ring.name))?));
+        }
+        let mut maps = HashMap::new();
+        for (name, map) in ebpf.maps() {
+            let fd = fd(map).try_clone_to_owned().with_context(|| format!("keep map {name}"))?;
+            maps.insert(name.to_owned(), fd);
+        }
+        let later = |p: &Program| matches!(p.kind, HookKind::PerfEvent | HookKind::Iterator);
+        let keep = hooks.iter().any(|h| h.attached.is_some_and(later));
+        let object = Object {
+            inner: Arc::new(Inner {
+                skeleton,
+                hooks,
+                maps,
+                settings: Mutex::default(),
+                rings: Mutex::new(rings),
+                ebpf: Mutex::new(keep.then_some(ebpf)),
+                _links: links,
+            }),
+        };
+        object.read_settings()?;
+        Ok(object)
+    }
+
+    /// The object's name: its BPF file's stem.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.inner.skeleton.name
+    }
+
+    #[must_use]
+    pub fn skeleton(&self) -> &'static Skeleton {
+        self.inner.skeleton
+    }
+
+    /// What became of each slot.
+    #[must_use]
+    pub fn hooks(&self) -> &[Hook] {
+        &self.inner.hooks
+    }
+
+    /// The program that a slot attached, if any.
+    #[must_use]
+    pub fn attached(&self, slot: &str) -> Option<&'static Program> {
+        self.inner.hooks.iter().find(|h| h.slot == slot)?.attached
+    }
+
+    /// Writes a setting while the programs run.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn set<T: IntoBytes + Immutable>(&self, setting: Setting<T>, value: T) -> Result<()> {
+        let def = self.setting(setting.name, size_of::<T>())?;
+        let mut all = lock(&self.inner.settings);
+        let at = def.offset as usize;
+        all.as_mut_bytes()[at..at + size_of::<T>()].copy_from_slice(value.as_bytes());
+        let len = self.settings_len();
+        let raw = RawMap { fd: self.map_fd(SETTINGS)?, key_size: 4, value_size: len };
+        raw.update(&0_u32.to_ne_bytes(), &all.as_bytes()[..len])
+            .with_context(|| format!("set {} of {}", setting.name, self.name()))
+    }
+
+    /// Reads a setting as it was last written.
+    ///
+    /// # Errors
+    /// There is no such setting.
+    pub fn get<T: FromBytes>(&self, setting: Setting<T>) -> Result<T> {
+        let def = self.setting(setting.name, size_of::<T>())?;
+        let all = lock(&self.inner.settings);
+        let at = def.offset as usize;
+        T::read_from_bytes(&all.as_bytes()[at..at + size_of::<T>()])
+            .ok()
+            .with_context(|| format!("read {}", setting.name))
+    }
+
+    fn setting(&self, name: &str, size: usize) -> Result<&'static VariableDef> {
+        let found = self.inner.skeleton.settings.iter().find(|d| d.name == name && d.size as usize == size);
+        found.with_context(|| format!("{} has no setting {name} of {size} bytes", self.name()))
+    }
+
+    fn settings_len(&self) -> usize {
+        self.inner.skeleton.settings.iter().map(|d| (d.offset + d.size) as usize).max().unwrap_or(0)
+    }
+
+    fn read_settings(&self) -> Result<()> {
+        let len = self.settings_len();
+        if len == 0 {
+            return Ok(());
+        }
+        let mut all = vec![0_u64; len.div_ceil(8)];
+        let raw = RawMap { fd: self.map_fd(SETTINGS)?, key_size: 4, value_size: len };
+        raw.lookup(&0_u32.to_ne_bytes(), &mut all.as_mut_bytes()[..len]).context("read the settings")?;
+        *lock(&self.inner.settings) = all;
+        Ok(())
+    }
+
+    fn map_fd(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        self.inner.maps.get(name).map(OwnedFd::as_fd).with_context(|| format!("{} has no map {name}", self.name()))
+    }
+
+    /// A map, typed; keys and values are the skeleton's structs or plain integers.
+    ///
+    /// # Errors
+    /// There is no such map, or its sizes are others.
+    pub fn table<K: Plain, V: Plain>(&self, name: &str) -> Result<Table<K, V>> {
+        let def = self.inner.skeleton.maps.iter().find(|m| m.name == name);
+        let def = def.with_context(|| format!("{} has no map {name}", self.name()))?;
+        Table::new(self.map_fd(name)?.try_clone_to_owned()?, def)
+    }
+
+    /// Records that found no room, by ring.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn lost(&self) -> Result<Vec<u64>> {
+        let stats = self.stats()?;
+        Ok(self.inner.skeleton.rings.iter().map(|r| stats.get(r.stat as usize).map_or(0, |s| s.count)).collect())
+    }
+
+    /// Runs and mean time of each attached program.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub fn costs(&self) -> Result<Vec<Cost>> {
+        let stats = self.stats()?;
+        let attached = self.inner.hooks.iter().filter_map(|h| h.attached);
+        Ok(attached
+            .filter_map(|program| {
+                let s = stats.get(program.stat? as usize)?;
+                let mean_ns = if s.timed == 0 { 0.0 } else { s.timed_ns as f64 / s.timed as f64 };
+                Some(Cost { program, runs: s.count, mean_ns })
+            })
+            .collect())
+    }
+
+    /// All of `probe_stats`, summed over the CPUs.
+    fn stats(&self) -> Result<Vec<Stat>> {
+        let mut table = self.table::<u32, Stat>("probe_stats")?;
+        let mut stats = Vec::new();
+        table.for_each(|_, cpus| {
+            stats.push(cpus.iter().fold(Stat::default(), |a, b| Stat {
+                count: a.count + b.count,
+                timed: a.timed + b.timed,
+                timed_ns: a.timed_ns + b.timed_ns,
+            }));
+        })?;
+        Ok(stats)
+    }
+
+    /// Runs a `perf_event` slot `hz` times a second on every CPU that is online (software CPU
+    /// clock: works without hardware counters; idle CPUs are sampled too).
+    ///
+    /// # Errors
+    /// The slot is not loaded, or the kernel's reason.
+    pub fn sample(&self, slot: &str, hz: u64) -> Result<Sampling> {
+        let (program, mut ebpf) = self.later(slot, HookKind::PerfEvent)?;
+        let ebpf = ebpf.as_mut().context("not loaded")?;
+        let event = typed::<PerfEvent>(ebpf, program).map_err(|e| anyhow::anyhow!(explain(&e)))?;
+        let mut links: Vec<Link> = Vec::new();
+        let cpus =
+            aya::util::online_cpus().map_err(|(path, e)| anyhow::Error::new(e).context(format!("read {path}")))?;
+        for cpu in cpus {
+            let link = event
+                .attach(
+                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    SamplePolicy::Frequency(hz),
+                    false,
+                )
+                .and_then(|id| event.take_link(id));
+            links.push(Box::new(link.map_err(|e| anyhow::anyhow!("sample CPU {cpu}: {}", explain(&e)))?));
+        }
+        Ok(Sampling { _links: links })
+    }
+
+    /// Runs an `iter/…` slot once; what it writes with `bpf_seq_write` is read from the file.
+    ///
+    /// # Errors
+    /// The slot is not loaded, or the kernel's reason.
+    pub fn iterate(&self, slot: &str) -> Result<File> {
+        let (program, mut ebpf) = self.later(slot, HookKind::Iterator)?;
+        let ebpf = ebpf.as_mut().context("not loaded")?;
+        let iter = typed::<Iter>(ebpf, program).map_err(|e| anyhow::anyhow!(explain(&e)))?;
+        let link = iter.attach().and_then(|id| iter.take_link(id));
+        let link = link.map_err(|e| anyhow::anyhow!("run {program}: {}", explain(&e)))?;
+        link.into_file().with_context(|| format!("open {program}"))
+    }
+
+    fn later(&self, slot: &str, kind: HookKind) -> Result<(&'static Program, MutexGuard<'_, Option<Ebpf>>)> {
+        let program = self.attached(slot).with_context(|| format!("{}: slot {slot} is not loaded", self.name()))?;
+        ensure!(program.kind == kind, "{}: slot {slot} is {program}, not {}", self.name(), kind.name());
+        Ok((program, lock(&self.inner.ebpf)))
+    }
+
+    /// Hands over a ring to its only reader; `None` when one has it.
+    pub(super) fn take_ring(&self, index: usize) -> Option<RingBuf<MapData>> {
+        lock(&self.inner.rings).get_mut(index)?.take()
+    }
+}
+
+/// What a panic left is still whole: nothing here is half written.
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn fd(map: &Map) -> BorrowedFd<'_> {
+    use Map::{
+        Array, ArrayOfMaps, BloomFilter, CgroupArray, CgroupStorage, CgrpStorage, CpuMap, DevMap, DevMapHash,
+        HashOfMaps, InodeStorage, LpmTrie, LruHashMap, PerCpuArray, PerCpuCgroupStorage, PerCpuHashMap,
+        PerCpuLruHashMap, PerfEventArray, ProgramArray, Queue, ReusePortSockArray, SkStorage, SockHash, SockMap, Stack,
+        StackTraceMap, Unsupported, XskMap,
+    };
+    match map {
+        Array(m)
+        | ArrayOfMaps(m)
+        | BloomFilter(m)
+        | CgroupArray(m)
+        | CgroupStorage(m)
+        | CgrpStorage(m)
+        | CpuMap(m)
+        | DevMap(m)
+        | DevMapHash(m)
+        | Map::HashMap(m)
+        | HashOfMaps(m)
+        | InodeStorage(m)
+        | LpmTrie(m)
+        | LruHashMap(m)
+        | PerCpuArray(m)
+        | PerCpuCgroupStorage(m)
+        | PerCpuHashMap(m)
+        | PerCpuLruHashMap(m)
+        | PerfEventArray(m)
+        | ProgramArray(m)
+        | Queue(m)
+        | ReusePortSockArray(m)
+        | Map::RingBuf(m)
+        | SkStorage(m)
+        | SockHash(m)
+        | SockMap(m)
+        | Stack(m)
+        | StackTraceMap(m)
+        | Unsupported(m)
+        | XskMap(m) => m.fd().as_fd(),
+    }
+}
