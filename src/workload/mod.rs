@@ -1,28 +1,223 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose is this? Cgroup, pid or netns → container → pod → service. Never blocks, never fails, may
-//! not know.
+//! Whose is this? Cgroup or pid → container → pod → service. Never waits, never fails, may not know.
+//!
+//! The table is fed by the kernel's mkdir and rmdir of cgroups ([`Workloads::on_mkdir`],
+//! [`Workloads::on_rmdir`]) and by a walk over what was there before ([`Workloads::scan`], after the
+//! probe is attached, so that nothing falls between). Names come later, from [`runtime`], which works
+//! beside it and publishes a new [`Workload`] under the same key.
 
+mod changes;
 pub mod path;
+pub mod runtime;
+pub mod service;
+mod table;
 
-use std::sync::Arc;
+pub use changes::Changes;
+pub use runtime::NameResolver;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sha2::{Digest, Sha256};
+
+use crate::host::cgroup::memberships;
+use crate::host::{Cgroups, Clock, Host, ReadError};
 use crate::probe::CgroupId;
-use crate::signal::{Workload, WorkloadKey};
+use crate::signal::{Workload, WorkloadKey, WorkloadKind};
+use changes::Subscribers;
+use table::Table;
 
-/// The lookup. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Workloads {}
+/// The lookup. Cheap to clone; clones are the same table.
+#[derive(Clone)]
+pub struct Workloads {
+    inner: Arc<Inner>,
+}
 
-impl Workloads {
-    /// The workload of a cgroup; `None`: the node itself (a root cgroup), or not known.
-    #[must_use]
-    pub fn of_cgroup(&self, _cgroup: CgroupId) -> Option<Arc<Workload>> {
-        unimplemented!()
-    }
+struct Inner {
+    host: Host,
+    clock: Clock,
+    own: Arc<Workload>,
+    own_pid: u32,
+    table: RwLock<Table>,
+    subscribers: Subscribers,
+    /// A [`NameResolver`] is there: containers are `pending` until it is done with them.
+    resolving: AtomicBool,
+}
 
-    /// The newest that is known under a key.
-    #[must_use]
-    pub fn by_key(&self, _key: WorkloadKey) -> Option<Arc<Workload>> {
-        unimplemented!()
+impl Default for Workloads {
+    fn default() -> Self {
+        Self::new(&Host::default(), &Clock::default())
     }
 }
+
+impl Workloads {
+    /// An empty table; [`Self::scan`] fills it.
+    #[must_use]
+    pub fn new(host: &Host, clock: &Clock) -> Self {
+        // Without a boot id keys are still unique within this life of the agent.
+        let boot = host.boot_id().unwrap_or_default();
+        Workloads {
+            inner: Arc::new(Inner {
+                own: Arc::new(own(host)),
+                own_pid: std::process::id(),
+                table: RwLock::new(Table::new(boot)),
+                subscribers: Subscribers::default(),
+                resolving: AtomicBool::new(false),
+                host: host.clone(),
+                clock: clock.clone(),
+            }),
+        }
+    }
+
+    /// The workload of a cgroup, for some minutes also of one that is gone; `None`: the node itself
+    /// (a root cgroup), or not known.
+    #[must_use]
+    pub fn of_cgroup(&self, cgroup: CgroupId) -> Option<Arc<Workload>> {
+        self.read().of_cgroup(cgroup)
+    }
+
+    /// The workload of a living process, from its `/proc/PID/cgroup`: tens of microseconds, for rare
+    /// use. The agent's own pid gives [`WorkloadKind::Own`].
+    #[must_use]
+    pub fn of_pid(&self, pid: u32) -> Option<Arc<Workload>> {
+        if pid == self.inner.own_pid {
+            return Some(self.own());
+        }
+        let lines = self.inner.host.cgroup_lines(pid).ok()?;
+        self.read().of_paths(memberships(&lines).map(|m| m.path))
+    }
+
+    /// The newest that is known under a key, for some minutes also after its end.
+    #[must_use]
+    pub fn by_key(&self, key: WorkloadKey) -> Option<Arc<Workload>> {
+        if key == self.inner.own.key {
+            return Some(self.own());
+        }
+        self.read().by_key(key)
+    }
+
+    /// All that live, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Workload>> {
+        self.read().live()
+    }
+
+    /// Whether a cgroup of the workload is still there.
+    #[must_use]
+    pub fn is_alive(&self, key: WorkloadKey) -> bool {
+        key == self.inner.own.key || self.read().is_alive(key)
+    }
+
+    /// The workload's own cgroups, living or just gone, one a hierarchy.
+    #[must_use]
+    pub fn cgroups_of(&self, key: WorkloadKey) -> Vec<CgroupId> {
+        self.read().cgroups_of(key)
+    }
+
+    /// The agent itself.
+    #[must_use]
+    pub fn own(&self) -> Arc<Workload> {
+        Arc::clone(&self.inner.own)
+    }
+
+    /// The agent's process id.
+    #[must_use]
+    pub fn own_pid(&self) -> u32 {
+        self.inner.own_pid
+    }
+
+    /// What is new or renamed from now on. One that is not read keeps the newest of each workload.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        self.inner.subscribers.subscribe()
+    }
+
+    /// A cgroup was made. `path` is the one below its hierarchy's root.
+    pub fn on_mkdir(&self, cgroup: CgroupId, path: &str) {
+        let pending = self.inner.resolving.load(Ordering::Relaxed);
+        let now_ns = self.inner.clock.boot_ns();
+        let born = self.write().made(cgroup, path, pending, now_ns);
+        if let Some(w) = born {
+            self.inner.subscribers.publish(&w);
+        }
+    }
+
+    /// A cgroup has another path (v1 only). Its children follow at the next [`Self::scan`].
+    pub fn on_rename(&self, cgroup: CgroupId, path: &str) {
+        self.on_mkdir(cgroup, path);
+    }
+
+    /// A cgroup was removed. It can be looked up for some minutes more.
+    pub fn on_rmdir(&self, cgroup: CgroupId) {
+        let now_ns = self.inner.clock.boot_ns();
+        self.write().removed(cgroup, now_ns);
+    }
+
+    /// Walks the hierarchies: takes in what is there, and ends what is not there any more. At start
+    /// after the probe is attached; again when its records were lost, or regularly without it.
+    ///
+    /// # Errors
+    /// The hierarchies could not be read.
+    pub fn scan(&self) -> Result<usize, ReadError> {
+        let cgroups = Cgroups::read(&self.inner.host)?;
+        self.write().begin_scan();
+        let mut found = 0;
+        cgroups.walk(|dir| {
+            found += 1;
+            let id = CgroupId { hierarchy: dir.hierarchy, id: dir.id };
+            if !self.read().knows_for_scan(id, &dir.path) {
+                self.on_mkdir(id, &dir.path);
+            }
+            self.write().seen(id);
+        });
+        self.write().end_scan(self.inner.clock.boot_ns());
+        Ok(found)
+    }
+
+    /// Changes what is known of a workload and tells who listens. `None`: there is no such workload any more.
+    pub(crate) fn update(&self, key: WorkloadKey, change: impl FnOnce(&mut Workload)) -> Option<Arc<Workload>> {
+        let (workload, changed) = self.write().update(key, change)?;
+        if changed {
+            self.inner.subscribers.publish(&workload);
+        }
+        Some(workload)
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        &self.inner.host
+    }
+
+    fn expect_names(&self) {
+        self.inner.resolving.store(true, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Table> {
+        self.inner.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Table> {
+        self.inner.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// First 8 bytes of SHA-256 over the parts, each with its length so that none runs into the next.
+fn key_of(parts: &[&[u8]]) -> WorkloadKey {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    WorkloadKey(digest.iter().take(8).fold(0, |key, b| key << 8 | u64::from(*b)))
+}
+
+fn own(host: &Host) -> Workload {
+    let lines = host.read_proc("self/cgroup").unwrap_or_default();
+    let deepest = memberships(&lines).map(|m| m.path).max_by_key(|p| p.len()).unwrap_or("/");
+    let mut w = table::describe(key_of(&[b"own"]), deepest, false);
+    w.kind = WorkloadKind::Own;
+    w
+}
+
+#[cfg(test)]
+mod tests;

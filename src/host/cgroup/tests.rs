@@ -15,7 +15,7 @@ const HYBRID_MOUNTS: &str = "\
 ";
 const HYBRID_SELF: &str = "9:name=systemd:/\n4:memory:/a\n2:cpu,cpuacct:/a\n0::/\n";
 
-struct Tree(tempfile::TempDir, Host);
+struct Tree(#[expect(dead_code, reason = "removes the tree when dropped")] tempfile::TempDir, Host);
 
 fn tree(mountinfo: &str, own: &str, files: &[(&str, &str)]) -> Tree {
     let d = tempfile::tempdir().unwrap();

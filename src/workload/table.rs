@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The lifetime table: which cgroup is whose, from its birth until some minutes after its end.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::key_of;
+use super::path::{Identity, identify};
+use crate::probe::CgroupId;
+use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
+
+/// How long a removed cgroup can still be looked up.
+const KEEP_NS: u64 = 300 * 1_000_000_000;
+/// And how many of them at most: several hundred containers on v1, thousands on v2.
+const KEEP_PAIRS: usize = 8_192;
+/// No node has so many cgroups by rights; beyond, new ones are not taken in.
+const MAX_PAIRS: usize = 131_072;
+
+pub(super) struct Table {
+    boot: String,
+    pairs: HashMap<CgroupId, Pair>,
+    workloads: HashMap<WorkloadKey, Entry>,
+    /// Living workloads that are no containers: those are joined by their path.
+    paths: HashMap<Box<str>, WorkloadKey>,
+    removed: VecDeque<(u64, CgroupId)>,
+    /// Number of the walk that last saw a pair.
+    scan: u32,
+    /// Removed while a walk is under way and not known before: the walk may still come by with them.
+    removed_unknown: Option<HashSet<CgroupId>>,
+}
+
+/// One cgroup of one hierarchy.
+struct Pair {
+    key: WorkloadKey,
+    removed_ns: Option<u64>,
+    seen: u32,
+}
+
+struct Entry {
+    workload: Arc<Workload>,
+    /// Pairs of the workload's own path, its children's not.
+    own: Vec<CgroupId>,
+    /// Pairs that live, and all that are known, children's too.
+    live: u32,
+    pairs: u32,
+}
+
+impl Table {
+    pub fn new(boot: String) -> Self {
+        Table {
+            boot,
+            pairs: HashMap::new(),
+            workloads: HashMap::new(),
+            paths: HashMap::new(),
+            removed: VecDeque::new(),
+            scan: 0,
+            removed_unknown: None,
+        }
+    }
+
+    pub fn of_cgroup(&self, id: CgroupId) -> Option<Arc<Workload>> {
+        self.by_key(self.pairs.get(&id)?.key)
+    }
+
+    pub fn by_key(&self, key: WorkloadKey) -> Option<Arc<Workload>> {
+        self.workloads.get(&key).map(|e| Arc::clone(&e.workload))
+    }
+
+    pub fn live(&self) -> Vec<Arc<Workload>> {
+        self.workloads.values().filter(|e| e.live > 0).map(|e| Arc::clone(&e.workload)).collect()
+    }
+
+    pub fn is_alive(&self, key: WorkloadKey) -> bool {
+        self.workloads.get(&key).is_some_and(|e| e.live > 0)
+    }
+
+    pub fn cgroups_of(&self, key: WorkloadKey) -> Vec<CgroupId> {
+        self.workloads.get(&key).map(|e| e.own.clone()).unwrap_or_default()
+    }
+
+    /// The workload of a process by its paths in all hierarchies: a container before a unit before the
+    /// deepest cgroup, as one controller's path may be a root while another's is not.
+    pub fn of_paths<'p>(&self, paths: impl Iterator<Item = &'p str>) -> Option<Arc<Workload>> {
+        let rank = |i: &Identity<'_>| (i.container.is_some(), i.unit.is_some(), i.path.len());
+        let best = paths.filter_map(identify).max_by_key(rank)?;
+        let key = match best.container {
+            Some(c) => container_key(c.id),
+            None => *self.paths.get(best.path)?,
+        };
+        self.by_key(key)
+    }
+
+    /// Takes in a cgroup. The workload, if this is the first that is known of it.
+    pub fn made(&mut self, id: CgroupId, path: &str, pending: bool, now_ns: u64) -> Option<Arc<Workload>> {
+        self.expire(now_ns);
+        let identity = identify(path)?;
+        if self.is_same(id, &identity) {
+            return None;
+        }
+        self.forget(id);
+        if self.pairs.len() >= MAX_PAIRS {
+            return None;
+        }
+        let is_own = identity.path == path.trim_end_matches('/');
+        let key = self.key_for(id, &identity, is_own);
+        self.pairs.insert(id, Pair { key, removed_ns: None, seen: self.scan });
+        let entry = self.workloads.entry(key).or_insert_with(|| Entry {
+            workload: Arc::new(describe(key, path, pending)),
+            own: Vec::new(),
+            live: 0,
+            pairs: 0,
+        });
+        if is_own {
+            entry.own.push(id);
+        }
+        entry.live += 1;
+        entry.pairs += 1;
+        let born = entry.live == 1;
+        if identity.container.is_none() && (born || is_own) {
+            self.paths.insert(identity.path.into(), key);
+        }
+        born.then(|| Arc::clone(&entry.workload))
+    }
+
+    fn key_for(&self, id: CgroupId, identity: &Identity<'_>, is_own: bool) -> WorkloadKey {
+        if let Some(c) = identity.container {
+            return container_key(c.id);
+        }
+        // The same path again in a hierarchy that has it already is a new life: a unit that was restarted.
+        let joins = |key: &&WorkloadKey| {
+            let own = self.workloads.get(*key).map(|e| e.own.as_slice()).unwrap_or_default();
+            !is_own || own.iter().all(|o| o.hierarchy != id.hierarchy)
+        };
+        self.paths.get(identity.path).filter(joins).copied().unwrap_or_else(|| {
+            key_of(&[
+                b"cgroup",
+                self.boot.as_bytes(),
+                identity.path.as_bytes(),
+                &id.hierarchy.to_le_bytes(),
+                &id.id.to_le_bytes(),
+            ])
+        })
+    }
+
+    /// Whether the id is known and still names the same workload.
+    fn is_same(&self, id: CgroupId, identity: &Identity<'_>) -> bool {
+        let Some(entry) = self.pairs.get(&id).and_then(|p| self.workloads.get(&p.key)) else { return false };
+        match identity.container {
+            Some(c) => entry.workload.container_id.as_deref() == Some(c.id),
+            None => entry.workload.container_id.is_none() && entry.workload.cgroup == identity.path,
+        }
+    }
+
+    /// A cgroup is no more.
+    pub fn removed(&mut self, id: CgroupId, now_ns: u64) {
+        match self.pairs.get_mut(&id) {
+            Some(pair) if pair.removed_ns.is_none() => {
+                pair.removed_ns = Some(now_ns);
+                let key = pair.key;
+                self.removed.push_back((now_ns, id));
+                self.one_less_alive(key);
+            }
+            Some(_) => {}
+            None => {
+                if let Some(unknown) = &mut self.removed_unknown {
+                    unknown.insert(id);
+                }
+            }
+        }
+        self.expire(now_ns);
+    }
+
+    fn one_less_alive(&mut self, key: WorkloadKey) {
+        let Some(entry) = self.workloads.get_mut(&key) else { return };
+        entry.live = entry.live.saturating_sub(1);
+        if entry.live == 0 && self.paths.get(entry.workload.cgroup.as_str()) == Some(&key) {
+            self.paths.remove(entry.workload.cgroup.as_str());
+        }
+    }
+
+    /// Drops a pair at once: its id names something else now.
+    fn forget(&mut self, id: CgroupId) {
+        let Some(pair) = self.pairs.remove(&id) else { return };
+        if pair.removed_ns.is_none() {
+            self.one_less_alive(pair.key);
+        }
+        if let Some(entry) = self.workloads.get_mut(&pair.key) {
+            entry.own.retain(|o| *o != id);
+            entry.pairs = entry.pairs.saturating_sub(1);
+            if entry.pairs == 0 {
+                self.workloads.remove(&pair.key);
+            }
+        }
+    }
+
+    fn expire(&mut self, now_ns: u64) {
+        while let Some((at, id)) = self.removed.front().copied() {
+            if self.removed.len() <= KEEP_PAIRS && now_ns.saturating_sub(at) < KEEP_NS {
+                break;
+            }
+            self.removed.pop_front();
+            if self.pairs.get(&id).is_some_and(|p| p.removed_ns == Some(at)) {
+                self.forget(id);
+            }
+        }
+    }
+
+    pub fn begin_scan(&mut self) {
+        self.scan = self.scan.wrapping_add(1);
+        self.removed_unknown = Some(HashSet::new());
+    }
+
+    /// Whether a walk need not take this one in: it is known, or it was removed behind the walk's back.
+    pub fn knows_for_scan(&self, id: CgroupId, path: &str) -> bool {
+        self.removed_unknown.as_ref().is_some_and(|r| r.contains(&id))
+            || identify(path).is_none_or(|i| self.is_same(id, &i))
+    }
+
+    pub fn seen(&mut self, id: CgroupId) {
+        if let Some(pair) = self.pairs.get_mut(&id) {
+            pair.seen = self.scan;
+        }
+    }
+
+    /// Ends what the walk did not see: its removal was missed.
+    pub fn end_scan(&mut self, now_ns: u64) {
+        self.removed_unknown = None;
+        let scan = self.scan;
+        let missed = self.pairs.iter().filter(|(_, p)| p.removed_ns.is_none() && p.seen != scan);
+        let missed: Vec<CgroupId> = missed.map(|(id, _)| *id).collect();
+        for id in missed {
+            self.removed(id, now_ns);
+        }
+    }
+
+    /// The changed workload, and whether it did change.
+    pub fn update(&mut self, key: WorkloadKey, change: impl FnOnce(&mut Workload)) -> Option<(Arc<Workload>, bool)> {
+        let entry = self.workloads.get_mut(&key)?;
+        let mut new = (*entry.workload).clone();
+        change(&mut new);
+        new.key = key;
+        let changed = new != *entry.workload;
+        if changed {
+            entry.workload = Arc::new(new);
+        }
+        Some((Arc::clone(&entry.workload), changed))
+    }
+}
+
+fn container_key(id: &str) -> WorkloadKey {
+    key_of(&[b"container", id.as_bytes()])
+}
+
+/// What a path alone tells.
+pub(super) fn describe(key: WorkloadKey, path: &str, pending: bool) -> Workload {
+    let identity = identify(path);
+    let container = identity.and_then(|i| i.container);
+    let unit = identity.and_then(|i| i.unit);
+    Workload {
+        key,
+        kind: match (container, unit) {
+            (Some(_), _) => WorkloadKind::Container,
+            (None, Some(_)) => WorkloadKind::Unit,
+            (None, None) => WorkloadKind::Cgroup,
+        },
+        cgroup: identity.map_or("/", |i| i.path).to_owned(),
+        container_id: container.map(|c| c.id.to_owned()),
+        container_name: None,
+        image_name: None,
+        image_tag: None,
+        runtime: container.and_then(|c| c.runtime),
+        unit: unit.map(str::to_owned),
+        // systemd does not take dashes in a slice's name, so runtimes write underscores.
+        pod: identity.and_then(|i| i.pod).map(|uid| Pod { uid: uid.replace('_', "-"), ..Pod::default() }),
+        service_name: None,
+        service_namespace: None,
+        service_version: None,
+        labels: BTreeMap::new(),
+        pending: pending && container.is_some(),
+    }
+}
