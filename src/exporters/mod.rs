@@ -2,4 +2,5 @@
 //! Where signals leave the node.
 
 pub mod otlp;
+pub mod prometheus;
 pub mod store;
