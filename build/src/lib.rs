@@ -91,6 +91,8 @@ pub fn compile_to(dir: &Path, out: &Path, sub: &str, tools: &Toolchain) -> Resul
         modules += &skeleton::write(&name, &bytes, &Path::new(sub).join(&file).to_string_lossy())
             .with_context(|| source.display().to_string())?;
     }
+    let all: String = sources.iter().map(|s| format!("&{}::SKELETON, ", types::ident(&stem(s)))).collect();
+    modules += &format!("/// Every object of the folder.\npub static ALL: &[&bianque::probe::Skeleton] = &[{all}];\n");
     write(&out.join("skeletons.rs"), modules.as_bytes())
 }
 
