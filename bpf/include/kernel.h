@@ -96,6 +96,29 @@ struct cgroup {
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
+struct page_counter {
+	atomic_long_t usage;
+	unsigned long max;
+};
+
+struct mem_cgroup {
+	struct cgroup_subsys_state css;
+	struct page_counter memory;
+};
+
+enum oom_constraint {
+	CONSTRAINT_NONE,
+};
+
+struct oom_control {
+	u32 gfp_mask;
+	int order;
+	unsigned long totalpages;
+	struct task_struct *chosen;
+	enum oom_constraint constraint;
 };
 
 /* Its values differ between kernels: only by bpf_core_enum_value(). */
@@ -126,6 +149,7 @@ struct rq {
 	unsigned int nr_running;
 	u64 nr_switches;
 	u64 clock;
+	u64 prev_steal_time;
 	int cpu;
 	struct task_struct *curr;
 	struct task_struct *idle;
@@ -193,8 +217,19 @@ struct task_struct {
 	struct sched_entity se;
 };
 
+struct hrtimer_clock_base {
+	int clockid;
+};
+
+/* timerqueue_linked_node since 7.1; CO-RE compares the field's name, not its type's. */
+struct timerqueue_node {
+	s64 expires;
+};
+
 struct hrtimer {
-	s64 _softexpires;
+	struct timerqueue_node node;
+	struct hrtimer_clock_base *base;
+	u8 is_soft;
 };
 
 struct seq_file {

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Attributes, Key, MetricDef, Timestamp, Workload};
+use super::semconv::attr;
+use super::{Attributes, Instrument, Key, MetricDef, Panel, Timestamp, Value, Workload};
 
 /// OTel severities that we use; the numbers are OTel's `SeverityNumber`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +53,13 @@ pub struct EventDef {
     pub container_counter: &'static MetricDef,
 }
 
+/// The counter that every event has, in the two families that design keeps apart: the node's and
+/// the workloads'.
+#[must_use]
+pub const fn counter(name: &'static str, help: &'static str, attributes: &'static [Key]) -> MetricDef {
+    MetricDef { name, instrument: Instrument::Counter, unit: "{event}", help, attributes, panel: Panel::Rate }
+}
+
 /// The thread in whose context something happened.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Thread {
@@ -89,11 +97,39 @@ impl std::fmt::Display for Frame {
     }
 }
 
-/// Another party of the event: the culprit, the trigger, a victim. A child span of its own.
+/// What another party was in an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Whose request started it.
+    Trigger,
+    Victim,
+    /// Who is to blame.
+    Culprit,
+}
+
+impl Role {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Trigger => "trigger",
+            Role::Victim => "victim",
+            Role::Culprit => "culprit",
+        }
+    }
+
+    fn key(self) -> Key {
+        match self {
+            Role::Trigger => attr::LINUX_TRIGGER,
+            Role::Victim => attr::LINUX_VICTIM,
+            Role::Culprit => attr::LINUX_CULPRIT,
+        }
+    }
+}
+
+/// Another party of the event. A child span of its own.
 #[derive(Debug, Clone)]
 pub struct Related {
-    /// What it was in this: `trigger`, `victim`, `culprit`.
-    pub role: &'static str,
+    pub role: Role,
     pub workload: Option<Arc<Workload>>,
     pub thread: Thread,
 }
@@ -137,5 +173,22 @@ impl Event {
             related: Vec::new(),
             suppressed: 0,
         }
+    }
+
+    /// Names another party: an attribute of the role's name for whoever reads the event alone, and
+    /// a span of its own in the incident.
+    pub fn involve(&mut self, role: Role, workload: Option<Arc<Workload>>, thread: Thread) {
+        let mut cells = vec![
+            (attr::PROCESS_PID, Value::from(thread.pid)),
+            (attr::THREAD_ID, Value::from(thread.tid)),
+            (attr::THREAD_NAME, Value::from(thread.comm.clone())),
+        ];
+        if let Some(w) = &workload {
+            let names = [(attr::CONTAINER_ID, &w.container_id), (attr::CONTAINER_NAME, &w.container_name)];
+            cells.extend(names.into_iter().filter_map(|(k, v)| Some((k, Value::from(v.clone()?)))));
+            cells.push((attr::LINUX_CGROUP_PATH, Value::from(w.cgroup.clone())));
+        }
+        self.attributes.set(role.key(), Value::table_row(cells));
+        self.related.push(Related { role, workload, thread });
     }
 }

@@ -35,6 +35,8 @@ pub struct Trigger {
 pub enum Change {
     Onset(Trigger),
     Recovered(Target, Timestamp),
+    /// It did not last: so many samples were taken for nothing.
+    Discarded(Target, u64),
 }
 
 /// One distinct stack of a profile and how often it was seen.

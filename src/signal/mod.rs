@@ -17,7 +17,7 @@ pub mod units;
 pub mod value;
 pub mod workload;
 
-pub use event::{Event, EventDef, Frame, Related, Severity, Thread};
+pub use event::{Event, EventDef, Frame, Related, Role, Severity, Thread};
 pub use incident::{Capture, Change, StackSample, Target, Trigger};
 pub use metric::{Histogram, Instrument, MetricDef, Metrics, Panel, Point};
 pub use query::Query;

@@ -65,6 +65,43 @@ pub mod attr {
     pub const OVERFLOW: Key =
         Key::new("overflow", "true on the one series that takes what `metrics.max_series` leaves no room for");
 
+    pub const LINUX_TRIGGER: Key = Key::new("linux.trigger", "Whose request started it: thread and workload");
+    pub const LINUX_VICTIM: Key = Key::new("linux.victim", "Who suffered: thread and workload");
+    pub const LINUX_CULPRIT: Key = Key::new("linux.culprit", "Who is to blame: thread and workload");
+    pub const LINUX_CPU_STEAL: Key =
+        Key::new("linux.cpu.steal", "Nanoseconds of it that the hypervisor took; not counted as delay");
+
+    // softirq.
+    pub const LINUX_SOFTIRQ_VECTOR: Key = Key::new("linux.softirq.vector", "NET_RX, TIMER, RCU, …");
+
+    // oom.
+    pub const LINUX_OOM_CONSTRAINT: Key =
+        Key::new("linux.oom.constraint", "What ran out: none (the node), cpuset, memory_policy, memcg, unknown");
+    pub const LINUX_OOM_CGROUP: Key = Key::new("linux.oom.cgroup.path", "The cgroup whose limit was reached");
+    pub const LINUX_OOM_USAGE: Key = Key::new("linux.oom.usage", "Bytes charged to that cgroup at the kill");
+    pub const LINUX_OOM_LIMIT: Key = Key::new("linux.oom.limit", "Its limit in bytes");
+    pub const LINUX_OOM_ORDER: Key = Key::new("linux.oom.order", "Order of the allocation that could not be met");
+    pub const LINUX_OOM_GFP: Key = Key::new("linux.oom.gfp_mask", "Its gfp flags");
+    pub const LINUX_OOM_SCORE_ADJ: Key = Key::new("linux.oom.score_adj", "The victim's oom_score_adj");
+    pub const LINUX_OOM_GROUP: Key = Key::new("linux.oom.group_kill", "memory.oom.group: the whole cgroup was killed");
+    pub const LINUX_OOM_VICTIM_MEMORY: Key =
+        Key::new("linux.oom.victim.memory", "The victim's memory in bytes, by kind");
+    pub const LINUX_OOM_MEMORY_STAT: Key =
+        Key::new("linux.oom.memory.stat", "memory.stat of the cgroup, after the kill");
+    pub const LINUX_OOM_MEMORY_EVENTS: Key = Key::new("linux.oom.memory.events", "memory.events of the cgroup");
+    pub const LINUX_OOM_PROCESSES: Key =
+        Key::new("linux.oom.processes", "The cgroup's (or node's) largest processes that are left");
+    pub const LINUX_OOM_MEMINFO: Key = Key::new("linux.oom.meminfo", "The node's memory in bytes");
+    pub const PROCESS_MEMORY_USAGE: Key = Key::new("process.memory.usage", "Resident bytes");
+
+    // cpuidle.
+    pub const LINUX_CPUIDLE_REASON: Key =
+        Key::new("linux.cpuidle.reason", "usage: high against its limit; jump: far more than usual");
+    pub const LINUX_CPU_USAGE: Key = Key::new("linux.cpu.usage", "CPUs in use");
+    pub const LINUX_CPU_CAPACITY: Key = Key::new("linux.cpu.capacity", "CPUs that the workload may use");
+    pub const LINUX_CPU_UTILIZATION: Key = Key::new("linux.cpu.utilization", "Share of that in use");
+    pub const LINUX_CPU_USUAL: Key = Key::new("linux.cpu.usual", "Share of that usually in use");
+
     // Incidents.
     pub const LINUX_INCIDENT_STATE: Key = Key::new("linux.incident.state", "open or closed");
     pub const LINUX_INCIDENT_END_REASON: Key =
@@ -121,4 +158,24 @@ pub mod own {
         pub const SIGNAL: &str = "signal";
         pub const STATE: &str = "state";
     }
+}
+
+/// Names of events.
+pub mod event {
+    pub const SOFTIRQ_DELAY: &str = "linux.softirq.delay";
+    pub const IRQ_HELD_OFF: &str = "linux.irq.held_off";
+    pub const MEMORY_OOM_KILL: &str = "linux.memory.oom_kill";
+    pub const AUTOTRACING_CPUIDLE: &str = "linux.autotracing.cpuidle";
+}
+
+/// Names of metrics.
+pub mod metric {
+    pub const OOM_KILLS: &str = "linux.memory.oom_kills";
+    pub const CONTAINER_OOM_KILLS: &str = "linux.container.memory.oom_kills";
+    pub const SOFTIRQ_DELAYS: &str = "linux.softirq.delays";
+    pub const CONTAINER_SOFTIRQ_DELAYS: &str = "linux.container.softirq.delays";
+    pub const IRQ_HELD_OFF: &str = "linux.irq.held_offs";
+    pub const CONTAINER_IRQ_HELD_OFF: &str = "linux.container.irq.held_offs";
+    pub const CPUIDLE_INCIDENTS: &str = "linux.autotracing.cpuidle.incidents";
+    pub const CONTAINER_CPUIDLE_INCIDENTS: &str = "linux.container.autotracing.cpuidle.incidents";
 }

@@ -58,7 +58,19 @@ impl Value {
     /// One row of a table: an OTLP key-value list.
     #[must_use]
     pub fn row<const N: usize>(cells: [(Key, Value); N]) -> Self {
+        Value::table_row(cells.into())
+    }
+
+    /// The same for cells that are only known at run time.
+    #[must_use]
+    pub fn table_row(cells: Vec<(Key, Value)>) -> Self {
         Value::Map(cells.into_iter().map(|(k, v)| (Cow::Borrowed(k.name), v)).collect())
+    }
+
+    /// A list of figures under the kernel's own names, as `memory.stat` has them.
+    #[must_use]
+    pub fn figures<N: Into<String>>(lines: impl IntoIterator<Item = (N, u64)>) -> Self {
+        Value::Map(lines.into_iter().map(|(n, v)| (Cow::Owned(n.into()), Value::from(v))).collect())
     }
 
     #[must_use]

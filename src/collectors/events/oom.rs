@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The OOM killer chose a task.
+//!
+//! ## What it tells
+//! Who was killed and in which container, whose allocation it was that could not be met, which limit
+//! was reached (the node's memory, a memory cgroup's, a cpuset's), and how memory stood: the cgroup's
+//! `memory.stat` and `memory.events`, its largest processes, the victim's memory by kind, the node's.
+//!
+//! ## How
+//! `oom:mark_victim` (include/trace/events/oom.h), once for each task that is killed, so group kills
+//! are complete. The kernel side takes the victim's figures and the usage and limit of its memory
+//! cgroup and ancestors at that instant; the rest is read right after, beside the kill, which it does
+//! not delay. Constraint and cgroup come from the kernel's own `oom-kill:` line (mm/oom_kill.c), or
+//! from a kprobe where there is one and the log may not be read.
+//!
+//! ## Signals
+//! `linux.memory.oom_kill`, one for each victim.
+//!
+//! ## Limits
+//! `memory.stat` is read some milliseconds after the kill began: what the victim held may be gone from
+//! it already; usage and limit are of the kill itself. Without CAP_SYSLOG (where `dmesg_restrict` is
+//! set) and without kprobes the constraint is `unknown`.
+//!
+//! ## What to do next
+//! Constraint `memcg`: compare `linux.oom.memory.stat` (anon: the program's heap; file: page cache;
+//! slab, shmem, sock: the kernel on its behalf) with the limit; raise the limit or find what grew.
+//! Constraint `none`: the node itself is full; look at `linux.oom.processes` and what has no limit.
+//! The same container again and again: see its memory over time before the first kill.
+
+use std::time::Duration;
+
+use crate::collectors::{Collector, Context, EventCollector, Events, Info, NoSettings, Optional, Unavailable};
+use crate::host::cgroup::Cgroups;
+use crate::host::{Clock, Host, Kmsg};
+use crate::probe::skeletons::oom::{OomVictim, Record, Records, SKELETON};
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Thread, Value, Workload};
+use crate::workload::Workloads;
+
+static KILLS: MetricDef = counter(metric::OOM_KILLS, "Tasks that the OOM killer chose", &[attr::LINUX_OOM_CONSTRAINT]);
+static CONTAINER_KILLS: MetricDef = counter(
+    metric::CONTAINER_OOM_KILLS,
+    "Tasks of this workload that the OOM killer chose",
+    &[attr::LINUX_OOM_CONSTRAINT],
+);
+
+/// A task was chosen.
+pub static OOM_KILL: EventDef = EventDef {
+    name: event::MEMORY_OOM_KILL,
+    summary: "The OOM killer chose a task",
+    severity: Severity::Error,
+    attributes: &[
+        attr::LINUX_OOM_CONSTRAINT,
+        attr::LINUX_OOM_CGROUP,
+        attr::LINUX_OOM_USAGE,
+        attr::LINUX_OOM_LIMIT,
+        attr::LINUX_OOM_ORDER,
+        attr::LINUX_OOM_GFP,
+        attr::LINUX_OOM_SCORE_ADJ,
+        attr::LINUX_OOM_GROUP,
+        attr::LINUX_OOM_VICTIM_MEMORY,
+        attr::LINUX_OOM_MEMORY_STAT,
+        attr::LINUX_OOM_MEMORY_EVENTS,
+        attr::LINUX_OOM_PROCESSES,
+        attr::LINUX_OOM_MEMINFO,
+        attr::LINUX_TRIGGER,
+    ],
+    counter: &KILLS,
+    container_counter: &CONTAINER_KILLS,
+};
+
+/// `enum oom_constraint` (include/linux/oom.h).
+const CONSTRAINTS: [&str; 4] = ["none", "cpuset", "memory_policy", "memcg"];
+const UNKNOWN: &str = "unknown";
+const TOP_PROCESSES: usize = 10;
+/// The group's processes looked at for the largest; a cgroup may hold tens of thousands.
+const MAX_PROCESSES: usize = 4096;
+/// The kernel's line is written before the tracepoint fires; its reader may still be behind.
+const LOG_RETRIES: u32 = 3;
+const LOG_WAIT: Duration = Duration::from_millis(2);
+
+/// The collector.
+pub struct Oom {
+    clock: Clock,
+    host: Host,
+    workloads: Workloads,
+    /// `None`: the log may not be read here.
+    log: Option<Kmsg>,
+    page: u64,
+}
+
+impl Collector for Oom {
+    const INFO: Info = Info {
+        name: "oom",
+        summary: "tasks killed for want of memory, with the evidence",
+        doc: include_str!("oom.rs"),
+        enabled: true,
+        needs: &[],
+        object: Some(&SKELETON),
+        optional: &[Optional {
+            slot: "kill",
+            lost: "the allocation's order and flags; the constraint comes from the kernel's log",
+        }],
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_DAC_READ_SEARCH"],
+        metrics: &[],
+        events: &[&OOM_KILL],
+    };
+    type Config = NoSettings;
+
+    fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        cx.load(SKELETON.options().optional(&["kill"]))?;
+        let log = Kmsg::open_at_end(cx.host)
+            .inspect_err(|e| tracing::warn!("oom: the kernel's log is not readable, constraint may be unknown: {e}"))
+            .ok();
+        Ok(Oom {
+            clock: cx.clock.clone(),
+            host: cx.host.clone(),
+            workloads: cx.workloads.clone(),
+            log,
+            page: crate::host::sys::page_size(),
+        })
+    }
+
+    fn reload(&mut self, _: NoSettings) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl EventCollector for Oom {
+    type Records = Records;
+
+    fn on_record(&mut self, Record::OomVictim(r): Record<'_>, out: &mut Events) -> anyhow::Result<()> {
+        let line = self.log_line(r.victim.tgid);
+        let workload = self.victim_workload(r);
+        let mut e = Event::new(&OOM_KILL, self.clock.wall(r.time_ns), workload, String::new());
+        e.thread = Some(self.victim(r));
+        self.say_limit(&mut e, r, line.as_ref());
+        self.say_victim(&mut e, r);
+        self.add_evidence(&mut e);
+        let trigger = self.workloads.of_cgroup(r.trigger_cgroup.into());
+        e.involve(Role::Trigger, trigger, r.trigger.into());
+        e.message = message(&e);
+        out.emit(e);
+        Ok(())
+    }
+}
+
+impl Oom {
+    /// The kernel's `oom-kill:` line for this victim.
+    fn log_line(&mut self, pid: u32) -> Option<KillLine> {
+        let log = self.log.as_mut()?;
+        let (mut found, mut group) = (None, false);
+        for attempt in 0..LOG_RETRIES {
+            if attempt > 0 {
+                std::thread::sleep(LOG_WAIT);
+            }
+            for record in log.drain().inspect_err(|e| tracing::debug!("kernel log: {e}")).unwrap_or_default() {
+                group |= record.text.contains("are going to be killed due to memory.oom.group set");
+                // A group kill has one line for all of its victims.
+                found = KillLine::parse(&record.text).or(found);
+            }
+            if found.as_ref().is_some_and(|l: &KillLine| l.pid == pid || group) {
+                break;
+            }
+        }
+        found.map(|l| KillLine { group, ..l })
+    }
+
+    fn victim(&self, r: &OomVictim) -> Thread {
+        let mut victim = Thread::from(r.victim);
+        if r.victim_known == 0 {
+            victim.comm = self.host.comm(victim.pid).unwrap_or_default();
+        }
+        victim
+    }
+
+    fn victim_workload(&self, r: &OomVictim) -> Option<std::sync::Arc<Workload>> {
+        if r.victim_known == 0 {
+            return self.workloads.of_pid(r.victim.tgid);
+        }
+        self.workloads.of_cgroup(r.victim_cgroup.into())
+    }
+
+    /// What ran out, and how it stood at the kill.
+    fn say_limit(&self, e: &mut Event, r: &OomVictim, line: Option<&KillLine>) {
+        let from_kernel = CONSTRAINTS.get(r.constraint as usize).copied();
+        let constraint = from_kernel.or(line.map(|l| l.constraint)).unwrap_or(UNKNOWN);
+        e.attributes.set(attr::LINUX_OOM_CONSTRAINT, constraint);
+        if let Some(l) = line {
+            e.attributes.set_some(attr::LINUX_OOM_CGROUP, l.cgroup.clone());
+            if l.group {
+                e.attributes.set(attr::LINUX_OOM_GROUP, true);
+            }
+        }
+        let groups = r.group_usage_pages.iter().zip(&r.group_limit_pages).zip(&r.group_id);
+        // The innermost group that is full; a page counter is charged in batches, hence the slack.
+        let full = groups.filter(|(_, id)| **id != 0).map(|(g, _)| g).find(|(used, limit)| *used + 64 >= **limit);
+        if let (Some((used, limit)), true) = (full, constraint != CONSTRAINTS[0]) {
+            e.attributes.set(attr::LINUX_OOM_USAGE, used * self.page).set(attr::LINUX_OOM_LIMIT, limit * self.page);
+        }
+        if from_kernel.is_some() {
+            e.attributes
+                .set(attr::LINUX_OOM_ORDER, r.order)
+                .set(attr::LINUX_OOM_GFP, Value::address(r.gfp_mask.into()));
+        }
+    }
+
+    fn say_victim(&self, e: &mut Event, r: &OomVictim) {
+        if r.victim_known == 0 {
+            return;
+        }
+        let kinds = [
+            ("anon", r.anon_pages),
+            ("file", r.file_pages),
+            ("shmem", r.shmem_pages),
+            ("swap", r.swap_pages),
+            ("virtual", r.total_vm_pages),
+        ];
+        let bytes = kinds.map(|(name, pages)| (name, pages * self.page));
+        e.attributes.set(attr::LINUX_OOM_VICTIM_MEMORY, Value::figures(bytes));
+        e.attributes.set(attr::LINUX_OOM_SCORE_ADJ, r.oom_score_adj);
+    }
+
+    /// What the node's files tell of the group that ran out, or of the node.
+    fn add_evidence(&self, e: &mut Event) {
+        let memcg = e.attributes.get(attr::LINUX_OOM_CONSTRAINT.name).and_then(Value::as_str) != Some(CONSTRAINTS[0]);
+        let named = e.attributes.get(attr::LINUX_OOM_CGROUP.name).and_then(Value::as_str).map(str::to_owned);
+        let path = named.or_else(|| e.workload.as_ref().map(|w| w.cgroup.clone())).filter(|_| memcg);
+        let cgroups = Cgroups::read(&self.host).ok();
+        let mut processes = None;
+        if let (Some(path), Some(cgroups)) = (&path, &cgroups) {
+            if let Ok(m) = cgroups.memory(path) {
+                e.attributes.set(attr::LINUX_OOM_MEMORY_STAT, Value::figures(m.stat));
+            }
+            if let Ok(m) = cgroups.memory_events(path) {
+                e.attributes.set(attr::LINUX_OOM_MEMORY_EVENTS, Value::figures(figures(&m)));
+            }
+            let hierarchy = cgroups.of_controller("memory").map_or(0, |h| h.number);
+            processes = cgroups.pids(hierarchy, path).ok();
+        }
+        e.attributes.set(attr::LINUX_OOM_PROCESSES, Value::Array(self.largest(processes)));
+        if let Ok(m) = self.host.meminfo() {
+            e.attributes.set(attr::LINUX_OOM_MEMINFO, Value::figures(m.iter().map(|(n, v)| (n.to_owned(), v))));
+        }
+    }
+
+    /// The largest of the group's processes; of the node's, where the node ran out.
+    fn largest(&self, of: Option<Vec<u32>>) -> Vec<Value> {
+        let mut all = match of {
+            Some(pids) => pids.into_iter().take(MAX_PROCESSES).filter_map(|p| self.host.process(p).ok()).collect(),
+            None => self.host.processes().map(|p| p.0).unwrap_or_default(),
+        };
+        all.sort_by_key(|p| std::cmp::Reverse(p.rss_bytes));
+        let cells: fn(_) -> [(Key, Value); 3] = |p: crate::host::proc::Process| {
+            [
+                (attr::PROCESS_PID, p.pid.into()),
+                (attr::PROCESS_COMMAND, p.comm.into()),
+                (attr::PROCESS_MEMORY_USAGE, p.rss_bytes.into()),
+            ]
+        };
+        all.into_iter().take(TOP_PROCESSES).map(|p| Value::row(cells(p))).collect()
+    }
+}
+
+fn figures(m: &crate::host::cgroup::MemoryEvents) -> Vec<(&'static str, u64)> {
+    let all = [
+        ("low", m.low),
+        ("high", m.high),
+        ("max", m.max),
+        ("oom", m.oom),
+        ("oom_kill", m.oom_kill),
+        ("oom_group_kill", m.oom_group_kill),
+    ];
+    all.into_iter().filter_map(|(n, v)| Some((n, v?))).collect()
+}
+
+/// One line that tells who, why and how much.
+fn message(e: &Event) -> String {
+    let victim = e.thread.clone().unwrap_or_default();
+    let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let int = |key: Key| e.attributes.get(key.name).and_then(Value::as_int);
+    let constraint = e.attributes.get(attr::LINUX_OOM_CONSTRAINT.name).and_then(Value::as_str);
+    let why = match (constraint, int(attr::LINUX_OOM_LIMIT)) {
+        (Some("none"), _) => "the node is out of memory".to_owned(),
+        (_, Some(limit)) => format!("memory limit of {} MiB reached", limit >> 20),
+        (Some(c), None) => format!("out of memory, constraint {c}"),
+        (None, None) => "out of memory".to_owned(),
+    };
+    format!("{} (pid {}){whose} was killed: {why}", victim.comm, victim.pid)
+}
+
+/// `oom-kill:constraint=CONSTRAINT_MEMCG,…,oom_memcg=/a,task_memcg=/a/b,task=x,pid=1,uid=0`
+/// (dump_oom_summary in mm/oom_kill.c, since 5.0).
+#[derive(Debug, PartialEq, Eq)]
+struct KillLine {
+    constraint: &'static str,
+    cgroup: Option<String>,
+    pid: u32,
+    group: bool,
+}
+
+impl KillLine {
+    fn parse(text: &str) -> Option<Self> {
+        let fields = text.strip_prefix("oom-kill:")?;
+        let constraint = match field(fields, "constraint=")? {
+            "CONSTRAINT_NONE" => CONSTRAINTS[0],
+            "CONSTRAINT_CPUSET" => CONSTRAINTS[1],
+            "CONSTRAINT_MEMORY_POLICY" => CONSTRAINTS[2],
+            "CONSTRAINT_MEMCG" => CONSTRAINTS[3],
+            _ => UNKNOWN,
+        };
+        // A task's name may hold commas and equal signs: the pid is what follows the last `,pid=`.
+        let pid = fields.rsplit_once(",pid=")?.1.split(',').next()?.parse().ok()?;
+        let cgroup = field(fields, ",oom_memcg=").map(str::to_owned);
+        Some(KillLine { constraint, cgroup, pid, group: false })
+    }
+}
+
+fn field<'a>(fields: &'a str, name: &str) -> Option<&'a str> {
+    fields.split_once(name)?.1.split(',').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of 5.10 and 6.18, and a task named to mislead.
+    #[test]
+    fn reads_the_kernels_line() {
+        let line = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/a,task_memcg=/a/b,task=x,pid=9,pid=77,uid=0";
+        assert_eq!(
+            KillLine::parse(line),
+            Some(KillLine { constraint: "memcg", cgroup: Some("/a".into()), pid: 77, group: false })
+        );
+        let line = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/,task=tail,pid=5,uid=0";
+        let l = KillLine::parse(line).unwrap();
+        assert_eq!((l.constraint, l.cgroup, l.pid), ("none", None, 5));
+        assert_eq!(KillLine::parse("Out of memory: Killed process 5 (tail)"), None);
+    }
+}
