@@ -1,6 +1,248 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's own logs, spans and counters, through the OpenTelemetry SDK.
+//!
+//! Logs go to standard error, and over OTLP with the spans where a back end is named. What the
+//! export stack itself logs never goes over OTLP: it would feed itself. The SDK exports on threads
+//! of its own, so a back end that hangs holds up nothing of the agent.
 
+mod export;
+mod output;
 mod own;
 
+use std::time::Duration;
+
+use anyhow::Context as _;
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::SdkLoggerProvider;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::Subscriber;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
+
+use crate::exporters::otlp::{self, env};
+use crate::signal::semconv::{AGENT, attr};
+use crate::signal::{Attributes, Value};
+
+pub use output::Output;
 pub use own::{SELF_METRICS, SelfMetricDef, SelfMetrics};
+
+/// Crates that carry our telemetry away: what they log stays on this machine.
+const EXPORT_STACK: [&str; 8] =
+    ["opentelemetry", "tonic", "hyper", "hyper_util", "hyper_rustls", "h2", "rustls", "tower"];
+
+/// What the agent's own telemetry is made of.
+#[derive(Debug)]
+pub struct Options<'a> {
+    /// The agent and its node: see [`resource`].
+    pub resource: Attributes,
+    /// Where to send; nothing goes out if no endpoint is named in it.
+    pub otlp: &'a otlp::Settings,
+    /// Time between two exports of the self-metrics.
+    pub interval: Duration,
+}
+
+/// The agent's own telemetry while it runs.
+pub struct Telemetry {
+    registry: prometheus::Registry,
+    meters: SdkMeterProvider,
+    logs: Option<SdkLoggerProvider>,
+    spans: Option<SdkTracerProvider>,
+    own: SelfMetrics,
+}
+
+impl std::fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Telemetry").finish_non_exhaustive()
+    }
+}
+
+/// The resource of the agent: `node` (`host.*`, `os.*`), its service, and what `OTEL_SERVICE_NAME`
+/// and `OTEL_RESOURCE_ATTRIBUTES` say; and a warning if those cannot be read.
+#[must_use]
+pub fn resource(node: &Attributes, vars: &env::Env) -> (Attributes, Option<String>) {
+    let mut all = node.clone();
+    all.set(attr::SERVICE_NAME, AGENT);
+    all.set(attr::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
+    all.set_some(attr::SERVICE_INSTANCE_ID, node.get(attr::HOST_ID.name).cloned());
+    let (named, warning) = env::resource(vars);
+    all.extend(named);
+    (all, warning)
+}
+
+impl Telemetry {
+    /// Makes the SDK's providers. Must be called within a tokio runtime that outlives them.
+    ///
+    /// # Errors
+    /// Which setting cannot be used, and why.
+    pub fn start(options: Options<'_>) -> anyhow::Result<Telemetry> {
+        let resource = sdk_resource(&options.resource);
+        let registry = prometheus::Registry::new();
+        let text = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .without_target_info()
+            .build()
+            .context("make the registry of the agent's own metrics")?;
+        let mut meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(text);
+        if let Some(exporter) = export::metrics(options.otlp)? {
+            let reader = opentelemetry_sdk::metrics::PeriodicReader::builder(exporter);
+            meters = meters.with_reader(reader.with_interval(options.interval).build());
+        }
+        let logs = export::logs(options.otlp)?
+            .map(|e| SdkLoggerProvider::builder().with_resource(resource.clone()).with_batch_exporter(e).build());
+        let spans = export::spans(options.otlp)?
+            .map(|e| SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(e).build());
+        let meters = meters.build();
+        let own = SelfMetrics::new(&meters.meter(AGENT));
+        Ok(Telemetry { registry, meters, logs, spans, own })
+    }
+
+    /// The agent's own counters.
+    #[must_use]
+    pub fn own(&self) -> SelfMetrics {
+        self.own.clone()
+    }
+
+    /// All self-metrics as they are now, for the one writer of `/metrics`.
+    #[must_use]
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+
+    /// A handle that gathers, for who outlives the borrow.
+    #[must_use]
+    pub fn gatherer(&self) -> impl Fn() -> Vec<prometheus::proto::MetricFamily> + Clone + Send + Sync + 'static {
+        let registry = self.registry.clone();
+        move || registry.gather()
+    }
+
+    /// What takes the agent's `tracing` events and spans: to be installed once, by the agent.
+    /// `filter` is in the form of `RUST_LOG`, e.g. `info` or `info,bianque::probe=debug`.
+    ///
+    /// # Errors
+    /// What is wrong with the filter.
+    pub fn subscriber(&self, filter: &str, output: Output) -> anyhow::Result<impl Subscriber + Send + Sync + 'static> {
+        let bridge = self.logs.as_ref().map(OpenTelemetryTracingBridge::new);
+        let spans = self.spans.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer(AGENT)));
+        let goes_out = || filter_fn(|m| !is_export_stack(m.target()));
+        Ok(Registry::default()
+            .with(output::layer(output).with_filter(stderr_filter(filter)?))
+            .with(bridge.with_filter(env_filter(filter)?).with_filter(goes_out()))
+            .with(spans.with_filter(env_filter(filter)?).with_filter(goes_out())))
+    }
+
+    /// Sends what is left, for as long as `limit`. Blocks.
+    pub fn shutdown(self, limit: Duration) {
+        let each = limit / 3;
+        let spans = self.spans.map(|p| p.shutdown_with_timeout(each));
+        let logs = self.logs.map(|p| p.shutdown_with_timeout(each));
+        let meters = self.meters.shutdown_with_timeout(each);
+        for e in [spans, logs, Some(meters)].into_iter().flatten().filter_map(Result::err) {
+            tracing::debug!("the agent's own telemetry could not all be sent: {e}");
+        }
+    }
+}
+
+fn is_export_stack(target: &str) -> bool {
+    EXPORT_STACK.iter().any(|krate| {
+        // `opentelemetry-otlp` and `opentelemetry_sdk` name themselves in several ways.
+        target.strip_prefix(krate).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '-', '_']))
+    })
+}
+
+fn env_filter(text: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(text)
+        .with_context(|| format!("log.filter = {text}: not of the form \"info\" or \"info,bianque::probe=debug\""))
+}
+
+/// The SDK complains at every failed export: our own delivery to the same back end does so once a
+/// minute, so those are only shown to who asks for them.
+fn stderr_filter(text: &str) -> anyhow::Result<EnvFilter> {
+    env_filter(text)?;
+    let quiet =
+        "opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off,opentelemetry-otlp=off,hyper=warn,h2=warn";
+    env_filter(&format!("{quiet},{text}"))
+}
+
+fn sdk_resource(attributes: &Attributes) -> Resource {
+    let all = attributes.iter().map(|(k, v)| opentelemetry::KeyValue::new(k.to_owned(), sdk_value(v)));
+    Resource::builder_empty().with_attributes(all).build()
+}
+
+fn sdk_value(v: &Value) -> opentelemetry::Value {
+    match v {
+        Value::Bool(b) => (*b).into(),
+        Value::Int(i) => (*i).into(),
+        Value::Double(d) => (*d).into(),
+        Value::Str(s) => s.to_string().into(),
+        // No resource of ours has one, and the SDK's resources cannot hold all of them.
+        Value::Array(_) | Value::Map(_) => format!("{v:?}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The export stack is told by crate, not by the beginning of a name.
+    #[test]
+    fn export_stack_is_told_by_crate() {
+        for t in
+            ["h2", "h2::codec", "opentelemetry_sdk", "opentelemetry-otlp", "tonic::transport", "hyper_util::client"]
+        {
+            assert!(is_export_stack(t), "{t}");
+        }
+        for t in ["bianque::exporters::otlp", "h2o", "towering", "bianque"] {
+            assert!(!is_export_stack(t), "{t}");
+        }
+    }
+
+    fn options(otlp: &otlp::Settings) -> Options<'_> {
+        Options { resource: Attributes::new(), otlp, interval: Duration::from_secs(60) }
+    }
+
+    /// What is counted is gathered, under Prometheus' names and without labels that say nothing.
+    #[test]
+    fn self_metrics_are_gathered() {
+        let t = Telemetry::start(options(&otlp::Settings::default())).unwrap();
+        t.own().dropped("otlp", "rejected", 3);
+        t.own().collector_state("oom", "idle");
+        t.own().collector_state("oom", "running");
+        t.own().probe_cost("oom", "tp_btf/mark_victim", 5, Duration::from_millis(2));
+        let text = prometheus::TextEncoder::new().encode_to_string(&t.gather()).unwrap();
+        for line in [
+            r#"bianque_events_dropped_total{exporter="otlp",reason="rejected"} 3"#,
+            r#"bianque_collector_state{collector="oom",state="idle"} 0"#,
+            r#"bianque_collector_state{collector="oom",state="running"} 1"#,
+            r#"bianque_probe_runs_total{hook="tp_btf/mark_victim",probe="oom"} 5"#,
+            r#"bianque_probe_time_seconds_total{hook="tp_btf/mark_victim",probe="oom"} 0.002"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    /// The environment has the last word on the agent's resource; the node's id is the instance.
+    #[test]
+    fn resource_is_node_service_and_environment() {
+        let mut node = Attributes::new();
+        node.set(attr::HOST_ID, "abc");
+        let vars = env::Env::from([("OTEL_SERVICE_NAME".to_owned(), "mine".to_owned())]);
+        let (r, warning) = resource(&node, &vars);
+        assert_eq!(warning, None);
+        assert_eq!(r.get("service.name").and_then(Value::as_str), Some("mine"));
+        assert_eq!(r.get("service.instance.id").and_then(Value::as_str), Some("abc"));
+    }
+
+    /// A filter that cannot be is an error that names it.
+    #[test]
+    fn bad_filter_is_named() {
+        let t = Telemetry::start(options(&otlp::Settings::default())).unwrap();
+        let e = t.subscriber("info,=x=y", Output::default()).err().unwrap().to_string();
+        assert!(e.contains("info,=x=y"), "{e}");
+    }
+}

@@ -62,7 +62,7 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
     def(
         own::COLLECTOR_STATE,
         "gauge",
-        "1",
+        "{state}",
         &[key::COLLECTOR, key::STATE],
         "1 for the state that the collector is in, 0 for those it was in",
     ),
@@ -86,7 +86,7 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
     def(
         own::STORE_STATE,
         "gauge",
-        "1",
+        "{state}",
         &[key::STATE],
         "1 for the state that the store is in (ok, degraded, off), 0 for those it was in",
     ),
@@ -160,7 +160,7 @@ impl std::fmt::Debug for SelfMetrics {
 }
 
 fn unit_and_help(name: &str) -> (&'static str, &'static str) {
-    SELF_METRICS.iter().find(|d| d.name == name).map_or(("1", ""), |d| (d.unit, d.help))
+    SELF_METRICS.iter().find(|d| d.name == name).map_or(("", ""), |d| (d.unit, d.help))
 }
 
 fn counter(meter: &Meter, name: &'static str) -> Counter<u64> {

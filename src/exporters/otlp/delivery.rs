@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Delivery of events as logs and of incidents as traces: at least once, in order, until the back
+//! end has accepted them.
+//!
+//! A batch is acknowledged to the log when each of its records is accepted, or is counted as
+//! dropped: because the server rejected it (partial success), because it alone is larger than the
+//! server takes, or because the server refuses it, found by halving the batch. A server that
+//! refuses one record after another is taken to be ill itself: then the rest is kept.
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use super::encode::{self, Node, Resources};
+use super::retry::{Backoff, OnceAMinute, Shutdown, Stop};
+use super::{EXPORTER, Outcome, Signal, Transport};
+use crate::signal::entry::Entry;
+use crate::telemetry::SelfMetrics;
+
+/// Entries taken from the log at once.
+const MAX_ENTRIES: usize = 512;
+/// How long the log may collect entries before it hands over fewer than that.
+const MAX_WAIT: Duration = Duration::from_millis(500);
+/// Requests above this are split: gRPC servers take 4 MiB at most by default.
+const MAX_REQUEST: usize = 3 << 20;
+/// Tries of a request whose failure may be the data's fault.
+const SUSPECT_TRIES: u32 = 5;
+/// Records set aside as refused without a single one accepted in between, before the server is
+/// taken to be at fault.
+const MAX_STRIKES: u32 = 16;
+
+/// Entries that are to be delivered next, with what is known of their workloads.
+pub trait Batch: Send + Sync {
+    fn entries(&self) -> &[Arc<Entry>];
+    fn resources(&self) -> &Resources;
+}
+
+/// How far a reader of the log is behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Behind {
+    pub events: u64,
+    pub oldest: Duration,
+}
+
+/// A reader of the log with a durable cursor.
+pub trait Source: Send + 'static {
+    type Batch: Batch;
+
+    /// The next entries, at most `max`; none if there were none for `wait`. Without an [`Self::ack`]
+    /// in between, the same again.
+    fn next(&mut self, max: usize, wait: Duration) -> impl Future<Output = anyhow::Result<Self::Batch>> + Send;
+
+    /// They need not be delivered again.
+    fn ack(&mut self, batch: &Self::Batch);
+
+    fn behind(&self) -> Behind;
+}
+
+/// Delivers one signal of the log's entries. [`Self::run`] is a future for the agent to spawn.
+pub struct Delivery<S> {
+    signal: Signal,
+    source: S,
+    transport: Transport,
+    node: Node,
+    own: SelfMetrics,
+    backoff: Backoff,
+    complaints: OnceAMinute,
+    /// Failed since the last success, for the message that it is well again.
+    failing: bool,
+    strikes: u32,
+}
+
+/// What became of one request.
+enum Sent {
+    /// Accepted but for so many records.
+    Accepted(u64),
+    TooLarge,
+    Refused,
+    /// There was no time left.
+    Interrupted,
+}
+
+impl<S: Source> Delivery<S> {
+    /// `seed` differs between agents, so that they do not retry at the same moment.
+    pub fn new(signal: Signal, source: S, transport: Transport, node: Node, own: SelfMetrics, seed: u64) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30), seed);
+        let complaints = OnceAMinute::default();
+        Delivery { signal, source, transport, node, own, backoff, complaints, failing: false, strikes: 0 }
+    }
+
+    /// Shorter or longer waits between tries, for tests.
+    #[must_use]
+    pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.backoff = Backoff::new(first, longest, 1);
+        self
+    }
+
+    /// Delivers until `shutdown` yields, then what is left until the moment that it yields.
+    pub async fn run(mut self, shutdown: Shutdown) {
+        let mut stop = Stop::new(shutdown);
+        let name = self.signal.name();
+        info!("delivery of {name} over OTLP to {} begins", self.transport.target());
+        while !stop.is_over() {
+            let wait = if stop.is_ending() { Duration::ZERO } else { MAX_WAIT };
+            let batch = tokio::select! {
+                biased;
+                batch = self.source.next(MAX_ENTRIES, wait) => batch,
+                () = stop.begun(), if !stop.is_ending() => continue,
+            };
+            let batch = match batch {
+                Ok(b) => b,
+                Err(e) => {
+                    if self.complaints.may_speak() {
+                        error!("cannot read entries for the delivery of {name} over OTLP; trying again: {e:#}");
+                    }
+                    stop.pause(self.backoff.next(None)).await;
+                    continue;
+                }
+            };
+            if batch.entries().is_empty() && stop.is_ending() {
+                break;
+            }
+            if !batch.entries().is_empty() && self.deliver(&batch, &mut stop).await {
+                self.source.ack(&batch);
+            }
+            let behind = self.source.behind();
+            self.own.exporter_behind(&self.exporter(), behind.events, behind.oldest);
+        }
+        let left = self.source.behind().events;
+        info!("delivery of {name} over OTLP ends; {left} entries stay in the store for the next start");
+    }
+
+    fn exporter(&self) -> String {
+        format!("{EXPORTER}/{}", self.signal.name())
+    }
+
+    /// Whether every record of the batch is accepted or counted as dropped.
+    async fn deliver(&mut self, batch: &S::Batch, stop: &mut Stop) -> bool {
+        let entries = batch.entries();
+        // What is to be sent, next last: a part that fails is replaced by its halves.
+        let mut parts: Vec<Range<usize>> = vec![0..entries.len()];
+        while let Some(part) = parts.pop() {
+            let (body, records) = encode::request(self.signal, &entries[part.clone()], batch.resources(), &self.node);
+            if records == 0 {
+                continue;
+            }
+            if body.len() > MAX_REQUEST && part.len() > 1 {
+                halve(part, &mut parts);
+                continue;
+            }
+            let is_one = part.len() == 1;
+            match self.send(body, is_one, stop).await {
+                Sent::Interrupted => return false,
+                Sent::Accepted(rejected) => {
+                    self.strikes = 0;
+                    self.own.exporter_sent(EXPORTER, self.signal.name(), records.saturating_sub(rejected));
+                    self.own.dropped(EXPORTER, "rejected", rejected.min(records));
+                }
+                Sent::TooLarge if is_one => {
+                    self.set_aside(&entries[part.start], "too_large", records);
+                }
+                Sent::Refused if is_one => {
+                    self.strikes += 1;
+                    self.set_aside(&entries[part.start], "refused", records);
+                }
+                Sent::TooLarge | Sent::Refused => halve(part, &mut parts),
+            }
+        }
+        true
+    }
+
+    fn set_aside(&self, entry: &Entry, reason: &'static str, records: u64) {
+        self.own.dropped(EXPORTER, reason, records);
+        let target = self.transport.target();
+        error!("{target} does not take the {} of entry {} ({reason}); left out", self.signal.name(), entry.id());
+    }
+
+    /// Sends until the answer decides on the data, or there is no time left.
+    async fn send(&mut self, body: hyper::body::Bytes, is_one: bool, stop: &mut Stop) -> Sent {
+        let mut tries = 0;
+        loop {
+            if stop.is_over() {
+                return Sent::Interrupted;
+            }
+            let Some(outcome) = stop.within(self.transport.export(body.clone())).await else {
+                return Sent::Interrupted;
+            };
+            tries += 1;
+            let name = self.signal.name();
+            let (after, why, reason) = match outcome {
+                Outcome::Accepted { rejected, message } => {
+                    self.well_again();
+                    if (rejected > 0 || !message.is_empty()) && self.complaints.may_speak() {
+                        warn!("{} rejected {rejected} {name} records: {message}", self.transport.target());
+                    }
+                    return Sent::Accepted(rejected);
+                }
+                Outcome::TooLarge(why) => {
+                    debug!("{}: {name} request of {} bytes is too large: {why}", self.transport.target(), body.len());
+                    self.own.exporter_failed(EXPORTER, name, "too_large");
+                    return Sent::TooLarge;
+                }
+                Outcome::Refused(why) if !is_one || self.strikes < MAX_STRIKES => {
+                    debug!("{} refuses a {name} request: {why}", self.transport.target());
+                    self.own.exporter_failed(EXPORTER, name, "refused");
+                    return Sent::Refused;
+                }
+                Outcome::Suspect(why) if tries >= SUSPECT_TRIES && (!is_one || self.strikes < MAX_STRIKES) => {
+                    debug!("{} fails on a {name} request {tries} times: {why}", self.transport.target());
+                    self.own.exporter_failed(EXPORTER, name, "refused");
+                    return Sent::Refused;
+                }
+                Outcome::Refused(why) | Outcome::Denied(why) => (None, why, "denied"),
+                Outcome::Suspect(why) => (None, why, "error"),
+                Outcome::Retry { after, why } => (after, why, "unavailable"),
+            };
+            self.own.exporter_failed(EXPORTER, name, reason);
+            let wait = self.backoff.next(after);
+            self.complain(&why, reason, wait);
+            stop.pause(wait).await;
+        }
+    }
+
+    fn complain(&mut self, why: &str, reason: &str, wait: Duration) {
+        self.failing = true;
+        let behind = self.source.behind();
+        self.own.exporter_behind(&self.exporter(), behind.events, behind.oldest);
+        if !self.complaints.may_speak() {
+            return;
+        }
+        let (name, target) = (self.signal.name(), self.transport.target());
+        let wait = wait.as_secs_f32();
+        if reason == "denied" {
+            error!(
+                "{target} does not let us deliver {name}: {why}; {} entries wait in the store; check \
+                 exporters.otlp (endpoint, protocol, headers), or set exporters.otlp.{name}.enabled = false",
+                behind.events
+            );
+        } else {
+            warn!("cannot deliver {name} to {target}: {why}; {} entries wait; next try in {wait:.1} s", behind.events);
+        }
+    }
+
+    fn well_again(&mut self) {
+        self.backoff.reset();
+        if std::mem::take(&mut self.failing) {
+            info!("{} takes {} again", self.transport.target(), self.signal.name());
+            self.complaints = OnceAMinute::default();
+        }
+    }
+}
+
+/// Puts the halves of a part on the pile, the first on top.
+fn halve(part: Range<usize>, parts: &mut Vec<Range<usize>>) {
+    let middle = part.start + part.len() / 2;
+    parts.push(middle..part.end);
+    parts.push(part.start..middle);
+}
