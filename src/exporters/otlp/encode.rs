@@ -127,7 +127,10 @@ mod tests {
 
     fn resources() -> Resources {
         let attributes = vec![otlp::key_value("container.name", &"shop".into())];
-        HashMap::from([(WorkloadKey(7), Arc::new(ResourceAttrs { raw_key: 7, attributes, name: "shop".into() }))])
+        HashMap::from([(
+            WorkloadKey(7),
+            Arc::new(ResourceAttrs { raw_key: 7, attributes, name: "shop".into(), ..Default::default() }),
+        )])
     }
 
     /// Records are filed by whose they are and by collector, in their order, with versions and schema.
