@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! CPU time, waiting for a CPU, and the flame graph of who is busy.
+
+use crate::support::{Agent, Container, Need, busy_program, events_of, is_about, patience, place, wait_for};
+
+const FUNCTION: &str = "burn_the_midnight_oil";
+
+/// A busy container's CPU time and waiting are its own series, under its name; a quiet one beside
+/// it uses none.
+#[test]
+fn container_has_its_cpu_time_and_waiting() {
+    let _place = place!(Need::Agent, Need::Podman);
+    let agent = Agent::start("");
+    let spin = "while :; do :; done & while :; do :; done";
+    let busy = Container::start("busy", &["--cpuset-cpus", "0"], &["sh", "-c", spin]);
+    let quiet = Container::start("quiet", &[], &["sleep", "3600"]);
+    let of =
+        |c: &Container, metric: &str| agent.metric(metric, &[("container_name", &c.name), ("container_id", &c.id)]);
+
+    let first = wait_for("CPU time", patience(20), || of(&busy, "container_cpu_time_seconds_total"));
+    std::thread::sleep(patience(4));
+    let used = of(&busy, "container_cpu_time_seconds_total").unwrap() - first;
+    assert!(used > 0.5, "two loops on one CPU used only {used} s in 4 s");
+    assert!(of(&quiet, "container_cpu_time_seconds_total").unwrap_or(0.0) < 1.0, "a sleeping container used CPU");
+
+    // Two loops share one CPU: one of them waits at any time.
+    let waited = of(&busy, "linux_container_sched_runqueue_latency_seconds_sum").expect("run queue latency");
+    assert!(waited > 0.5, "two loops on one CPU waited only {waited} s");
+    assert!(of(&busy, "linux_container_sched_runqueue_latency_seconds_count").is_some_and(|n| n >= 1.0));
+}
+
+/// A container at its own limit opens an incident that shows which function burns the CPU; of a
+/// quiet one nothing is said.
+#[test]
+fn busy_container_shows_its_function() {
+    let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
+    let agent = Agent::start("[collectors.cpuidle]\nwindow = \"4s\"\ncapture = \"3s\"\n");
+    let (_program, dir) = busy_program(FUNCTION);
+    let volume = format!("{}:/work:ro", dir.path().display());
+    let quiet = Container::start("quiet", &["--cpus", "0.5"], &["sleep", "3600"]);
+    let busy = Container::start("busy", &["--cpus", "0.5", "--volume", &volume], &["/work/busy"]);
+
+    let incident = agent.wait_incident(patience(40), |i| {
+        is_about(i, "container.name", &busy.name) && i["captures"].as_u64().is_some_and(|n| n >= 1)
+    });
+    assert_eq!(incident["name"], "linux.autotracing.cpuidle");
+    let shown = agent.cli(&["show", incident["id"].as_str().unwrap()]);
+    let tree = String::from_utf8_lossy(&shown.stdout);
+    assert!(tree.contains(FUNCTION), "the flame graph does not name {FUNCTION}:\n{tree}");
+    assert!(tree.contains(&busy.name), "{tree}");
+    assert_eq!(events_of(agent.json(&["incidents"]), "container.name", &quiet.name).len(), 0);
+}

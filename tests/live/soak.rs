@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is seen only by waiting. One minute in `make test`, half an hour in `make soak`.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::support::{Agent, Container, Need, place};
+
+fn length() -> Duration {
+    let seconds = std::env::var("BIANQUE_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
+
+/// On a node where nothing is wrong nothing is reported, memory stays, and little CPU is used.
+#[test]
+fn quiet_node_stays_quiet() {
+    let _place = place!(Need::Agent, Need::Podman);
+    let agent = Agent::start("[metrics]\ninterval = \"15s\"\n");
+    let _quiet: Vec<Container> = (0..3).map(|_| Container::start("soak", &[], &["sleep", "86400"])).collect();
+    std::thread::sleep(Duration::from_secs(10));
+    let (cpu, memory) = (cpu_seconds(agent.pid()), pss_kib(agent.pid()));
+    std::thread::sleep(length());
+    let minutes = length().as_secs_f64() / 60.0;
+    let used = (cpu_seconds(agent.pid()) - cpu) / minutes;
+    let grown = pss_kib(agent.pid()).saturating_sub(memory);
+    eprintln!("{used:.3} s of CPU a minute; memory {memory} KiB, grown by {grown} KiB");
+    // A debug build in a shared machine: the release build's bars are kept by the benchmarks.
+    assert!(used < 3.0, "{used} s of CPU a minute on a quiet node");
+    assert!(grown < 16 << 10, "memory grew by {grown} KiB");
+    let named: Vec<Json> = agent
+        .json(&["events"])
+        .into_iter()
+        .filter(|e| e["resource"]["container.name"].as_str().is_some_and(|n| n.starts_with("bq-soak")))
+        .collect();
+    assert!(named.is_empty(), "false alarms: {named:?}");
+}
+
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    // utime and stime, in clock ticks of 10 ms (proc_pid_stat(5)).
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+fn pss_kib(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}

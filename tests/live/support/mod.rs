@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What live tests share: a place to run, the agent under test, containers, provocations.
+
+mod agent;
+mod machine;
+mod place;
+
+use std::time::{Duration, Instant};
+
+pub use agent::{Agent, bianque, events_of, is_about};
+pub use machine::{Container, Process, busy_program, provoke, shell, unique};
+pub(crate) use place::place;
+pub use place::{Need, find, own_machine};
+
+/// How long to wait for what takes `seconds` on a free machine. An emulated CPU is some twenty
+/// times slower; a busy builder is slow too.
+pub fn patience(seconds: u64) -> Duration {
+    Duration::from_secs(seconds * if own_machine() { 5 } else { 1 })
+}
+
+/// Asks until `answer` has one.
+///
+/// # Panics
+/// When there is none in time, with `what` was awaited.
+pub fn wait_for<T>(what: &str, limit: Duration, mut answer: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(t) = answer() {
+            return t;
+        }
+        assert!(start.elapsed() < limit, "in {limit:?} there was no {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
