@@ -81,11 +81,11 @@ pub trait Backing: Send + Sync {
     /// It is closed.
     fn size(&self) -> anyhow::Result<u64>;
 
-    /// Up to `max` entries after `id`, oldest first.
+    /// Up to `max` entries after `id`, oldest first; fewer when they come to more than `max_bytes`.
     ///
     /// # Errors
     /// What could not be read.
-    fn entries_after(&self, id: EventId, max: usize) -> anyhow::Result<Vec<Stored>>;
+    fn entries_after(&self, id: EventId, max: usize, max_bytes: usize) -> anyhow::Result<Vec<Stored>>;
 
     /// Number and bytes of the entries after `id`.
     ///

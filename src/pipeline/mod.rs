@@ -1,5 +1,208 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What happens to signals between collectors and exporters.
+//! What happens to signals between collectors and exporters: ids, incidents, limits, the log.
 
 pub mod backing;
+pub mod incident;
+pub mod limits;
+pub mod log;
 pub mod metrics;
+mod spans;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use crate::signal::entry::IncidentRecord;
+use crate::signal::ids::{EventId, EventIds, TraceId};
+use crate::signal::{Capture, Change, Event, Workload, otlp};
+use incident::{Identity, Incidents, Moment};
+use limits::{Limits, RateLimit};
+use log::{Append, Log};
+
+/// Inputs that wait; beyond, they are dropped and counted.
+const QUEUE: usize = 2048;
+/// Between two looks whether an incident is over.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What collectors and the workload table hand to the pipeline.
+#[derive(Debug)]
+pub enum Input {
+    Event {
+        collector: &'static str,
+        event: Event,
+    },
+    Change {
+        collector: &'static str,
+        change: Change,
+    },
+    Capture {
+        collector: &'static str,
+        capture: Capture,
+    },
+    /// Something about a workload has changed.
+    Workload(Arc<Workload>),
+    /// Changed settings.
+    Incidents(incident::Settings),
+}
+
+/// Who wants to know what passes: the metric state, and the agent's own counters.
+pub trait Observer: Send + Sync {
+    /// An event or onset has happened; each one, also those that are then suppressed.
+    fn event(&self, _e: &Event, _trace: Option<TraceId>) {}
+    /// `n` of what `who` should have delivered is gone.
+    fn dropped(&self, _who: &str, _reason: &'static str, _n: u64) {}
+    /// `n` events of a collector were limited on purpose.
+    fn suppressed(&self, _collector: &str, _n: u64) {}
+    /// `n` entries are in the store.
+    fn accepted(&self, _n: u64) {}
+    fn incidents_open(&self, _n: usize) {}
+    /// `ok` or `degraded`.
+    fn store_state(&self, _state: &'static str) {}
+    fn store_size(&self, _bytes: u64) {}
+    fn store_committed(&self, _took: Duration) {}
+}
+
+/// An observer that looks away.
+pub struct NoObserver;
+impl Observer for NoObserver {}
+
+/// The pipeline's entrance. Cheap to clone.
+#[derive(Clone)]
+pub struct Sender {
+    tx: SyncSender<Input>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Sender {
+    /// Never blocks: the ring buffers' readers must go on. A full queue is a counted loss.
+    pub fn send(&self, input: Input) {
+        if let Err(TrySendError::Full(_)) = self.tx.try_send(input) {
+            self.observer.dropped("pipeline", "queue_full", 1);
+        }
+    }
+}
+
+/// What a pipeline is made of.
+pub struct Setup {
+    pub identity: Identity,
+    pub incidents: incident::Settings,
+    pub limit: RateLimit,
+    pub log: Log,
+    pub observer: Arc<dyn Observer>,
+    pub now: Box<dyn Fn() -> Moment + Send>,
+    /// The newest id in the store: ids only grow, even when the clock was set back.
+    pub last_id: Option<EventId>,
+    /// What the last agent left open.
+    pub left_open: Vec<IncidentRecord>,
+}
+
+/// The thread between collectors and log.
+pub struct Pipeline {
+    rx: Receiver<Input>,
+    incidents: Incidents,
+    limits: Limits,
+    ids: EventIds,
+    log: Log,
+    observer: Arc<dyn Observer>,
+    now: Box<dyn Fn() -> Moment + Send>,
+}
+
+impl Pipeline {
+    /// A pipeline and its entrance. Incidents that were left open are closed at once.
+    #[must_use]
+    pub fn new(s: Setup) -> (Sender, Pipeline) {
+        let (tx, rx) = sync_channel(QUEUE);
+        let mut ids = EventIds::new(&s.identity.host_id, s.last_id.map_or(0, EventId::time_ns));
+        s.log.append(Incidents::close_left_open(s.left_open, &mut ids, (s.now)()));
+        let sender = Sender { tx, observer: s.observer.clone() };
+        let pipeline = Pipeline {
+            rx,
+            incidents: Incidents::new(s.identity, s.incidents),
+            limits: Limits::new(s.limit),
+            ids,
+            log: s.log,
+            observer: s.observer,
+            now: s.now,
+        };
+        (sender, pipeline)
+    }
+
+    /// Works until `stop` (then through what is queued) or until every sender is gone. For a thread
+    /// of its own.
+    pub fn run(mut self, stop: &AtomicBool) {
+        let mut tick_at = (self.now)().steady + TICK;
+        loop {
+            let now = (self.now)();
+            if now.steady >= tick_at {
+                tick_at = now.steady + TICK;
+                self.tick(now);
+            }
+            if stop.load(Ordering::Relaxed) {
+                while let Ok(input) = self.rx.try_recv() {
+                    self.take(input);
+                }
+                return;
+            }
+            match self.rx.recv_timeout(tick_at.saturating_sub(now.steady).min(TICK)) {
+                Ok(input) => self.take(input),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Moment) {
+        let closed = self.incidents.tick(&mut self.ids, now);
+        self.append(closed);
+        self.observer.incidents_open(self.incidents.open_count());
+    }
+
+    fn append(&self, a: Append) {
+        if !a.entries.is_empty() || !a.incidents.is_empty() {
+            self.log.append(a);
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = (self.now)();
+        match input {
+            Input::Event { collector, event } => self.event(collector, event, now),
+            Input::Change { collector, change: Change::Onset(t) } => {
+                let (out, trace) = self.incidents.onset(collector, &t, &mut self.ids, now);
+                self.observer.event(&otlp::trigger_event(&t), trace);
+                self.append(out);
+            }
+            Input::Change { change: Change::Recovered(target, at), .. } => {
+                let out = self.incidents.recovered(&target, at, now);
+                self.append(out);
+            }
+            Input::Capture { collector, capture } => {
+                match self.incidents.capture(collector, &capture, &mut self.ids, now) {
+                    Some(out) => self.append(out),
+                    None => self.observer.dropped("pipeline", "no_incident", 1),
+                }
+            }
+            Input::Workload(w) => self.log.renamed(&w),
+            Input::Incidents(settings) => self.incidents.set(settings),
+        }
+    }
+
+    fn event(&mut self, collector: &'static str, mut event: Event, now: Moment) {
+        let key = event.workload.as_ref().map(|w| w.key);
+        let carried = event.suppressed;
+        let passed = self.limits.pass(event.def.name, key, carried, now.steady);
+        self.observer.suppressed(collector, carried + u64::from(passed.is_none()));
+        let Some(suppressed) = passed else {
+            self.observer.event(&event, None);
+            return;
+        };
+        event.suppressed = suppressed;
+        let (out, trace) = self.incidents.event(collector, &event, &mut self.ids, now);
+        self.observer.event(&event, trace);
+        self.append(out);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,7 @@ pub mod attr {
     pub const LINUX_PROFILE_ID: Key = Key::new("linux.profile.id", "Id of the profile that this span's capture took");
     pub const LINUX_PROFILE_SAMPLES: Key = Key::new("linux.profile.samples", "Samples of the profile, or of one stack");
     pub const LINUX_PROFILE_LOST: Key = Key::new("linux.profile.lost", "Samples that the kernel could not hand over");
+    pub const LINUX_INCIDENT_MESSAGE: Key = Key::new("linux.incident.message", "What the event that opened it said");
     pub const LINUX_INCIDENT_CAPTURES: Key = Key::new("linux.incident.captures", "Captures that belong to it");
     pub const LINUX_INCIDENT_UNCOUNTED_EVENTS: Key =
         Key::new("linux.incident.uncounted.events", "Its events that have no span of their own");

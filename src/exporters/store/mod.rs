@@ -283,8 +283,8 @@ impl Backing for Store {
         Ok(Store::size(self)?)
     }
 
-    fn entries_after(&self, id: EventId, max: usize) -> anyhow::Result<Vec<Stored>> {
-        Ok(Store::entries_after(self, id, max)?)
+    fn entries_after(&self, id: EventId, max: usize, max_bytes: usize) -> anyhow::Result<Vec<Stored>> {
+        Ok(Store::entries_after(self, id, max, max_bytes)?)
     }
 
     fn count_after(&self, id: EventId) -> anyhow::Result<(u64, u64)> {

@@ -298,18 +298,24 @@ impl Store {
         Ok(out)
     }
 
-    /// Up to `max` encoded entries after `id`, oldest first, and the records of their workloads.
+    /// Up to `max` entries after `id`, oldest first, fewer when they come to more than `max_bytes`.
     ///
     /// # Errors
     /// Closed, or what could not be read.
-    pub fn entries_after(&self, id: EventId, max: usize) -> Result<Vec<Stored>, StoreError> {
+    pub fn entries_after(&self, id: EventId, max: usize, max_bytes: usize) -> Result<Vec<Stored>, StoreError> {
         let db = self.db()?;
         let segments = segments_of(&db);
         let mut names = Names { segments: &segments, known: HashMap::new() };
         let range = (Bound::Excluded(id.0), Bound::Unbounded);
         let mut out = Vec::new();
-        for item in segments.iter().flat_map(|s| s.entries.range(range)).take(max) {
-            let entry: Entry = decode(self, &item.value().map_err(|e| self.failed(&e))?)?;
+        let mut bytes = 0;
+        for item in segments.iter().flat_map(|s| s.entries.range(range)) {
+            if out.len() >= max || bytes > max_bytes {
+                break;
+            }
+            let value = item.value().map_err(|e| self.failed(&e))?;
+            bytes += value.len();
+            let entry: Entry = decode(self, &value)?;
             let workload = names.of(self, entry.workload())?;
             out.push(Stored { entry: Arc::new(entry), workload });
         }

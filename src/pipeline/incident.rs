@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Joins what happened to one workload in one stretch of time into an incident: one OTLP trace.
+//!
+//! A pure state machine: inputs and time come in, log entries go out. Children are sent when they
+//! end, the root once, at close.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::log::Append;
+use super::spans;
+use crate::signal::entry::{Entry, IncidentRecord, SpanLink};
+use crate::signal::ids::{EventId, EventIds, SpanId, TraceId, span_id, trace_id};
+use crate::signal::otlp::{self, Place};
+use crate::signal::{Capture, Event, Severity, Target, Timestamp, Trigger, Workload, WorkloadKey, WorkloadKind};
+
+/// Children of an incident beyond these are only counted, on its root.
+pub const MAX_EVENT_SPANS: u32 = 100;
+/// The same for all children.
+pub const MAX_SPANS: u32 = 200;
+/// The same for links.
+pub const MAX_LINKS: usize = 32;
+/// A capture may end so long after its incident.
+const LATE_CAPTURE: Duration = Duration::from_secs(900);
+
+/// When incidents end.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// `incident.quiet`: time without a further event after which an incident is over.
+    pub quiet: Duration,
+    /// The longest that one may last.
+    pub max_duration: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { quiet: Duration::from_secs(30), max_duration: Duration::from_secs(600) }
+    }
+}
+
+/// What ids are made from.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub host_id: String,
+    pub boot_id: String,
+}
+
+/// One moment: in wall time, and on a clock that is never stepped.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    pub wall: Timestamp,
+    pub steady: Duration,
+}
+
+/// Why an incident was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    Recovered,
+    Quiet,
+    MaxDuration,
+    AgentRestart,
+}
+
+impl EndReason {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            EndReason::Recovered => "recovered",
+            EndReason::Quiet => "quiet",
+            EndReason::MaxDuration => "max_duration",
+            EndReason::AgentRestart => "agent_restart",
+        }
+    }
+}
+
+/// Whom an incident is about; `None`: the node.
+type Sufferer = Option<WorkloadKey>;
+
+struct Open {
+    record: IncidentRecord,
+    opened: Duration,
+    joined: Duration,
+    /// Triggers that are over their limit.
+    over: HashSet<Target>,
+    /// Whether there was any trigger.
+    triggered: bool,
+}
+
+/// One that ended only because it had lasted too long.
+struct Cut {
+    link: SpanLink,
+    over: HashSet<Target>,
+    at: Duration,
+}
+
+/// The incident that a trigger belongs to, for captures that end later.
+struct Home {
+    record: IncidentRecord,
+    at: Duration,
+}
+
+/// All open incidents.
+pub struct Incidents {
+    identity: Identity,
+    settings: Settings,
+    open: HashMap<Sufferer, Open>,
+    cut: HashMap<Sufferer, Cut>,
+    homes: HashMap<Target, Home>,
+}
+
+impl Incidents {
+    #[must_use]
+    pub fn new(identity: Identity, settings: Settings) -> Self {
+        Incidents { identity, settings, open: HashMap::new(), cut: HashMap::new(), homes: HashMap::new() }
+    }
+
+    /// Takes changed settings; they hold for open incidents too.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    #[must_use]
+    pub fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Closes what an earlier agent left open, at its last entry.
+    pub fn close_left_open(left: Vec<IncidentRecord>, ids: &mut EventIds, now: Moment) -> Append {
+        let mut out = Append::default();
+        for record in left {
+            let closed = close(record, EndReason::AgentRestart, ids, now, &mut out);
+            out.incidents.push(closed);
+        }
+        out
+    }
+
+    /// One event. Returns what to log, and the trace that it belongs to.
+    pub fn event(&mut self, collector: &str, e: &Event, ids: &mut EventIds, now: Moment) -> (Append, Option<TraceId>) {
+        self.joining(collector, e, None, ids, now)
+    }
+
+    /// A trigger has crossed its limit: it is an event too, and keeps its incident open.
+    pub fn onset(
+        &mut self,
+        collector: &str,
+        t: &Trigger,
+        ids: &mut EventIds,
+        now: Moment,
+    ) -> (Append, Option<TraceId>) {
+        self.joining(collector, &otlp::trigger_event(t), Some(&t.target), ids, now)
+    }
+
+    fn joining(
+        &mut self,
+        collector: &str,
+        e: &Event,
+        trigger: Option<&Target>,
+        ids: &mut EventIds,
+        now: Moment,
+    ) -> (Append, Option<TraceId>) {
+        let id = ids.next(now.wall.0);
+        let sufferer = e.workload.as_ref().map(|w| w.key);
+        let own = e.workload.as_ref().is_some_and(|w| w.kind == WorkloadKind::Own);
+        let opens = !own && (trigger.is_some() || e.severity >= Severity::Warn);
+        let mut out = Append { workloads: e.workload.iter().cloned().collect(), ..Append::default() };
+        if opens && !self.open.contains_key(&sufferer) {
+            let new = self.opened(collector, e, id, now);
+            self.open.insert(sufferer, new);
+        }
+        let Some(open) = self.open.get_mut(&sufferer) else {
+            let mut entry = Entry::new(id, collector, sufferer);
+            entry.log = Some(otlp::log_record(e, id, None));
+            out.entries.push(entry);
+            return (out, None);
+        };
+        if let Some(t) = trigger {
+            open.over.insert(t.clone());
+            open.triggered = true;
+        }
+        let trace = open.record.trace();
+        join_event(open, collector, e, id, ids, now, &mut out);
+        open.joined = now.steady;
+        out.incidents.push(open.record.clone());
+        if let Some(t) = trigger {
+            self.homes.insert(t.clone(), Home { record: open.record.clone(), at: now.steady });
+        }
+        (out, Some(trace))
+    }
+
+    fn opened(&mut self, collector: &str, e: &Event, id: EventId, now: Moment) -> Open {
+        let sufferer = e.workload.as_ref().map(|w| w.key);
+        let trace = trace_id(&self.identity.host_id, &self.identity.boot_id, id);
+        let cut = self.cut.remove(&sufferer);
+        let (links, over) = cut.map_or_else(Default::default, |c| (vec![c.link], c.over));
+        let start = e.duration.map_or(e.time, |d| e.time.minus(d));
+        let record = IncidentRecord {
+            raw_trace: trace.0.to_vec(),
+            raw_opening: id.0.to_vec(),
+            raw_last: id.0.to_vec(),
+            collector: collector.to_owned(),
+            name: e.def.name.to_owned(),
+            message: e.message.clone(),
+            raw_workload: sufferer.map(|k| k.0),
+            start: start.0,
+            end: e.time.0,
+            links,
+            ..IncidentRecord::default()
+        };
+        let triggered = !over.is_empty();
+        Open { record, opened: now.steady, joined: now.steady, over, triggered }
+    }
+
+    /// A trigger is below its limit again.
+    pub fn recovered(&mut self, target: &Target, at: Timestamp, now: Moment) -> Append {
+        let mut out = Append::default();
+        if let Some(cut) = self.cut.get_mut(&target.workload) {
+            cut.over.remove(target);
+        }
+        if let Some(open) = self.open.get_mut(&target.workload)
+            && open.over.remove(target)
+        {
+            open.record.end = open.record.end.max(at.0);
+            open.joined = now.steady;
+            out.incidents.push(open.record.clone());
+        }
+        out
+    }
+
+    /// Evidence that was taken of a trigger. `None`: no incident is known for it.
+    pub fn capture(&mut self, collector: &str, c: &Capture, ids: &mut EventIds, now: Moment) -> Option<Append> {
+        let home = self.homes.get_mut(&c.target)?;
+        let trace = home.record.trace();
+        let open = self.open.get_mut(&c.target.workload).filter(|o| o.record.trace() == trace);
+        let id = ids.next(now.wall.0);
+        // A late capture is sent beside its closed incident, whose root has been sent already.
+        let record = match open {
+            Some(o) => {
+                o.joined = now.steady;
+                &mut o.record
+            }
+            None => &mut home.record,
+        };
+        record.captures += 1;
+        record.end = record.end.max(c.end.0);
+        let mut out = Append::default();
+        if record.spans < MAX_SPANS {
+            record.spans += 1;
+            record.raw_last = id.0.to_vec();
+            let place = Place { trace, span: span_id(trace, &id.0), parent: Some(record.root_span()) };
+            let (span, profile) = spans::capture(c, collector, id, place);
+            let mut entry = Entry::new(id, collector, c.target.workload);
+            entry.spans.push(span);
+            entry.profile = profile;
+            out.entries.push(entry);
+        } else {
+            record.uncounted_spans += 1;
+        }
+        out.incidents.push(record.clone());
+        Some(out)
+    }
+
+    /// Closes what is over. To be called about once a second.
+    pub fn tick(&mut self, ids: &mut EventIds, now: Moment) -> Append {
+        let mut out = Append::default();
+        let settings = self.settings;
+        let due: Vec<(Sufferer, EndReason)> =
+            self.open.iter().filter_map(|(k, o)| Some((*k, end_of(o, settings, now)?))).collect();
+        for (sufferer, reason) in due {
+            let Some(mut open) = self.open.remove(&sufferer) else { continue };
+            if reason == EndReason::MaxDuration {
+                if !open.over.is_empty() {
+                    open.record.end = open.record.end.max(now.wall.0);
+                }
+                let link = SpanLink { trace: open.record.raw_trace.clone(), span: open.record.root_span().0.to_vec() };
+                self.cut.insert(sufferer, Cut { link, over: open.over, at: now.steady });
+            }
+            let closed = close(open.record, reason, ids, now, &mut out);
+            for home in self.homes.values_mut().filter(|h| h.record.raw_trace == closed.raw_trace) {
+                home.record = closed.clone();
+            }
+            out.incidents.push(closed);
+        }
+        let recent = |at: Duration, within: Duration| now.steady.saturating_sub(at) < within;
+        self.cut.retain(|_, c| !c.over.is_empty() || recent(c.at, settings.max_duration));
+        let open = &self.open;
+        self.homes
+            .retain(|t, h| recent(h.at, LATE_CAPTURE) || open.get(&t.workload).is_some_and(|o| o.over.contains(t)));
+        out
+    }
+}
+
+fn end_of(o: &Open, settings: Settings, now: Moment) -> Option<EndReason> {
+    if now.steady.saturating_sub(o.opened) >= settings.max_duration {
+        return Some(EndReason::MaxDuration);
+    }
+    let quiet = o.over.is_empty() && now.steady.saturating_sub(o.joined) >= settings.quiet;
+    quiet.then_some(if o.triggered { EndReason::Recovered } else { EndReason::Quiet })
+}
+
+/// Adds an event to an open incident: its record, its span while there is room, and those of others in it.
+fn join_event(
+    open: &mut Open,
+    collector: &str,
+    e: &Event,
+    id: EventId,
+    ids: &mut EventIds,
+    now: Moment,
+    out: &mut Append,
+) {
+    let r = &mut open.record;
+    let trace = r.trace();
+    let root = r.root_span();
+    r.events += 1;
+    r.severity = r.severity.max(e.severity as i32);
+    r.raw_last = id.0.to_vec();
+    r.end = r.end.max(e.time.0);
+    r.start = r.start.min(e.duration.map_or(e.time, |d| e.time.minus(d)).0);
+    let mut entry = Entry::new(id, collector, e.workload.as_ref().map(|w| w.key));
+    if r.event_spans >= MAX_EVENT_SPANS || r.spans >= MAX_SPANS {
+        r.uncounted_events += 1;
+        entry.log = Some(otlp::log_record(e, id, Some((trace, root))));
+        out.entries.push(entry);
+        return;
+    }
+    r.event_spans += 1;
+    r.spans += 1;
+    let span = span_id(trace, &id.0);
+    entry.log = Some(otlp::log_record(e, id, Some((trace, span))));
+    entry.spans.push(otlp::event_span(e, collector, Place { trace, span, parent: Some(root) }));
+    for (workload, other) in others(e, collector, id, (trace, span), r) {
+        match workload.filter(|w| Some(w.key) != entry.workload()) {
+            // A span of its own workload, so of its own resource, is an entry of its own.
+            Some(w) => {
+                let mut own = Entry::new(ids.next(now.wall.0), collector, Some(w.key));
+                own.spans.push(other);
+                r.raw_last.clone_from(&own.raw_id);
+                out.workloads.push(w);
+                out.entries.push(own);
+            }
+            None => entry.spans.push(other),
+        }
+    }
+    // In the order of their ids: the event came first.
+    out.entries.insert(0, entry);
+}
+
+type OtherSpan = (Option<Arc<Workload>>, opentelemetry_proto::tonic::trace::v1::Span);
+
+/// Culprits, triggers and victims: children of the event's span.
+fn others(
+    e: &Event,
+    collector: &str,
+    id: EventId,
+    (trace, parent): (TraceId, SpanId),
+    r: &mut IncidentRecord,
+) -> Vec<OtherSpan> {
+    let mut out = Vec::new();
+    for (i, other) in e.related.iter().enumerate() {
+        if r.spans >= MAX_SPANS {
+            r.uncounted_spans += 1;
+            continue;
+        }
+        r.spans += 1;
+        let child = [&id.0[..], &(i as u64).to_be_bytes()].concat();
+        let place = Place { trace, span: span_id(trace, &child), parent: Some(parent) };
+        out.push((other.workload.clone(), spans::related(e, other, collector, place)));
+    }
+    out
+}
+
+/// Sends the root.
+fn close(
+    mut record: IncidentRecord,
+    reason: EndReason,
+    ids: &mut EventIds,
+    now: Moment,
+    out: &mut Append,
+) -> IncidentRecord {
+    let id = ids.next(now.wall.0);
+    reason.name().clone_into(&mut record.end_reason);
+    record.raw_last = id.0.to_vec();
+    let excess = record.links.len().saturating_sub(MAX_LINKS);
+    record.links.truncate(MAX_LINKS);
+    record.uncounted_links += excess as u64;
+    let mut entry = Entry::new(id, &record.collector, record.workload());
+    entry.spans.push(spans::root(&record));
+    out.entries.push(entry);
+    record
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The spans of an incident's trace that are not events.
+
+use std::collections::HashMap;
+
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::{Span, span};
+
+use crate::signal::entry::IncidentRecord;
+use crate::signal::ids::{EventId, profile_id};
+use crate::signal::otlp::{self, Place, key_value, span_at};
+use crate::signal::semconv::{Key, attr};
+use crate::signal::{Capture, Event, Frame, Related, Severity, Timestamp, Value, profile};
+
+/// Stacks that a capture's span shows, as back ends show no profiles yet.
+const TOP_STACKS: usize = 10;
+
+fn pair(key: Key, v: impl Into<Value>) -> KeyValue {
+    key_value(key.name, &v.into())
+}
+
+/// The root: from the onset to the end, with what was counted.
+pub(super) fn root(r: &IncidentRecord) -> Span {
+    let mut attributes = vec![
+        pair(attr::LINUX_COLLECTOR, r.collector.clone()),
+        pair(attr::LINUX_INCIDENT_MESSAGE, r.message.clone()),
+        pair(attr::LINUX_INCIDENT_STATE, "closed"),
+        pair(attr::LINUX_INCIDENT_END_REASON, r.end_reason.clone()),
+        pair(attr::LINUX_INCIDENT_EVENTS, r.events),
+        pair(attr::LINUX_INCIDENT_CAPTURES, r.captures),
+    ];
+    let uncounted = [
+        (attr::LINUX_INCIDENT_UNCOUNTED_EVENTS, r.uncounted_events),
+        (attr::LINUX_INCIDENT_UNCOUNTED_SPANS, r.uncounted_spans),
+    ];
+    attributes.extend(uncounted.into_iter().filter(|(_, n)| *n > 0).map(|(k, n)| pair(k, n)));
+    let place = Place { trace: r.trace(), span: r.root_span(), parent: None };
+    let mut s = span_at(place, &r.name, Timestamp(r.start), Timestamp(r.end), attributes);
+    let links = r.links.iter();
+    s.links = links
+        .map(|l| span::Link { trace_id: l.trace.clone(), span_id: l.span.clone(), ..span::Link::default() })
+        .collect();
+    s.dropped_links_count = u32::try_from(r.uncounted_links).unwrap_or(u32::MAX);
+    let severity = if r.severity >= Severity::Error as i32 { Severity::Error } else { Severity::Warn };
+    s.status = otlp::status(severity, &r.message);
+    s
+}
+
+/// A capture's span, with its top stacks as span events, and its encoded profile.
+pub(super) fn capture(c: &Capture, collector: &str, id: EventId, place: Place) -> (Span, Option<Vec<u8>>) {
+    let profile_id = profile_id(place.trace, &id.0);
+    let profile = profile::encode(c, collector, profile_id, place.trace, place.span);
+    let mut attributes = vec![pair(attr::LINUX_COLLECTOR, collector.to_owned())];
+    if profile.is_some() {
+        let hex: String = profile_id.iter().map(|b| format!("{b:02x}")).collect();
+        attributes.push(pair(attr::LINUX_PROFILE_ID, hex.clone()));
+        attributes.push(pair(attr::PYROSCOPE_PROFILE_ID, hex));
+        attributes.push(pair(attr::LINUX_PROFILE_SAMPLES, c.stacks.iter().map(|s| s.count).sum::<u64>()));
+    }
+    if c.lost > 0 {
+        attributes.push(pair(attr::LINUX_PROFILE_LOST, c.lost));
+    }
+    attributes.extend(otlp::key_values(&c.attributes));
+    let mut s = span_at(place, c.name, c.start, c.end, attributes);
+    s.events = top_stacks(c);
+    (s, profile)
+}
+
+fn top_stacks(c: &Capture) -> Vec<span::Event> {
+    // Threads share stacks; a human wants to see where the time goes.
+    let mut counts: HashMap<(&[Frame], &[Frame]), u64> = HashMap::new();
+    for s in &c.stacks {
+        *counts.entry((&s.kernel, &s.user)).or_default() += s.count;
+    }
+    let mut top: Vec<_> = counts.into_iter().collect();
+    top.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| key_of(a.0).cmp(&key_of(b.0))));
+    top.truncate(TOP_STACKS);
+    let event = |((kernel, user), count): ((&[Frame], &[Frame]), u64)| {
+        let mut attributes = vec![pair(attr::LINUX_PROFILE_SAMPLES, count)];
+        for (key, stack) in [(attr::LINUX_STACK_KERNEL, kernel), (attr::LINUX_STACK_USER, user)] {
+            if !stack.is_empty() {
+                let frames: Vec<String> = stack.iter().map(Frame::to_string).collect();
+                attributes.push(pair(key, frames));
+            }
+        }
+        span::Event { time_unix_nano: c.end.0, name: "stack".to_owned(), attributes, ..span::Event::default() }
+    };
+    top.into_iter().map(event).collect()
+}
+
+fn key_of<'a>((kernel, user): (&'a [Frame], &'a [Frame])) -> impl Ord + 'a {
+    kernel.iter().chain(user).map(|f| f.address).collect::<Vec<_>>()
+}
+
+/// Another party of an event, for as long as the event lasted.
+pub(super) fn related(e: &Event, other: &Related, collector: &str, place: Place) -> Span {
+    let mut attributes = vec![pair(attr::LINUX_COLLECTOR, collector.to_owned()), pair(attr::LINUX_ROLE, other.role)];
+    otlp::push_thread(&mut attributes, &other.thread);
+    let start = e.duration.map_or(e.time, |d| e.time.minus(d));
+    span_at(place, other.role, start, e.time, attributes)
+}
