@@ -177,6 +177,9 @@ impl Pipeline {
                 let out = self.incidents.recovered(&target, at, now);
                 self.append(out);
             }
+            Input::Change { collector, change: Change::Discarded(_, samples) } => {
+                self.observer.suppressed(collector, samples);
+            }
             Input::Capture { collector, capture } => {
                 match self.incidents.capture(collector, &capture, &mut self.ids, now) {
                     Some(out) => self.append(out),

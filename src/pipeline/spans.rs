@@ -94,8 +94,9 @@ fn key_of<'a>((kernel, user): (&'a [Frame], &'a [Frame])) -> impl Ord + 'a {
 
 /// Another party of an event, for as long as the event lasted.
 pub(super) fn related(e: &Event, other: &Related, collector: &str, place: Place) -> Span {
-    let mut attributes = vec![pair(attr::LINUX_COLLECTOR, collector.to_owned()), pair(attr::LINUX_ROLE, other.role)];
+    let mut attributes =
+        vec![pair(attr::LINUX_COLLECTOR, collector.to_owned()), pair(attr::LINUX_ROLE, other.role.name())];
     otlp::push_thread(&mut attributes, &other.thread);
     let start = e.duration.map_or(e.time, |d| e.time.minus(d));
-    span_at(place, other.role, start, e.time, attributes)
+    span_at(place, other.role.name(), start, e.time, attributes)
 }
