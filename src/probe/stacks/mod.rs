@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Addresses to names: kernel symbols, ELF symbols in the mount namespace of the process, perf maps.
+//!
+//! Nothing here fails: what cannot be named stays an address, with module, file offset and build id
+//! as far as they are known. Reads files, so keep it off the thread that reads the rings.
+
+mod jit;
+mod kernel;
+mod process;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::signal::Frame;
+use kernel::Kallsyms;
+use process::Processes;
+
+/// Names for addresses. Cheap to clone; its caches are shared and bounded.
+#[derive(Clone, Default)]
+pub struct Symbols {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    kernel: Kallsyms,
+    processes: Processes,
+}
+
+impl Symbols {
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Frames of a kernel stack, in the order given.
+    #[must_use]
+    pub fn kernel(&self, addresses: &[u64]) -> Vec<Frame> {
+        self.with(|s| addresses.iter().map(|a| s.kernel.frame(*a)).collect())
+    }
+
+    /// Frames of a user stack of process `pid` (as the host numbers it), in the order given. Of a
+    /// process that is gone and was not seen before, addresses only.
+    #[must_use]
+    pub fn user(&self, pid: u32, addresses: &[u64]) -> Vec<Frame> {
+        self.with(|s| s.processes.frames(pid, addresses))
+    }
+
+    /// Why kernel symbols are not to be had, if so, and what to do about it.
+    #[must_use]
+    pub fn kernel_hidden(&self) -> Option<String> {
+        self.with(|s| s.kernel.hidden())
+    }
+
+    /// Gives all caches back, e.g. when nothing was captured for a while.
+    pub fn trim(&self) {
+        self.with(|s| *s = State::default());
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

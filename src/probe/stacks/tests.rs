@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Against this very process and the running kernel, and on written kallsyms and perf maps.
+
+use super::Symbols;
+use super::jit::PerfMap;
+use super::kernel::Kallsyms;
+
+/// A function of our own to find.
+#[inline(never)]
+fn a_function_to_be_found() -> u64 {
+    std::hint::black_box(a_function_to_be_found as fn() -> u64 as usize as u64)
+}
+
+/// An address of this process gets its demangled name, offset, file and build id.
+#[test]
+fn own_function_is_named() {
+    let address = a_function_to_be_found();
+    let frames = Symbols::new().user(std::process::id(), &[address + 1, 0x10]);
+    let symbol = frames[0].symbol.as_deref().unwrap();
+    assert!(symbol.ends_with("stacks::tests::a_function_to_be_found"), "{symbol}");
+    assert_eq!(frames[0].offset, 1);
+    assert_eq!(frames[0].module.as_deref(), std::env::current_exe().unwrap().to_str());
+    assert_eq!((frames[1].symbol.as_ref(), frames[1].module.as_ref(), frames[1].address), (None, None, 0x10));
+}
+
+/// A shared library's function: the C library's, with its build id.
+#[test]
+fn library_function_is_named() {
+    let frames = Symbols::new().user(std::process::id(), &[libc::getpid as *const () as u64]);
+    assert!(frames[0].symbol.as_deref().unwrap().contains("getpid"), "{:?}", frames[0]);
+    assert!(frames[0].module.as_deref().unwrap().contains("libc"));
+    assert!(frames[0].build_id.as_deref().is_some_and(|b| b.len() >= 16));
+}
+
+/// A process that nobody has: addresses, no error, no delay.
+#[test]
+fn gone_process_gives_addresses() {
+    let frames = Symbols::new().user(u32::MAX - 1, &[0x1234]);
+    assert_eq!(format!("{}", frames[0]), "0x1234");
+}
+
+/// A process that ends after it was seen is still named.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a process to look at")]
+fn process_seen_before_is_named_after_its_end() {
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let symbols = Symbols::new();
+    // Until exec, the child is a copy of us; then its libraries come one by one.
+    let exe = std::fs::canonicalize("/proc/self/exe").unwrap();
+    let (link, maps) = (format!("/proc/{}/exe", child.id()), format!("/proc/{}/maps", child.id()));
+    let address = loop {
+        let maps = std::fs::read_to_string(&maps).unwrap();
+        let libc = maps.lines().find(|l| l.contains("r-xp") && l.contains("libc"));
+        if let Some(l) = libc.filter(|_| std::fs::read_link(&link).is_ok_and(|l| l != exe)) {
+            break u64::from_str_radix(l.split('-').next().unwrap(), 16).unwrap() + 0x100;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    let before = symbols.user(child.id(), &[address]);
+    assert!(before[0].module.is_some());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(symbols.user(child.id(), &[address]), before);
+}
+
+/// The running kernel's functions are named, or it is said why not.
+#[test]
+fn kernel_function_is_named_or_the_reason_given() {
+    let symbols = Symbols::new();
+    if let Some(why) = symbols.kernel_hidden() {
+        assert!(why.contains("CAP_SYSLOG"), "{why}");
+        return;
+    }
+    let all = std::fs::read_to_string("/proc/kallsyms").unwrap();
+    let line = all.lines().find(|l| l.ends_with(" T schedule")).unwrap();
+    let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
+    let frame = &symbols.kernel(&[address + 4])[0];
+    assert_eq!((frame.symbol.as_deref(), frame.offset), (Some("schedule"), 4));
+}
+
+/// Modules are told, padding and data are passed over, far addresses are not guessed.
+#[test]
+fn kallsyms_text() {
+    let text = "ffff0000 T _text\nffff0010 t __pfx_f\nffff0020 t f\nffff0030 D data\nffff1000 t g\t[xfs]\n";
+    let mut k = Kallsyms::parse(text.as_bytes());
+    assert_eq!(k.frame(0xffff_0034).to_string(), "f+0x14");
+    assert_eq!(k.frame(0xffff_1001).to_string(), "g+0x1 [xfs]");
+    let mut zeroed = Kallsyms::parse("0000000000000000 T schedule\n".as_bytes());
+    assert!(zeroed.hidden().is_some());
+}
+
+/// Of code compiled twice at one place, the later name holds; gaps have none.
+#[test]
+fn perf_map_text() {
+    let map = PerfMap::parse("1000 20 LFoo;::bar\nbroken\n1000 10 new name\n2000 8 other\n");
+    assert_eq!(map.find(0x1004).unwrap(), ("new name".into(), 4));
+    assert_eq!(map.find(0x2007).unwrap().1, 7);
+    assert!(map.find(0x2008).is_none() && map.find(0xfff).is_none());
+}
