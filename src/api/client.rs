@@ -256,8 +256,8 @@ impl Lines {
 pub enum Followed {
     /// One event, as a JSON line.
     Event { id: EventId, json: String },
-    /// So many events are gone because they were not read in time.
-    Missed(u64),
+    /// Events of this span are gone by age or size, as they were not read in time.
+    Missed { since: String, until: Option<String> },
     /// The connection broke, for this reason; the next call connects again and goes on where it was.
     Disconnected(String),
 }
@@ -315,7 +315,8 @@ impl Follower {
         match (message.event.as_str(), id) {
             (sse::MISSED, _) => {
                 let said: Json = serde_json::from_str(&message.data).unwrap_or_default();
-                Some(Followed::Missed(said["missed"].as_u64().unwrap_or(1)))
+                let time = |key: &str| said[key].as_str().map(str::to_owned);
+                Some(Followed::Missed { since: time("since").unwrap_or_default(), until: time("until") })
             }
             (_, Some(id)) if !message.data.is_empty() => Some(Followed::Event { id, json: message.data }),
             _ => None,

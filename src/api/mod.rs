@@ -2,7 +2,19 @@
 //! The HTTP side: `/metrics`, health, and questions about events and incidents, on TCP and on the
 //! local socket alike; and the client that the command line asks with.
 
+mod backend;
 pub mod client;
+mod problem;
+mod routes;
+mod server;
 pub mod sse;
+mod token;
+mod watch;
 
+pub use backend::{Backend, Changes, ExporterState, Found, Page, Readiness, Reply, StoreReadiness};
 pub use client::{Client, ClientError, Followed, Follower, Lines};
+pub use routes::{Api, ENDPOINTS};
+pub use server::{Listen, Server, Spawn};
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,8 @@ use crate::workload::Workloads;
 pub use registry::{BUILT_IN, Registration, autotracing, events, metrics};
 
 /// When a collector runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// On a timer.
     Metrics,

@@ -3,7 +3,7 @@
 //! command line.
 
 use super::ids::EventId;
-use super::{Severity, Timestamp, Workload};
+use super::{Severity, Timestamp};
 
 /// A question about stored events or incidents. All parts must hold.
 ///
@@ -17,7 +17,7 @@ pub struct Query {
     pub until: Option<Timestamp>,
     /// Event name, its collector's name, or a dotted part at either end of the name: see [`Self::wants_name`].
     pub name: Option<String>,
-    /// Container, pod or unit name, or the beginning of a container id: see [`Self::wants_workload`].
+    /// Container, pod or unit name, or the beginning of a container id.
     pub container: Option<String>,
     /// This severity or above.
     pub severity: Option<Severity>,
@@ -101,21 +101,6 @@ impl Query {
             || asked == collector
             || name.strip_prefix(asked).is_some_and(|rest| rest.starts_with('.'))
             || name.strip_suffix(asked).is_some_and(|rest| rest.ends_with('.'))
-    }
-
-    /// Whether things of this workload (`None`: the node) are asked for.
-    #[must_use]
-    pub fn wants_workload(&self, workload: Option<&Workload>) -> bool {
-        let Some(asked) = self.container.as_deref() else { return true };
-        let Some(w) = workload else { return false };
-        let named = |n: Option<&str>| n == Some(asked);
-        let pod = w.pod.as_ref();
-        named(w.container_name.as_deref())
-            || named(w.unit.as_deref())
-            || named(pod.and_then(|p| p.name.as_deref()))
-            || named(pod.and_then(|p| p.container.as_deref()))
-            || w.cgroup == asked
-            || w.container_id.as_deref().is_some_and(|id| asked.len() >= 4 && id.starts_with(asked))
     }
 
     /// Whether this severity is asked for.

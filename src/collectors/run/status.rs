@@ -3,11 +3,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+
 use crate::collectors::{Kind, Registration};
 use crate::probe::Hook;
 
 /// Whether a collector does its work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     Running,
     /// Enabled and able, but there is nothing to watch.
@@ -33,7 +36,7 @@ impl State {
 }
 
 /// One collector's row in `list`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Status {
     pub name: &'static str,
     pub kind: Kind,

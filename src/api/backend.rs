@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the HTTP side asks of the agent.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde::Serialize;
+
+use crate::collectors::run::Status;
+use crate::signal::Query;
+use crate::signal::ids::EventId;
+
+/// An answer that may wait for the disk.
+pub type Reply<T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send>>;
+
+/// Answers what is asked over HTTP; all texts are JSON objects without line ends.
+pub trait Backend: Send + Sync + 'static {
+    /// Events, in the order of ingest; [`Query::limit`] is always set.
+    fn events(&self, query: Query) -> Reply<Page>;
+
+    /// Incidents that match, oldest first.
+    fn incidents(&self, query: Query) -> Reply<Vec<String>>;
+
+    /// What an id, or the unique beginning of one, stands for.
+    fn find(&self, prefix: String) -> Reply<Found>;
+
+    /// Where the newest accepted event is.
+    fn last(&self) -> Reply<EventId>;
+
+    /// Tells of events that are accepted from now on.
+    fn changes(&self) -> Box<dyn Changes>;
+
+    /// What runs and what does not.
+    fn readiness(&self) -> Readiness;
+}
+
+/// Waits for more.
+pub trait Changes: Send {
+    /// Returns when an event after `id` may have been accepted; `false`: none will be any more.
+    fn beyond(&mut self, id: EventId) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+}
+
+/// Some events.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    pub events: Vec<(EventId, String)>,
+    /// Up to here all was looked at: where the next page begins after.
+    pub upto: Option<EventId>,
+    /// Whether it ends because the limit was reached.
+    pub more: bool,
+    /// Whether what came right after [`Query::after`] is gone by age or size.
+    pub gap: bool,
+}
+
+/// What an id stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    Event(String),
+    /// With all that belongs to it.
+    Incident(String),
+    /// Ids that begin so, the first few.
+    Ambiguous(Vec<String>),
+}
+
+/// What `/readyz` says.
+#[derive(Debug, Clone, Serialize)]
+pub struct Readiness {
+    /// Whether the agent does what it is configured to do, as far as this node can.
+    pub ready: bool,
+    pub store: StoreReadiness,
+    pub exporters: Vec<ExporterState>,
+    pub collectors: Vec<Status>,
+}
+
+/// Whether events are being saved.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoreReadiness {
+    /// `ok` or `degraded`.
+    pub state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Events that could be neither saved nor kept in memory, since start.
+    pub dropped: u64,
+}
+
+/// How far an exporter is.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExporterState {
+    pub name: String,
+    /// `ok` or `failing`.
+    pub state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Events that it has still to send.
+    pub behind: u64,
+}

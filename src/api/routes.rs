@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is asked under which path.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query as Parameters, Request, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::watch as signal_watch;
+
+use super::backend::{Backend, Found};
+use super::problem::Problem;
+use super::token::Token;
+use super::watch;
+use crate::exporters::prometheus::{Format, Prometheus, negotiate};
+use crate::signal::ids::EventId;
+use crate::signal::{Query, Timestamp};
+
+/// Every path, for help texts and for who asks another.
+pub const ENDPOINTS: &[&str] = &[
+    "/metrics",
+    "/healthz",
+    "/readyz",
+    "/v1/collectors",
+    "/v1/events",
+    "/v1/events/watch",
+    "/v1/events/ID",
+    "/v1/incidents",
+    "/v1/incidents/ID",
+];
+
+/// Paths that tell nothing but health, and so never need a token.
+const OPEN: &[&str] = &["/healthz", "/readyz"];
+
+const NDJSON: &str = "application/x-ndjson";
+/// Events that are read at once; an answer without a limit is made of as many pages as it takes.
+const PAGE: usize = 256;
+const MAX_LIMIT: usize = 10_000;
+/// The fastest level: what is saved on the wire is nearly the same, and a scrape costs CPU time.
+const GZIP: u32 = 1;
+
+/// All that the paths answer from.
+pub struct Api {
+    pub backend: Arc<dyn Backend>,
+    pub metrics: Arc<Prometheus>,
+    /// What spans such as `since=15m` are counted from.
+    pub now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Turns true when the agent stops: streams end then.
+    pub stop: signal_watch::Receiver<bool>,
+}
+
+/// The paths, as one listener serves them.
+pub(super) fn router(api: Arc<Api>, token: Option<Token>) -> Router {
+    let not_allowed =
+        async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here").into_response();
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/v1/collectors", get(collectors))
+        .route("/v1/events", get(events))
+        .route("/v1/events/watch", get(watch::events))
+        .route("/v1/events/{id}", get(event))
+        .route("/v1/incidents", get(incidents))
+        .route("/v1/incidents/{id}", get(incident))
+        .method_not_allowed_fallback(not_allowed)
+        .fallback(async || {
+            Problem::new(StatusCode::NOT_FOUND, "there is nothing under this path").expected(ENDPOINTS.to_vec())
+        })
+        .with_state(api);
+    match token {
+        None => router,
+        Some(token) => router.layer(middleware::from_fn_with_state(token, authorize)),
+    }
+}
+
+async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
+    if OPEN.contains(&request.uri().path()) || token.is_in(request.headers()) {
+        return next.run(request).await;
+    }
+    let refusal = Problem::new(StatusCode::UNAUTHORIZED, "this listener asks for a token")
+        .expected("Authorization: Bearer, with the content of the agent's http.token_file");
+    ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
+}
+
+async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
+    let said = |name: HeaderName| {
+        let all: Vec<_> = headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).collect();
+        (!all.is_empty()).then(|| all.join(","))
+    };
+    let format = Format::accepted(said(header::ACCEPT).as_deref());
+    let text = api.metrics.scrape(format);
+    let vary = (header::VARY, "Accept, Accept-Encoding");
+    let kind = (header::CONTENT_TYPE, format.content_type());
+    if negotiate::gzip_accepted(said(header::ACCEPT_ENCODING).as_deref()) {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP));
+        let done = gzip.write_all(&text).and_then(|()| gzip.finish());
+        let bytes = done.map_err(|e| anyhow::Error::from(e).context("cannot compress the metrics"))?;
+        return Ok(([kind, vary, (header::CONTENT_ENCODING, "gzip")], bytes).into_response());
+    }
+    Ok(([kind, vary], text).into_response())
+}
+
+async fn ready(State(api): State<Arc<Api>>) -> Response {
+    let readiness = api.backend.readiness();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    match serde_json::to_string(&readiness) {
+        Ok(json) => (status, [(header::CONTENT_TYPE, "application/json")], json + "\n").into_response(),
+        Err(e) => Problem::from(anyhow::Error::from(e)).into_response(),
+    }
+}
+
+async fn collectors(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
+    let rows = api.backend.readiness().collectors;
+    let lines: Result<Vec<_>, _> = rows.iter().map(serde_json::to_string).collect();
+    Ok(ndjson(lines.map_err(anyhow::Error::from)?))
+}
+
+type Raw = Parameters<Vec<(String, String)>>;
+
+/// Reads a query; unknown and repeated parameters are refused, as a misspelt filter would show all.
+pub(super) fn read_query(given: &[(String, String)], now: Timestamp) -> Result<Query, Problem> {
+    let mut query = Query::default();
+    for (i, (key, value)) in given.iter().enumerate() {
+        query.set(key, value, now)?;
+        if given[..i].iter().any(|(k, _)| k == key) {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, format!("{key} is given twice")).expected("it once"));
+        }
+    }
+    if let Some(n) = query.limit.filter(|n| *n > MAX_LIMIT) {
+        let valid = format!("1 to {MAX_LIMIT}; without a limit all are sent");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, format!("limit={n}")).expected(valid));
+    }
+    Ok(query)
+}
+
+async fn events(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result<Response, Problem> {
+    let mut query = read_query(&given, (api.now)())?;
+    if query.limit.is_some() {
+        return Ok(ndjson(api.backend.events(query).await?.events.into_iter().map(|(_, json)| json)));
+    }
+    // What is accepted after the answer has begun belongs to the next question: the answer ends.
+    let end = api.backend.last().await?;
+    query.limit = Some(PAGE);
+    query.after = query.after.or(Some(BEGINNING));
+    let pages = futures_util::stream::try_unfold(Some(query), move |next| {
+        let api = api.clone();
+        async move {
+            let Some(mut query) = next else { return anyhow::Ok(None) };
+            let page = api.backend.events(query.clone()).await?;
+            query.after = page.upto;
+            let next = (page.more && page.upto.is_some_and(|id| id < end)).then_some(query);
+            let lines: String =
+                page.events.into_iter().filter(|(id, _)| *id <= end).map(|(_, json)| json + "\n").collect();
+            Ok(Some((lines, next)))
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(pages)).into_response())
+}
+
+/// Before every id.
+pub(super) const BEGINNING: EventId = EventId([0; 12]);
+
+async fn incidents(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result<Response, Problem> {
+    let query = read_query(&given, (api.now)())?;
+    Ok(ndjson(api.backend.incidents(query).await?))
+}
+
+async fn event(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    Parameters(given): Raw,
+) -> Result<Response, Problem> {
+    one(&api, &id, &given, "event", EVENT_DIGITS).await
+}
+
+async fn incident(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    Parameters(given): Raw,
+) -> Result<Response, Problem> {
+    one(&api, &id, &given, "incident", INCIDENT_DIGITS).await
+}
+
+const EVENT_DIGITS: usize = 24;
+const INCIDENT_DIGITS: usize = 32;
+
+async fn one(
+    api: &Api,
+    prefix: &str,
+    given: &[(String, String)],
+    what: &str,
+    digits: usize,
+) -> Result<Response, Problem> {
+    if let Some((key, _)) = given.first() {
+        let refusal = Problem::new(StatusCode::BAD_REQUEST, format!("no such parameter: {key}"));
+        return Err(refusal.expected("an id in the path and no parameters"));
+    }
+    if prefix.is_empty() || prefix.len() > digits || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let refusal = Problem::new(StatusCode::BAD_REQUEST, format!("{prefix} is no {what}'s id"));
+        return Err(refusal.expected(format!("{digits} hex digits, or the unique beginning of them")));
+    }
+    let mut found = api.backend.find(prefix.to_owned()).await?;
+    if let Found::Ambiguous(ids) = &found {
+        // An event and an incident may begin alike; which of them is meant is known here.
+        let mut of_kind = ids.iter().filter(|id| id.len() == digits);
+        if let (Some(id), None) = (of_kind.next(), of_kind.next()) {
+            found = api.backend.find(id.clone()).await?;
+        }
+    }
+    match found {
+        Found::Event(json) if digits == EVENT_DIGITS => Ok(ndjson([json])),
+        Found::Incident(json) if digits == INCIDENT_DIGITS => Ok(ndjson([json])),
+        Found::Event(_) | Found::Incident(_) | Found::Nothing => {
+            Err(Problem::new(StatusCode::NOT_FOUND, format!("no {what}'s id begins with {prefix}")))
+        }
+        Found::Ambiguous(ids) => {
+            let refusal = Problem::new(StatusCode::CONFLICT, format!("several ids begin with {prefix}"));
+            Err(refusal.expected(ids))
+        }
+    }
+}
+
+fn ndjson(lines: impl IntoIterator<Item = String>) -> Response {
+    let text: String = lines.into_iter().map(|line| line + "\n").collect();
+    ([(header::CONTENT_TYPE, NDJSON)], text).into_response()
+}
