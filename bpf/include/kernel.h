@@ -88,15 +88,17 @@ struct cgroup_root {
 	int hierarchy_id;
 };
 
-struct cgroup {
-	struct kernfs_node *kn;
-	struct cgroup_root *root;
-	int level;
-};
-
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
 	struct cgroup_subsys_state *parent;
+	u64 serial_nr;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+	int level;
 };
 
 struct page_counter {
@@ -131,6 +133,11 @@ enum cgroup_subsys_id {
 	pids_cgrp_id,
 };
 
+/* The cpu controller's part of a cgroup. */
+struct task_group {
+	struct cgroup_subsys_state css;
+};
+
 struct css_set {
 	struct cgroup_subsys_state *subsys[16];
 	struct cgroup *dfl_cgrp;
@@ -150,6 +157,7 @@ struct rq {
 	u64 nr_switches;
 	u64 clock;
 	u64 prev_steal_time;
+	u64 clock_task;
 	int cpu;
 	struct task_struct *curr;
 	struct task_struct *idle;
@@ -215,6 +223,7 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct sched_info sched_info;
 	struct sched_entity se;
+	struct task_group *sched_task_group;
 };
 
 struct hrtimer_clock_base {

@@ -27,6 +27,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("kernel.h", include_str!("../../bpf/include/kernel.h")),
     ("compat.h", include_str!("../../bpf/include/compat.h")),
     ("probe.h", include_str!("../../bpf/include/probe.h")),
+    ("histogram.h", include_str!("../../bpf/include/histogram.h")),
 ];
 
 /// Compiles every `*.bpf.c` in `dir` and its folder `shared`, for a `build.rs`: objects and

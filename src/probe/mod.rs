@@ -55,7 +55,7 @@ pub struct CgroupId {
 }
 
 /// Why an object did not load.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum LoadError {
     /// A required slot has no hook here: each variant that was tried, and the kernel's word.
     #[error("{object}: no hook for {slot}: {}", tried.join("; "))]

@@ -153,6 +153,14 @@ impl BatchToken {
     }
 }
 
+/// `CLOCK_MONOTONIC`, which is what `bpf_ktime_get_ns` reads.
+pub fn monotonic_ns() -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: t is valid for writing; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut t) };
+    t.tv_sec.unsigned_abs() * 1_000_000_000 + t.tv_nsec.unsigned_abs()
+}
+
 fn absent_is_false(r: io::Result<()>) -> io::Result<bool> {
     match r {
         Ok(()) => Ok(true),

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Adding up readings; and, as root, the probe against the kernel's own figures.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::host::{Cgroups, Host};
+
+const S: u64 = 1_000_000_000;
+
+fn figures(run_ns: u64, slot: usize, n: u64) -> Figures {
+    let mut waits = Waits { total_ns: n * 1000, ..Waits::default() };
+    waits.slots[slot] = n;
+    Figures { run_ns, waits }
+}
+
+fn cpu(groups: Vec<(u64, Figures)>, running: Option<(u64, u64)>) -> Cpu {
+    let waits = groups.iter().fold(Waits::default(), |mut all, (_, f)| {
+        all.add(&f.waits);
+        all
+    });
+    Cpu { at_rest: true, waits, lost: 0, groups, running }
+}
+
+fn run_ns(t: &Totals) -> BTreeMap<u64, u64> {
+    t.groups.iter().map(|(id, g)| (*id, g.figures.run_ns)).collect()
+}
+
+/// A cgroup's figures are the sum over CPUs, the hash and the run under way; key 0 is the root.
+#[test]
+fn parts_add_up() {
+    let mut t = Totals::default();
+    let evicted = [(7, figures(5, 3, 1)), (0, figures(1, 0, 0))];
+    let cpus = [cpu(vec![(7, figures(10, 3, 2))], Some((8, S - 100))), cpu(vec![(7, figures(20, 4, 1))], None)];
+    assert!(t.absorb(&evicted, &cpus, S).is_empty());
+    assert_eq!(run_ns(&t), BTreeMap::from([(1, 1), (7, 35), (8, 100)]));
+    let seven = &t.groups[&7].figures.waits;
+    assert_eq!((seven.slots[3], seven.slots[4], seven.total_ns), (3, 1, 4000));
+    assert_eq!((t.node.count(), t.node.total_ns), (3, 3000));
+}
+
+/// Figures that are just on their way from a CPU to the hash are missing for a moment: what was
+/// told before stays, and nothing is counted twice when they are back.
+#[test]
+fn figures_never_fall() {
+    let mut t = Totals::default();
+    t.absorb(&[], &[cpu(vec![(7, figures(100, 3, 10))], None)], S);
+    t.absorb(&[], &[cpu(vec![], None)], 2 * S);
+    assert_eq!((run_ns(&t)[&7], t.node.count()), (100, 10));
+    t.absorb(&[(7, figures(100, 3, 10))], &[cpu(vec![(7, figures(3, 3, 1))], None)], 3 * S);
+    assert_eq!((run_ns(&t)[&7], t.groups[&7].figures.waits.slots[3]), (103, 11));
+}
+
+/// A cgroup that is idle for five minutes leaves the hash, unless a CPU has it at hand; consumers
+/// that see it again take it as begun from zero.
+#[test]
+fn the_idle_leave() {
+    let mut t = Totals::default();
+    let mut d = Differences::default();
+    let mut reading =
+        |t: &Totals| d.of(run_ns(t).into_iter().map(|(id, ns)| (CgroupId { hierarchy: 0, id }, ns)).collect());
+    let cached = [cpu(vec![(8, figures(1, 0, 0))], None)];
+    assert!(t.absorb(&[(7, figures(100, 0, 0))], &cached, S).is_empty());
+    assert_eq!(reading(&t).len(), 2);
+    assert!(t.absorb(&[(7, figures(100, 0, 0))], &cached, S + IDLE_NS - 1).is_empty());
+    assert_eq!(reading(&t), []);
+    assert_eq!(t.absorb(&[(7, figures(100, 0, 0))], &cached, S + IDLE_NS), [7]);
+    assert_eq!(run_ns(&t), BTreeMap::from([(8, 1)]));
+    reading(&t);
+    t.absorb(&[(7, figures(30, 0, 0))], &cached, S + IDLE_NS + 1);
+    assert_eq!(reading(&t), [(CgroupId { hierarchy: 0, id: 7 }, 30)]);
+}
+
+/// The number of the hierarchy as `/proc/cgroups` has it; 0 where v1 does not know the controller.
+#[test]
+fn hierarchy_numbers() {
+    let d = tempfile::tempdir().unwrap();
+    let file = d.path().join("cgroups");
+    std::fs::write(&file, "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t3\t1\t1\ncpu\t12\t1\t1\n").unwrap();
+    assert_eq!((hierarchy_of("cpu", &file), hierarchy_of("io", &file)), (12, 0));
+    assert_eq!(hierarchy_of("cpu", &d.path().join("absent")), 0);
+}
+
+/// A cgroup of the cpu controller for one test, with processes that end with it.
+struct Group {
+    dir: PathBuf,
+    children: Vec<Child>,
+}
+
+impl Group {
+    fn new(name: &str) -> Self {
+        let cgroups = Cgroups::read(&Host::default()).unwrap();
+        let tree = cgroups.of_controller("cpu").or_else(|| cgroups.hierarchy(0)).unwrap();
+        let dir = tree.mount.join(format!("bianque-test-{name}-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        Group { dir, children: Vec::new() }
+    }
+
+    fn id(&self) -> u64 {
+        std::fs::metadata(&self.dir).unwrap().ino()
+    }
+
+    /// A process that never sleeps, on the last CPU.
+    #[expect(clippy::disallowed_methods, reason = "a test needs somebody to watch")]
+    fn spin(&mut self) -> u32 {
+        let last = std::thread::available_parallelism().unwrap().get() - 1;
+        let script = format!(
+            "echo $$ > {}/cgroup.procs; exec taskset -c {last} sh -c 'while :; do :; done'",
+            self.dir.display()
+        );
+        self.children.push(Command::new("sh").args(["-c", &script]).spawn().unwrap());
+        self.children.last().unwrap().id()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let gone = (0..50).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            std::fs::remove_dir(&self.dir).is_ok()
+        });
+        assert!(gone || std::thread::panicking(), "{} could not be removed", self.dir.display());
+    }
+}
+
+/// Time on a CPU and time that it waited for one, as the kernel has it for a process.
+fn schedstat(pid: u32) -> (u64, u64) {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    let mut words = text.split_whitespace().map(|w| w.parse().unwrap());
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+fn load() -> Option<Sched> {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        eprintln!("skipped: loading BPF programs needs root");
+        return None;
+    }
+    let features = BTreeSet::from([Feature::SchedCpuTime, Feature::SchedRunQueue]);
+    Some(Sched::load(&mut Loader::new(), &features).unwrap())
+}
+
+fn near(got: u64, want: u64, percent: u64, slack_ns: u64) -> bool {
+    got.abs_diff(want) <= want * percent / 100 + slack_ns
+}
+
+/// A spinning process's cgroup gets the CPU time that the kernel accounts to the process, the run
+/// under way included: readings follow each other closely.
+#[test]
+fn a_spinning_cgroup_is_seen() {
+    let Some(sched) = load() else { return };
+    let mut group = Group::new("spin");
+    let id = group.id();
+    let pid = group.spin();
+    std::thread::sleep(Duration::from_millis(500));
+    let used = || sched.cpu_time().unwrap().into_iter().find(|(c, _)| c.id == id).map_or(0, |(_, ns)| ns);
+    let (start, before, kernel_before) = (Instant::now(), used(), schedstat(pid).0);
+    let mut last = before;
+    while start.elapsed() < Duration::from_secs(2) {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = used();
+        assert!(now >= last);
+        last = now;
+    }
+    let (got, want) = (used() - before, schedstat(pid).0 - kernel_before);
+    eprintln!("{} ms by the probe, {} ms by the kernel, of {:?}", got / 1_000_000, want / 1_000_000, start.elapsed());
+    // The kernel's own figure is as of the last tick.
+    assert!(near(got, want, 5, 12_000_000), "{got} against {want}");
+    assert!(want > S / 10, "the machine is too busy: the process hardly ran");
+}
+
+/// Two spinning processes on one CPU wait for each other: their cgroup's waits are what the kernel
+/// says that both waited, and the slices show in the histogram.
+#[test]
+fn waiting_for_each_other_is_seen() {
+    let Some(sched) = load() else { return };
+    let mut group = Group::new("wait");
+    let id = group.id();
+    let pids = [group.spin(), group.spin()];
+    std::thread::sleep(Duration::from_millis(500));
+    let waits = || {
+        let reading = sched.run_queue().unwrap();
+        let own = reading.cgroups.into_iter().find(|(c, _)| c.id == id).map(|(_, w)| w).unwrap_or_default();
+        (own, reading.node)
+    };
+    let kernel = || pids.iter().map(|p| schedstat(*p).1).sum::<u64>();
+    let ((before, node_before), kernel_before) = (waits(), kernel());
+    std::thread::sleep(Duration::from_secs(3));
+    let ((after, node_after), kernel_after) = (waits(), kernel());
+    let (own, node) = (after.since(&before), node_after.since(&node_before));
+    let want = kernel_after - kernel_before;
+    eprintln!("{own:?}, {} ms by the kernel", want / 1_000_000);
+    assert!(near(own.total_ns, want, 10, 0), "{} against {want}", own.total_ns);
+    // A slice of the scheduler is between 0.5 and 125 ms.
+    let long: u64 = own.slots[9..=17].iter().sum();
+    assert!(long * 2 > own.count() && long > 10, "{own:?}");
+    assert!(node.count() >= own.count() && node.total_ns >= own.total_ns);
+    let _ = sched.lost();
+}
