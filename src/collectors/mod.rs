@@ -7,6 +7,7 @@
 
 pub mod autotracing;
 pub mod events;
+pub mod fold;
 pub mod metrics;
 pub mod registry;
 pub mod run;
@@ -66,6 +67,37 @@ pub struct Info {
     pub capabilities: &'static [&'static str],
     pub metrics: &'static [&'static MetricDef],
     pub events: &'static [&'static EventDef],
+}
+
+impl Info {
+    /// [`Self::doc`] as plain markdown, where [`head_doc`] took it from the source.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let line = |l: &'static str| l.strip_prefix("//!").map_or(l, |l| l.strip_prefix(' ').unwrap_or(l));
+        self.doc.lines().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The `//!` lines at the head of a source file, for [`Info::doc`]: `head_doc(include_str!("oom.rs"))`.
+#[must_use]
+pub const fn head_doc(source: &'static str) -> &'static str {
+    let bytes = source.as_bytes();
+    let (mut at, mut start, mut end) = (0, bytes.len(), bytes.len());
+    // A line at a time: skip the licence, then take lines as long as they are `//!`.
+    while at < bytes.len() {
+        let is_doc = at + 2 < bytes.len() && bytes[at] == b'/' && bytes[at + 1] == b'/' && bytes[at + 2] == b'!';
+        if is_doc && start == bytes.len() {
+            start = at;
+        } else if !is_doc && start != bytes.len() {
+            end = at;
+            break;
+        }
+        while at < bytes.len() && bytes[at] != b'\n' {
+            at += 1;
+        }
+        at += 1;
+    }
+    source.split_at(end).0.split_at(start).1
 }
 
 /// A collector's settings, `collectors.NAME` in the configuration. Doc comments become the reference.
@@ -210,5 +242,18 @@ impl Context<'_> {
         let object = self.loader.load(options)?;
         self.objects.push(object.clone());
         Ok(object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A collector's page is the head of its file: all of it, and nothing of the code.
+    #[test]
+    fn head_of_a_file() {
+        const DOC: &str = head_doc("// SPDX\n//! # What\n//!\n//! Text.\n\n//! no\nuse x;\n");
+        assert_eq!(DOC, "//! # What\n//!\n//! Text.\n");
+        assert_eq!(head_doc("use x;\n"), "");
     }
 }

@@ -12,7 +12,11 @@ use crate::probe::RecordSet;
 use crate::signal::{Capture, Change, Metrics, Trigger};
 
 /// Every collector of this crate, in the order in which they are listed.
-pub static BUILT_IN: &[Registration] = &[events::<super::events::oom::Oom>()];
+pub static BUILT_IN: &[Registration] = &[
+    metrics::<super::metrics::cpu::Cpu>(),
+    metrics::<super::metrics::runqlat::RunqLat>(),
+    events::<super::events::oom::Oom>(),
+];
 
 /// A collector as the agent holds it: its declaration, its settings' shape, and how to build it.
 #[derive(Clone, Copy)]

@@ -1,2 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Collectors of kind metrics, one file each.
+
+pub mod cpu;
+pub mod runqlat;

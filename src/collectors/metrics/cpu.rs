@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+//! # What it tells
+//! Who uses the CPUs: the node by mode (user, system, idle, stolen …), each workload in CPU seconds
+//! and CPUs, what limit it has, and how long that limit held it back.
+//!
+//! # How
+//! The node from `/proc/stat`. Workloads from the shared `sched` probe, which adds up run times at
+//! each context switch: one map reading for all of them, and short-lived ones are not missed.
+//! Limits and throttling from the cgroup's `cpu.max` and `cpu.stat` (v1: `cpu.cfs_quota_us`).
+//!
+//! # Signals
+//! `system.cpu.time`, `system.cpu.utilization`, `system.cpu.logical.count`; `container.cpu.time`,
+//! `container.cpu.usage`, `linux.container.cpu.limit`, `linux.container.cpu.throttled.time`,
+//! `linux.container.cpu.throttled.periods`, `linux.container.cpu.periods`.
+//!
+//! # Limits
+//! A workload's time counts from the agent's start. It is what the scheduler charges: time that
+//! interrupts took, or that the hypervisor gave to others, is left out where the kernel can tell
+//! it. A thread that moves to another cgroup counts there from its next switch. The limit is the
+//! tightest of the workload's cgroup and its ancestors; throttling is its own cgroup's.
+//!
+//! # What to do next
+//! A workload near its limit with throttled time that grows needs a higher limit or less
+//! parallelism. One far from its limit that is slow nonetheless: see `linux.container.sched.runqueue.latency`.
+//! Much `steal`: the node's own host is overcommitted. Much `softirq`: see the `softirq` collector.
+
+use std::collections::HashMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::collectors::fold::ByWorkload;
+use crate::collectors::{Collector, Context, Info, MetricCollector, Settings, Unavailable, head_doc};
+use crate::host::cgroup::Cgroups;
+use crate::host::proc::{CpuTimes, Stat};
+use crate::host::{Clock, Host};
+use crate::probe::CgroupId;
+use crate::probe::shared::Feature;
+use crate::probe::shared::sched::{Differences, Sched};
+use crate::signal::semconv::{attr, metric};
+use crate::signal::{Instrument, Key, MetricDef, Metrics, Panel, Value, Workload, WorkloadKey};
+use crate::workload::Workloads;
+
+const fn def(
+    name: &'static str,
+    instrument: Instrument,
+    unit: &'static str,
+    help: &'static str,
+    attributes: &'static [Key],
+) -> MetricDef {
+    let panel = if matches!(instrument, Instrument::Counter) { Panel::Rate } else { Panel::Gauge };
+    MetricDef { name, instrument, unit, help, attributes, panel }
+}
+
+const MODES: &[Key] = &[attr::CPU_MODE, attr::CPU_LOGICAL_NUMBER];
+
+static NODE_TIME: MetricDef =
+    def(metric::SYSTEM_CPU_TIME, Instrument::Counter, "s", "What the node's CPUs did, by mode", MODES);
+static NODE_UTILIZATION: MetricDef = def(
+    metric::SYSTEM_CPU_UTILIZATION,
+    Instrument::Gauge,
+    "1",
+    "Share of the CPUs' time in each mode, since the reading before",
+    MODES,
+);
+static NODE_COUNT: MetricDef =
+    def(metric::SYSTEM_CPU_LOGICAL_COUNT, Instrument::UpDownCounter, "{cpu}", "CPUs that are online", &[]);
+static TIME: MetricDef =
+    def(metric::CONTAINER_CPU_TIME, Instrument::Counter, "s", "CPU time that the workload used", &[]);
+static USAGE: MetricDef = def(
+    metric::CONTAINER_CPU_USAGE,
+    Instrument::Gauge,
+    "{cpu}",
+    "CPUs that the workload used, since the reading before",
+    &[],
+);
+static LIMIT: MetricDef = def(
+    metric::LINUX_CONTAINER_CPU_LIMIT,
+    Instrument::Gauge,
+    "{cpu}",
+    "CPUs that the workload may use: the tightest limit of its cgroup and that one's ancestors",
+    &[],
+);
+static THROTTLED_TIME: MetricDef = def(
+    metric::LINUX_CONTAINER_CPU_THROTTLED_TIME,
+    Instrument::Counter,
+    "s",
+    "Time that the workload's CPU limit held it back, summed over CPUs",
+    &[],
+);
+static THROTTLED_PERIODS: MetricDef = def(
+    metric::LINUX_CONTAINER_CPU_THROTTLED_PERIODS,
+    Instrument::Counter,
+    "{period}",
+    "Periods in which the CPU limit held the workload back",
+    &[],
+);
+static PERIODS: MetricDef = def(
+    metric::LINUX_CONTAINER_CPU_PERIODS,
+    Instrument::Counter,
+    "{period}",
+    "Periods of the CPU limit in which the workload ran",
+    &[],
+);
+
+/// Settings of `cpu`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Reports the node's time and utilization for each CPU, instead of for all together.
+    pub per_cpu: bool,
+}
+
+impl Settings for Config {}
+
+/// CPU time of the node and of each workload.
+pub struct Cpu {
+    config: Config,
+    host: Host,
+    cgroups: Cgroups,
+    clock: Clock,
+    workloads: Workloads,
+    sched: Sched,
+    node: Node,
+    usage: Usage,
+}
+
+impl Collector for Cpu {
+    const INFO: Info = Info {
+        name: "cpu",
+        summary: "CPU time of the node and of each workload, limits and throttling",
+        doc: head_doc(include_str!("cpu.rs")),
+        enabled: true,
+        needs: &[Feature::SchedCpuTime],
+        object: None,
+        optional: &[],
+        capabilities: &[],
+        metrics: &[
+            &NODE_TIME,
+            &NODE_UTILIZATION,
+            &NODE_COUNT,
+            &TIME,
+            &USAGE,
+            &LIMIT,
+            &THROTTLED_TIME,
+            &THROTTLED_PERIODS,
+            &PERIODS,
+        ],
+        events: &[],
+    };
+    type Config = Config;
+
+    fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let sched = cx.shared.sched()?.clone();
+        let cgroups = Cgroups::read(cx.host).map_err(|e| Unavailable::because(e.to_string()))?;
+        Ok(Cpu {
+            config,
+            host: cx.host.clone(),
+            cgroups,
+            clock: cx.clock.clone(),
+            workloads: cx.workloads.clone(),
+            sched,
+            node: Node::default(),
+            usage: Usage::default(),
+        })
+    }
+
+    fn reload(&mut self, config: Config) -> anyhow::Result<()> {
+        self.config = config;
+        Ok(())
+    }
+}
+
+impl MetricCollector for Cpu {
+    fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()> {
+        let node = self.host.stat().map(|stat| self.node.write(&stat, self.config.per_cpu, out));
+        self.usage.write(self.sched.cpu_time()?, self.clock.now().boot_ns, &self.workloads, out);
+        for (workload, _) in self.usage.times.iter() {
+            limits(&self.cgroups, workload, out);
+        }
+        Ok(node?)
+    }
+}
+
+/// What the node's CPUs did, from `/proc/stat`.
+#[derive(Default)]
+struct Node {
+    last: HashMap<Option<u32>, CpuTimes>,
+}
+
+impl Node {
+    fn write(&mut self, stat: &Stat, per_cpu: bool, out: &mut Metrics) {
+        out.value(&NODE_COUNT, None, &[], f64::from(u32::try_from(stat.cpus.len()).unwrap_or(u32::MAX)));
+        if !per_cpu {
+            return self.write_one(None, stat.all, out);
+        }
+        for (cpu, times) in &stat.cpus {
+            self.write_one(Some(*cpu), *times, out);
+        }
+    }
+
+    fn write_one(&mut self, cpu: Option<u32>, now: CpuTimes, out: &mut Metrics) {
+        let before = self.last.insert(cpu, now);
+        let total = before.map(|b| now.total_ns().saturating_sub(b.total_ns())).filter(|t| *t > 0);
+        for (mode, of) in MODE_TIMES {
+            let mut attributes = vec![(attr::CPU_MODE, Value::from(*mode))];
+            attributes.extend(cpu.map(|n| (attr::CPU_LOGICAL_NUMBER, Value::from(n))));
+            out.value(&NODE_TIME, None, &attributes, seconds(of(&now)));
+            if let (Some(before), Some(total)) = (before, total) {
+                let share = seconds(of(&now).saturating_sub(of(&before))) / seconds(total);
+                out.value(&NODE_UTILIZATION, None, &attributes, share);
+            }
+        }
+    }
+}
+
+type Mode = (&'static str, fn(&CpuTimes) -> u64);
+
+/// The conventions' names where they have one. What guests used is in `user` and `nice`, as the kernel counts.
+static MODE_TIMES: &[Mode] = &[
+    ("user", |t| t.user_ns),
+    ("nice", |t| t.nice_ns),
+    ("system", |t| t.system_ns),
+    ("idle", |t| t.idle_ns),
+    ("iowait", |t| t.iowait_ns),
+    ("interrupt", |t| t.irq_ns),
+    ("softirq", |t| t.softirq_ns),
+    ("steal", |t| t.steal_ns),
+];
+
+/// What workloads used, from the shared probe.
+#[derive(Default)]
+struct Usage {
+    differences: Differences<u64>,
+    times: ByWorkload<u64>,
+    last: HashMap<WorkloadKey, u64>,
+    last_ns: Option<u64>,
+}
+
+impl Usage {
+    fn write(&mut self, reading: Vec<(CgroupId, u64)>, now_ns: u64, workloads: &Workloads, out: &mut Metrics) {
+        self.times.add(workloads, self.differences.of(reading));
+        let elapsed = self.last_ns.replace(now_ns).map(|last| now_ns.saturating_sub(last)).filter(|e| *e > 0);
+        let before = std::mem::take(&mut self.last);
+        for (workload, time_ns) in self.times.iter() {
+            out.value(&TIME, Some(workload), &[], seconds(*time_ns));
+            if let Some(elapsed) = elapsed {
+                // A workload that is new used what it has since the reading before.
+                let used = time_ns.saturating_sub(before.get(&workload.key).copied().unwrap_or(0));
+                out.value(&USAGE, Some(workload), &[], seconds(used) / seconds(elapsed));
+            }
+            self.last.insert(workload.key, *time_ns);
+        }
+    }
+}
+
+/// Limit and throttling of one workload; nothing where it has none, or is just going away.
+fn limits(cgroups: &Cgroups, workload: &std::sync::Arc<Workload>, out: &mut Metrics) {
+    let Some(cpus) = cgroups.cpus_allowed(&workload.cgroup) else { return };
+    out.value(&LIMIT, Some(workload), &[], cpus);
+    let Ok(stat) = cgroups.throttling(&workload.cgroup) else { return };
+    out.value(&THROTTLED_TIME, Some(workload), &[], seconds(stat.throttled_ns));
+    out.count(&THROTTLED_PERIODS, Some(workload), &[], stat.throttled);
+    out.count(&PERIODS, Some(workload), &[], stat.periods);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "2^53 ns are 104 days, then it rounds to a microsecond")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::host::Host;
+    use crate::signal::Timestamp;
+    use crate::signal::metric::Reading;
+
+    const S: u64 = 1_000_000_000;
+
+    fn stat(user_s: u64, idle_s: u64) -> Stat {
+        let all = CpuTimes { user_ns: user_s * S, idle_ns: idle_s * S, ..CpuTimes::default() };
+        Stat { all, cpus: vec![(0, all), (3, CpuTimes::default())], ..Stat::default() }
+    }
+
+    fn get(out: &Metrics, name: &str, mode: Option<&str>) -> Vec<f64> {
+        let wanted = out.points().iter().filter(|p| p.def.name == name);
+        let wanted = wanted.filter(|p| mode.is_none_or(|m| p.attributes.get("cpu.mode").unwrap().as_str() == Some(m)));
+        let value = |r: &Reading| match r {
+            Reading::Double(d) => *d,
+            Reading::Int(n) => f64::from(u32::try_from(*n).unwrap()),
+            other => panic!("{other:?}"),
+        };
+        wanted.map(|p| value(&p.reading)).collect()
+    }
+
+    /// The node's time is told from the first reading on, its shares from the second; they add up to 1.
+    #[test]
+    fn node_times_and_shares() {
+        let (mut node, mut out) = (Node::default(), Metrics::default());
+        node.write(&stat(10, 90), false, &mut out);
+        assert_eq!(get(&out, "system.cpu.time", Some("user")), [10.0]);
+        assert_eq!(get(&out, "system.cpu.utilization", None), [] as [f64; 0]);
+        assert_eq!(get(&out, "system.cpu.logical.count", None), [2.0]);
+        out.drain();
+        node.write(&stat(13, 91), false, &mut out);
+        assert_eq!(get(&out, "system.cpu.utilization", Some("user")), [0.75]);
+        assert!((get(&out, "system.cpu.utilization", None).iter().sum::<f64>() - 1.0).abs() < 1e-9);
+    }
+
+    /// By CPU there is no sum over them, which would count all time twice.
+    #[test]
+    fn each_cpu_by_itself() {
+        let (mut node, mut out) = (Node::default(), Metrics::default());
+        node.write(&stat(10, 90), true, &mut out);
+        let times = out.points().iter().filter(|p| p.def.name == "system.cpu.time");
+        let cpus: Vec<_> = times.map(|p| p.attributes.get("cpu.logical_number").and_then(Value::as_int)).collect();
+        assert_eq!((cpus.len(), cpus[0], cpus[8]), (16, Some(0), Some(3)));
+    }
+
+    /// A workload's time grows by what its cgroups ran, its usage is that over the time between
+    /// readings; the root's time is no workload's.
+    #[test]
+    fn usage_of_a_workload() {
+        let (mut usage, mut out) = (Usage::default(), Metrics::default());
+        let workloads = Workloads::new(&Host::under("/nowhere"), &Clock::fixed(Timestamp(1), 1));
+        let id = |id| CgroupId { hierarchy: 1, id };
+        workloads.on_mkdir(id(1), "/");
+        workloads.on_mkdir(id(7), "/system.slice/a.service");
+        usage.write(vec![(id(1), 50 * S), (id(7), 3 * S)], 100 * S, &workloads, &mut out);
+        assert_eq!(
+            (get(&out, "container.cpu.time", None), get(&out, "container.cpu.usage", None)),
+            (vec![3.0], vec![])
+        );
+        out.drain();
+        usage.write(vec![(id(1), 60 * S), (id(7), 8 * S)], 110 * S, &workloads, &mut out);
+        assert_eq!(
+            (get(&out, "container.cpu.time", None), get(&out, "container.cpu.usage", None)),
+            (vec![8.0], vec![0.5])
+        );
+    }
+
+    /// Limit and throttling are told where a limit is, in CPUs and seconds; else nothing.
+    #[test]
+    fn limits_where_there_are_some() {
+        let d = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = d.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        put("proc/self/cgroup", "0::/\n");
+        put("sys/fs/cgroup/cgroup.controllers", "cpu memory");
+        put("sys/fs/cgroup/a.service/cpu.max", "150000 100000\n");
+        put("sys/fs/cgroup/a.service/cpu.stat", "nr_periods 9\nnr_throttled 4\nthrottled_usec 2500000\n");
+        put("sys/fs/cgroup/b.service/cpu.max", "max 100000\n");
+        let host = Host::under(d.path());
+        let cgroups = Cgroups::read(&host).unwrap();
+        let workloads = Workloads::new(&host, &Clock::fixed(Timestamp(1), 1));
+        let workload = |id, path| -> Arc<Workload> {
+            workloads.on_mkdir(CgroupId { hierarchy: 0, id }, path);
+            workloads.of_cgroup(CgroupId { hierarchy: 0, id }).unwrap()
+        };
+        let mut out = Metrics::default();
+        limits(&cgroups, &workload(7, "/a.service"), &mut out);
+        assert_eq!(get(&out, "linux.container.cpu.limit", None), [1.5]);
+        assert_eq!(get(&out, "linux.container.cpu.throttled.time", None), [2.5]);
+        assert_eq!(get(&out, "linux.container.cpu.throttled.periods", None), [4.0]);
+        assert_eq!(get(&out, "linux.container.cpu.periods", None), [9.0]);
+        out.drain();
+        limits(&cgroups, &workload(8, "/b.service"), &mut out);
+        assert!(out.points().is_empty());
+    }
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! # What it tells
+//! How long threads that could run had to wait for a CPU: the node's tasks as a whole, and each
+//! workload's. It is what a user feels as slowness while the CPU graph still looks fine.
+//!
+//! # How
+//! The shared `sched` probe on `sched_switch`. The kernel keeps in each task when it became
+//! runnable or was preempted; the incoming task's wait is one subtraction at the switch. Counted in
+//! the kernel in powers of two of a second; waits below 1 us are counted as zero.
+//!
+//! # Signals
+//! `linux.sched.runqueue.latency` for the node, `linux.container.sched.runqueue.latency` for each
+//! workload: histograms of seconds. Idle tasks do not count.
+//!
+//! # Limits
+//! The time that a CPU limit (quota) held a task back counts as waiting: read it beside
+//! `linux.container.cpu.throttled.time`. When a waiting task moves to another CPU, only what it
+//! waited there is counted. A task that moved to another cgroup counts there from its next switch.
+//!
+//! # What to do next
+//! High for the node: more runnable threads than CPUs; see `system.cpu.utilization` and which
+//! workload has the highest `container.cpu.usage`. High for one workload only: its own limit, its
+//! `cpu.weight` against its neighbours, or its cpuset.
+
+use crate::collectors::fold::ByWorkload;
+use crate::collectors::{Collector, Context, Info, MetricCollector, NoSettings, Unavailable, head_doc};
+use crate::probe::shared::Feature;
+use crate::probe::shared::sched::{Differences, RunQueue, Sched, WAIT_EXPONENT, Waits};
+use crate::signal::semconv::metric;
+use crate::signal::{Histogram, Instrument, MetricDef, Metrics, Panel};
+use crate::workload::Workloads;
+
+static NODE: MetricDef = MetricDef {
+    name: metric::LINUX_SCHED_RUNQUEUE_LATENCY,
+    instrument: Instrument::Histogram,
+    unit: "s",
+    help: "Time that runnable threads waited for a CPU",
+    attributes: &[],
+    panel: Panel::Heatmap,
+};
+
+static WORKLOAD: MetricDef = MetricDef {
+    name: metric::LINUX_CONTAINER_SCHED_RUNQUEUE_LATENCY,
+    instrument: Instrument::Histogram,
+    unit: "s",
+    help: "Time that the workload's runnable threads waited for a CPU",
+    attributes: &[],
+    panel: Panel::Heatmap,
+};
+
+/// Run-queue latency of the node and of each workload.
+pub struct RunqLat {
+    sched: Sched,
+    workloads: Workloads,
+    report: Report,
+}
+
+impl Collector for RunqLat {
+    const INFO: Info = Info {
+        name: "runqlat",
+        summary: "How long runnable threads waited for a CPU",
+        doc: head_doc(include_str!("runqlat.rs")),
+        enabled: true,
+        needs: &[Feature::SchedRunQueue],
+        object: None,
+        optional: &[],
+        capabilities: &[],
+        metrics: &[&NODE, &WORKLOAD],
+        events: &[],
+    };
+    type Config = NoSettings;
+
+    fn new(_config: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let sched = cx.shared.sched()?.clone();
+        Ok(RunqLat { sched, workloads: cx.workloads.clone(), report: Report::default() })
+    }
+
+    fn reload(&mut self, _config: NoSettings) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl MetricCollector for RunqLat {
+    fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()> {
+        self.report.write(self.sched.run_queue()?, &self.workloads, out);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Report {
+    differences: Differences<Waits>,
+    waits: ByWorkload<Waits>,
+}
+
+impl Report {
+    fn write(&mut self, reading: RunQueue, workloads: &Workloads, out: &mut Metrics) {
+        out.histogram(&NODE, None, &[], histogram(&reading.node));
+        self.waits.add(workloads, self.differences.of(reading.cgroups));
+        for (workload, waits) in self.waits.iter() {
+            out.histogram(&WORKLOAD, Some(workload), &[], histogram(waits));
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "2^53 ns are 104 days of waiting, then it rounds to a microsecond")]
+fn histogram(waits: &Waits) -> Histogram {
+    Histogram {
+        zero_count: waits.zero,
+        offset: WAIT_EXPONENT,
+        counts: waits.slots.to_vec(),
+        sum: Some(waits.total_ns as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Clock, Host};
+    use crate::probe::CgroupId;
+    use crate::signal::Timestamp;
+    use crate::signal::metric::Reading;
+
+    fn waits(zero: u64, slot: usize, n: u64, total_ns: u64) -> Waits {
+        let mut waits = Waits { zero, total_ns, ..Waits::default() };
+        waits.slots[slot] = n;
+        waits
+    }
+
+    /// The kernel's slots are the histogram's buckets as they are: slot 10 is from 2^-10 s on. A
+    /// workload's histogram is the sum over its cgroups; the node's is the probe's own.
+    #[test]
+    fn slots_are_buckets() {
+        let workloads = Workloads::new(&Host::under("/nowhere"), &Clock::fixed(Timestamp(1), 1));
+        let id = |id| CgroupId { hierarchy: 1, id };
+        workloads.on_mkdir(id(7), "/a.service");
+        workloads.on_mkdir(id(8), "/a.service/child");
+        let reading = RunQueue {
+            node: waits(9, 10, 5, 3_000_000_000),
+            cgroups: vec![
+                (id(1), waits(5, 3, 1, 7)),
+                (id(7), waits(3, 10, 2, 2_000_000_000)),
+                (id(8), waits(1, 10, 2, 5)),
+            ],
+        };
+        let (mut report, mut out) = (Report::default(), Metrics::default());
+        report.write(reading, &workloads, &mut out);
+        let histograms: Vec<_> = out
+            .points()
+            .iter()
+            .map(|p| match &p.reading {
+                Reading::Histogram(h) => (p.workload.as_ref().map(|w| w.cgroup.as_str()), h.clone()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(histograms.len(), 2);
+        let (who, node) = &histograms[0];
+        assert_eq!((*who, node.zero_count, node.offset, node.counts[10], node.sum), (None, 9, -20, 5, Some(3.0)));
+        let (who, own) = &histograms[1];
+        assert_eq!((*who, own.zero_count, own.counts[10], own.count()), (Some("/a.service"), 4, 4, 8));
+    }
+}
