@@ -124,22 +124,6 @@ pub mod attr {
     pub const PYROSCOPE_PROFILE_ID: Key = Key::new("pyroscope.profile.id", "The same id, under Grafana's name");
 }
 
-/// Metrics. OpenTelemetry's `system.*` for the node and `container.*` for a workload where they
-/// exist, else `linux.*` and `linux.container.*`.
-pub mod metric {
-    pub const SYSTEM_CPU_TIME: &str = "system.cpu.time";
-    pub const SYSTEM_CPU_UTILIZATION: &str = "system.cpu.utilization";
-    pub const SYSTEM_CPU_LOGICAL_COUNT: &str = "system.cpu.logical.count";
-    pub const CONTAINER_CPU_TIME: &str = "container.cpu.time";
-    pub const CONTAINER_CPU_USAGE: &str = "container.cpu.usage";
-    pub const LINUX_CONTAINER_CPU_LIMIT: &str = "linux.container.cpu.limit";
-    pub const LINUX_CONTAINER_CPU_THROTTLED_TIME: &str = "linux.container.cpu.throttled.time";
-    pub const LINUX_CONTAINER_CPU_THROTTLED_PERIODS: &str = "linux.container.cpu.throttled.periods";
-    pub const LINUX_CONTAINER_CPU_PERIODS: &str = "linux.container.cpu.periods";
-    pub const LINUX_SCHED_RUNQUEUE_LATENCY: &str = "linux.sched.runqueue.latency";
-    pub const LINUX_CONTAINER_SCHED_RUNQUEUE_LATENCY: &str = "linux.container.sched.runqueue.latency";
-}
-
 /// The agent's own counters. Names carry no unit: Prometheus' suffixes come from the instrument.
 pub mod own {
     pub const EVENTS_ACCEPTED: &str = "bianque.events.accepted";
@@ -187,6 +171,17 @@ pub mod event {
 
 /// Names of metrics.
 pub mod metric {
+    pub const SYSTEM_CPU_TIME: &str = "system.cpu.time";
+    pub const SYSTEM_CPU_UTILIZATION: &str = "system.cpu.utilization";
+    pub const SYSTEM_CPU_LOGICAL_COUNT: &str = "system.cpu.logical.count";
+    pub const CONTAINER_CPU_TIME: &str = "container.cpu.time";
+    pub const CONTAINER_CPU_USAGE: &str = "container.cpu.usage";
+    pub const LINUX_CONTAINER_CPU_LIMIT: &str = "linux.container.cpu.limit";
+    pub const LINUX_CONTAINER_CPU_THROTTLED_TIME: &str = "linux.container.cpu.throttled.time";
+    pub const LINUX_CONTAINER_CPU_THROTTLED_PERIODS: &str = "linux.container.cpu.throttled.periods";
+    pub const LINUX_CONTAINER_CPU_PERIODS: &str = "linux.container.cpu.periods";
+    pub const LINUX_SCHED_RUNQUEUE_LATENCY: &str = "linux.sched.runqueue.latency";
+    pub const LINUX_CONTAINER_SCHED_RUNQUEUE_LATENCY: &str = "linux.container.sched.runqueue.latency";
     pub const OOM_KILLS: &str = "linux.memory.oom_kills";
     pub const CONTAINER_OOM_KILLS: &str = "linux.container.memory.oom_kills";
     pub const SOFTIRQ_DELAYS: &str = "linux.softirq.delays";

@@ -29,7 +29,9 @@
 
 use std::time::Duration;
 
-use crate::collectors::{Collector, Context, EventCollector, Events, Info, NoSettings, Optional, Unavailable};
+use crate::collectors::{
+    Collector, Context, EventCollector, Events, Info, NoSettings, Optional, Unavailable, head_doc,
+};
 use crate::host::cgroup::Cgroups;
 use crate::host::{Clock, Host, Kmsg};
 use crate::probe::skeletons::oom::{OomVictim, Record, Records, SKELETON};
@@ -94,7 +96,7 @@ impl Collector for Oom {
     const INFO: Info = Info {
         name: "oom",
         summary: "tasks killed for want of memory, with the evidence",
-        doc: include_str!("oom.rs"),
+        doc: head_doc(include_str!("oom.rs")),
         enabled: true,
         needs: &[],
         object: Some(&SKELETON),
