@@ -29,6 +29,7 @@ impl Default for Toolchain {
 impl Toolchain {
     /// # Errors
     /// One sentence that says what to install.
+    #[expect(clippy::disallowed_methods, reason = "running the compiler is what this crate is for")]
     pub fn check(&self) -> Result<()> {
         let version = match Command::new(&self.clang).arg("--version").output() {
             Ok(out) => String::from_utf8_lossy(&out.stdout).into_owned(),
@@ -58,6 +59,7 @@ impl Toolchain {
     ///
     /// # Errors
     /// What clang said.
+    #[expect(clippy::disallowed_methods, reason = "running the compiler is what this crate is for")]
     pub fn compile(&self, source: &Path, headers: &Path, object: &Path) -> Result<()> {
         let dir = source.parent().unwrap_or(Path::new("."));
         let file = source.file_name().context("a source file has a name")?;

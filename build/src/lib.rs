@@ -15,6 +15,9 @@ mod elf;
 mod skeleton;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -31,26 +34,26 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 /// Compiles every `*.bpf.c` in `dir` and its folder `shared`, for a `build.rs`: objects and
-/// `skeletons.rs` go to `OUT_DIR`. Ends the build with a message when that cannot be done.
-pub fn compile(dir: impl AsRef<Path>) {
-    compile_into(dir, "");
+/// `skeletons.rs` go to `OUT_DIR`. When that cannot be done the build fails with a message, and this
+/// returns false.
+pub fn compile(dir: impl AsRef<Path>) -> bool {
+    compile_into(dir, "")
 }
 
 /// The same into the folder `sub` of `OUT_DIR`, for `include_skeletons!("sub")`.
-#[expect(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a build script speaks to cargo so")]
-pub fn compile_into(dir: impl AsRef<Path>, sub: &str) {
+pub fn compile_into(dir: impl AsRef<Path>, sub: &str) -> bool {
     let dir = dir.as_ref();
     let result = out_dir().and_then(|out| compile_to(dir, &out, sub, &Toolchain::default()));
     println!("cargo::rerun-if-changed={}", dir.display());
     println!("cargo::rerun-if-env-changed=CLANG");
     println!("cargo::rerun-if-env-changed=LIBBPF_INCLUDE");
-    if let Err(e) = result {
+    // Cargo shows these as they are, and fails the build.
+    if let Err(e) = &result {
         for line in format!("{e:#}").lines() {
             println!("cargo::error={line}");
         }
-        eprintln!("{e:#}");
-        std::process::exit(1);
     }
+    result.is_ok()
 }
 
 fn out_dir() -> Result<PathBuf> {

@@ -45,14 +45,10 @@ pub fn write(name: &str, object: &[u8], file: &str) -> Result<String> {
     )?;
     write!(
         out,
-        "/// Thresholds and limits: `.data`, may change while the programs run.\npub mod setting {{\n    #[allow(unused_imports, reason = \"generated\")]\n    use super::*;\n{}}}\n\n",
+        "/// Thresholds and limits: `.data`, may change while the programs run.\npub mod setting {{\n{}}}\n\n",
         settings.names
     )?;
-    write!(
-        out,
-        "/// Features: rodata, fixed at load.\npub mod switch {{\n    #[allow(unused_imports, reason = \"generated\")]\n    use super::*;\n{}}}\n\n",
-        switches.names
-    )?;
+    write!(out, "/// Features: rodata, fixed at load.\npub mod switch {{\n{}}}\n\n", switches.names)?;
     out += &types.text;
     out += &records.text;
     out += "}\n\n";
@@ -96,6 +92,16 @@ fn records(elf: &Elf<'_>, btf: &Btf, types: &mut Types<'_>) -> Result<Records> {
     Ok(Records { defs, text })
 }
 
+/// A type of the module as its sub-modules see it.
+fn from_child(rust: &str) -> String {
+    match rust.find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) if rust[at..].starts_with(|c: char| c.is_ascii_uppercase()) => {
+            format!("{}super::{}", &rust[..at], &rust[at..])
+        }
+        _ => rust.to_owned(),
+    }
+}
+
 /// The number that a macro of `probe.h` left for us.
 fn note_value(elf: &Elf<'_>, name: &str) -> Result<u32> {
     let (section, at) = elf.variable(name).with_context(|| format!("{name} is not in the object"))?;
@@ -110,7 +116,7 @@ struct Variables {
 fn variables(elf: &Elf<'_>, btf: &Btf, types: &mut Types<'_>, section: &str, kind: &str) -> Result<Variables> {
     let (mut defs, mut names) = (String::new(), String::new());
     for (name, ty, size) in btf.section(section) {
-        let rust = types.rust(ty, name)?;
+        let rust = from_child(&types.rust(ty, name)?);
         let (place, offset) = elf.variable(name).with_context(|| format!("{name} is not in {section}"))?;
         let file = place.offset + offset;
         writeln!(

@@ -44,7 +44,7 @@ fn a_probe_works_end_to_end() {
     assert_eq!(object.get(setting::ONLY_TGID).unwrap(), me);
 
     let stop = Stop::new().unwrap();
-    let reader = Reader::new(&[object.clone()]).unwrap();
+    let reader = Reader::new(std::slice::from_ref(&object)).unwrap();
     let stopper = stop.clone();
     let napper = std::thread::spawn(move || {
         for _ in 0..20 {

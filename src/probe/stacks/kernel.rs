@@ -99,7 +99,7 @@ impl Kallsyms {
         k
     }
 
-    /// `ffffffff81398b30 t name	[module]`
+    /// A line: address, kind, name, and the module in brackets if it is of one.
     fn add(&mut self, line: &str) {
         let mut words = line.split_ascii_whitespace();
         let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else { return };

@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "a Symbolizer is moved between threads, see there")]
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -178,10 +179,10 @@ impl Files {
         let file = File::open(by_mapping).ok().or_else(by_path).filter(is_regular)?;
         let m = file.metadata().ok()?;
         let key = (m.dev(), m.ino(), m.mtime(), m.mtime_nsec());
-        if !self.open.contains_key(&key) {
+        if let Entry::Vacant(place) = self.open.entry(key) {
             let build_id = blazesym::helper::read_elf_build_id(&fd_path(&file)).ok().flatten();
             let build_id = build_id.map(|id| id.iter().map(|b| format!("{b:02x}")).collect::<String>().into());
-            self.open.insert(key, ElfFile { file, build_id, used: u64::MAX });
+            place.insert(ElfFile { file, build_id, used: u64::MAX });
             if self.open.len() > FILES {
                 self.forget_oldest();
             }
