@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::encode::{self, Node, Resources};
 use super::retry::{Backoff, OnceAMinute, Shutdown, Stop};
 use super::{EXPORTER, Outcome, Signal, Transport};
+use crate::pipeline::log;
 use crate::signal::entry::Entry;
 use crate::telemetry::SelfMetrics;
 
@@ -57,6 +58,33 @@ pub trait Source: Send + 'static {
     fn ack(&mut self, batch: &Self::Batch);
 
     fn behind(&self) -> Behind;
+}
+
+impl Batch for log::Batch {
+    fn entries(&self) -> &[Arc<Entry>] {
+        &self.entries
+    }
+
+    fn resources(&self) -> &Resources {
+        &self.workloads
+    }
+}
+
+impl Source for log::Reader {
+    type Batch = log::Batch;
+
+    async fn next(&mut self, max: usize, wait: Duration) -> anyhow::Result<log::Batch> {
+        Ok(log::Reader::next(self, max, wait).await?)
+    }
+
+    fn ack(&mut self, batch: &log::Batch) {
+        log::Reader::ack(self, batch);
+    }
+
+    fn behind(&self) -> Behind {
+        let b = log::Reader::behind(self);
+        Behind { events: b.events, oldest: b.age }
+    }
 }
 
 /// Delivers one signal of the log's entries. [`Self::run`] is a future for the agent to spawn.

@@ -241,3 +241,6 @@ fn exemplar(out: &mut Vec<u8>, field: u32, e: &Exemplar) {
         wire::bytes(out, 5, &e.trace.0);
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ pub use config::{Compression, Endpoint, Invalid, Protocol, Secret, Settings, Sig
 pub use delivery::Delivery;
 pub use encode::Node;
 pub use metrics::MetricDelivery;
+pub use retry::Shutdown;
 pub use transport::{Outcome, Transport};
 
 /// How we name ourselves to servers.
