@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Names, images and labels of containers, from what their runtimes keep on the node: files first,
+//! Docker's socket last. A job beside the data's way; no record waits for it.
+//!
+//! A container is looked up at its birth, because with `--rm` its files go with it, and again within
+//! two seconds, because the files may be written a moment after the cgroup is made.
+
+mod containerd;
+mod docker;
+mod oci;
+mod storage;
+
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::service::ServiceEnv;
+use super::{Changes, Workloads, path};
+use crate::host::{Cgroups, Host};
+use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
+
+/// When a container is looked up, after its birth; the last one is what exporters wait for at most.
+const ATTEMPTS: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(70),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+    Duration::from_millis(1900),
+];
+
+/// When the environment of a workload's process is read: by then the runtime's helper has become the
+/// program that was asked for.
+const ENVIRONMENT_AFTER: Duration = Duration::from_millis(1000);
+
+/// The longest that a stop is not noticed.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What a runtime knows of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Names {
+    pub name: Option<String>,
+    /// The image's whole reference.
+    pub image: Option<String>,
+    pub runtime: Option<&'static str>,
+    pub labels: BTreeMap<String, String>,
+    /// Kubernetes' and the runtimes' own annotations.
+    pub annotations: BTreeMap<String, String>,
+    pub service: ServiceEnv,
+    /// Nothing more is to be had.
+    pub complete: bool,
+}
+
+/// Resolves names on a thread of its own.
+pub struct NameResolver {
+    workloads: Workloads,
+    born: Changes,
+    jobs: Vec<Job>,
+}
+
+/// A workload of which something is still to be looked up.
+struct Job {
+    key: WorkloadKey,
+    since: Instant,
+    attempt: usize,
+    /// Whether the runtime is still to be asked.
+    naming: bool,
+    environment: bool,
+}
+
+impl NameResolver {
+    /// From now on, containers are [`pending`](Workload::pending) until the resolver is done with them.
+    #[must_use]
+    pub fn new(workloads: &Workloads) -> Self {
+        workloads.expect_names();
+        NameResolver { workloads: workloads.clone(), born: workloads.changes(), jobs: Vec::new() }
+    }
+
+    /// Works until stopped, which it notices within a quarter of a second. Blocks: give it a thread.
+    pub fn run(mut self, stop: &AtomicBool) {
+        for w in self.workloads.all() {
+            self.take_on(&w, w.kind == WorkloadKind::Container && w.container_name.is_none());
+        }
+        while !stop.load(Ordering::Relaxed) {
+            self.work();
+            let next = self.jobs.iter().map(|j| j.due().saturating_duration_since(Instant::now())).min();
+            for w in self.born.wait(next.unwrap_or(TICK).min(TICK)) {
+                self.take_on(&w, w.pending);
+            }
+        }
+    }
+
+    /// What this resolver itself has changed comes by here too: then nothing is left to do.
+    fn take_on(&mut self, w: &Workload, naming: bool) {
+        let environment = naming || w.kind == WorkloadKind::Unit && w.service_name.is_none();
+        if environment && !self.jobs.iter().any(|j| j.key == w.key) {
+            self.jobs.push(Job { key: w.key, since: Instant::now(), attempt: 0, naming, environment });
+        }
+    }
+
+    fn work(&mut self) {
+        let now = Instant::now();
+        let mut jobs = std::mem::take(&mut self.jobs);
+        let cgroups = LazyCell::new(|| Cgroups::read(self.workloads.host()).ok());
+        jobs.retain_mut(|job| job.due() > now || self.attempt(job, now, &cgroups));
+        self.jobs.append(&mut jobs);
+    }
+
+    /// Whether something is left to do.
+    fn attempt(&self, job: &mut Job, now: Instant, cgroups: &impl Deref<Target = Option<Cgroups>>) -> bool {
+        let Some(w) = self.workloads.by_key(job.key) else { return false };
+        if job.naming {
+            let names = look_up(self.workloads.host(), &w);
+            job.attempt += 1;
+            let done = names.as_ref().is_some_and(|n| n.complete) || job.attempt >= ATTEMPTS.len();
+            job.naming = !done;
+            self.workloads.update(job.key, |w| {
+                if let Some(names) = &names {
+                    apply(names, w);
+                }
+                w.pending &= !done;
+            });
+            if done && names.is_none() {
+                tracing::debug!(container.id = ?w.container_id, "no runtime on this node names the container");
+            }
+        }
+        if job.environment && now >= job.since + ENVIRONMENT_AFTER {
+            job.environment = false;
+            let found = cgroups.as_ref().map(|c| environment(&self.workloads, c, &w)).unwrap_or_default();
+            self.workloads.update(job.key, |w| found.apply(w));
+        }
+        job.naming || job.environment
+    }
+}
+
+impl Job {
+    fn due(&self) -> Instant {
+        let naming = ATTEMPTS.get(self.attempt).filter(|_| self.naming).copied();
+        let environment = self.environment.then_some(ENVIRONMENT_AFTER);
+        self.since + naming.into_iter().chain(environment).min().unwrap_or(ENVIRONMENT_AFTER)
+    }
+}
+
+/// Asks whoever may know the container; the path tells who that is, except for bare ids.
+fn look_up(host: &Host, w: &Workload) -> Option<Names> {
+    let id = w.container_id.as_deref()?;
+    match w.runtime {
+        Some(path::PODMAN | path::CRI_O) => storage::look_up(host, id),
+        Some(path::DOCKER) => docker::look_up(host, id),
+        // Docker's shim for Kubernetes names its cgroups as containerd does.
+        Some(path::CONTAINERD) => containerd::look_up(host, id).or_else(|| docker::look_up(host, id)),
+        _ => docker::look_up(host, id).or_else(|| containerd::look_up(host, id)).or_else(|| storage::look_up(host, id)),
+    }
+}
+
+/// The `OTEL_*` variables of the workload's main process: the one with the lowest pid of those that
+/// its own cgroup holds.
+fn environment(workloads: &Workloads, cgroups: &Cgroups, w: &Workload) -> ServiceEnv {
+    let pids = workloads.cgroups_of(w.key).into_iter().find_map(|id| {
+        let pids = cgroups.pids(id.hierarchy, &w.cgroup).ok()?;
+        pids.into_iter().min()
+    });
+    pids.and_then(|pid| ServiceEnv::of_process(workloads.host(), pid).ok()).unwrap_or_default()
+}
+
+/// Labels that are kept of a container, and their length in all: some tools hide whole files in them.
+const MAX_LABELS: usize = 64;
+const MAX_LABELS_LEN: usize = 8192;
+
+/// Puts what was found into the workload; what is known already and was not found again stays.
+fn apply(names: &Names, w: &mut Workload) {
+    let set = |slot: &mut Option<String>, value: Option<&str>| {
+        if let Some(v) = value.filter(|v| !v.is_empty()) {
+            *slot = Some(v.to_owned());
+        }
+    };
+    set(&mut w.container_name, names.name.as_deref());
+    if let Some(image) = &names.image {
+        let (name, tag) = split_image(image);
+        set(&mut w.image_name, Some(name));
+        set(&mut w.image_tag, tag);
+    }
+    w.runtime = names.runtime.or(w.runtime);
+    let mut room = MAX_LABELS_LEN;
+    for (k, v) in names.labels.iter().take(MAX_LABELS) {
+        let Some(left) = room.checked_sub(k.len() + v.len()) else { continue };
+        room = left;
+        w.labels.insert(k.clone(), v.clone());
+    }
+    apply_pod(names, w);
+    names.service.apply(w);
+}
+
+/// Pod, namespace and container as the kubelet hands them to the runtimes: `io.kubernetes.*` labels or
+/// annotations (pkg/kubelet/types/labels.go), containerd's under `io.kubernetes.cri.*`.
+fn apply_pod(names: &Names, w: &mut Workload) {
+    let find = |keys: [&str; 2]| {
+        keys.into_iter().find_map(|k| names.annotations.get(k).or_else(|| names.labels.get(k)).cloned())
+    };
+    let name = find(["io.kubernetes.pod.name", "io.kubernetes.cri.sandbox-name"]);
+    let uid = find(["io.kubernetes.pod.uid", "io.kubernetes.cri.sandbox-uid"]);
+    if name.is_none() && uid.is_none() {
+        return;
+    }
+    let pod = w.pod.get_or_insert_with(Pod::default);
+    if let Some(uid) = uid {
+        pod.uid = uid;
+    }
+    pod.name = name.or(pod.name.take());
+    let namespace = find(["io.kubernetes.pod.namespace", "io.kubernetes.cri.sandbox-namespace"]);
+    pod.namespace = namespace.or(pod.namespace.take());
+    let container = find(["io.kubernetes.container.name", "io.kubernetes.cri.container-name"]);
+    // The container that only holds the pod's namespaces has no name in the pod.
+    pod.container = container.filter(|c| !c.is_empty() && c != "POD").or(pod.container.take());
+}
+
+/// `registry:5000/name:tag@digest` → name and tag.
+fn split_image(image: &str) -> (&str, Option<&str>) {
+    let image = image.split_once('@').map_or(image, |(name, _)| name);
+    match image.rsplit_once(':') {
+        // What follows the colon of a registry's port holds a slash.
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (image, None),
+    }
+}
+
+#[cfg(test)]
+mod tests;

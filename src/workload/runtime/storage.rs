@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! podman and CRI-O: containers/storage. `DRIVER-containers/containers.json` lists the containers
+//! (store.go, container.go of github.com/containers/storage), `ID/userdata/config.json` is the
+//! container's specification. podman keeps labels in its own database alone: with the older one
+//! (`bolt_state.db`) they can be read, with SQLite they cannot.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{Names, oci};
+use crate::host::{Host, read, read_bytes};
+use crate::workload::path;
+
+/// More homes than this are not searched for rootless containers.
+const MAX_HOMES: usize = 256;
+
+#[derive(Deserialize)]
+struct Container {
+    id: String,
+    #[serde(default)]
+    names: Vec<String>,
+    /// Id of the image.
+    #[serde(default)]
+    image: String,
+    /// JSON again.
+    #[serde(default)]
+    metadata: String,
+}
+
+#[derive(Deserialize, Default)]
+struct Metadata {
+    #[serde(rename = "image-name", default)]
+    image_name: String,
+    /// podman's name, or the one that CRI-O made of pod and container.
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Image {
+    id: String,
+    #[serde(default)]
+    names: Option<Vec<String>>,
+}
+
+pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
+    roots(host).iter().find_map(|root| drivers(root).iter().find_map(|d| in_driver(root, d, id)))
+}
+
+/// The stores of the node: the configured one, root's (and its volatile part), then each user's.
+fn roots(host: &Host) -> Vec<PathBuf> {
+    let below = |p: &str| host.root.join(p.trim_start_matches('/'));
+    let mut roots: Vec<PathBuf> = ["etc/containers/storage.conf", "usr/share/containers/storage.conf"]
+        .into_iter()
+        .filter_map(|file| configured(&read(&host.root.join(file)).ok()?))
+        .map(|p| below(&p))
+        .collect();
+    roots.extend(["var/lib/containers/storage", "run/containers/storage"].map(below));
+    let homes = std::fs::read_dir(host.root.join("home")).into_iter().flatten().flatten().take(MAX_HOMES);
+    roots.extend(homes.map(|home| home.path().join(".local/share/containers/storage")));
+    roots
+}
+
+/// `graphroot` of a storage.conf.
+fn configured(text: &str) -> Option<String> {
+    let table: toml::Table = text.parse().ok()?;
+    let graphroot = table.get("storage")?.get("graphroot")?.as_str()?;
+    graphroot.starts_with('/').then(|| graphroot.to_owned())
+}
+
+/// Folders `overlay-containers`, `vfs-containers`, … by the storage driver.
+fn drivers(root: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    entries.filter_map(|e| Some(e.file_name().to_str()?.strip_suffix("-containers")?.to_owned())).collect()
+}
+
+fn in_driver(root: &Path, driver: &str, id: &str) -> Option<Names> {
+    let folder = root.join(format!("{driver}-containers"));
+    let listed = ["containers.json", "volatile-containers.json"].into_iter().find_map(|list| {
+        let all: Vec<Container> = serde_json::from_slice(&read_bytes(&folder.join(list)).ok()?).ok()?;
+        all.into_iter().find(|c| c.id == id)
+    })?;
+    let metadata: Metadata = serde_json::from_str(&listed.metadata).unwrap_or_default();
+    let spec = oci::read(&folder.join(id).join("userdata/config.json"));
+    let complete = spec.is_some();
+    let spec = spec.unwrap_or_default();
+    let annotation = |key: &str| spec.annotations.get(key).cloned();
+    let podman = annotation("io.container.manager").is_some_and(|m| m == "libpod");
+    let crio = annotation("io.kubernetes.container.name").is_some();
+    let image = Some(metadata.image_name).filter(|i| !i.is_empty());
+    Some(Names {
+        name: listed.names.into_iter().next().or(Some(metadata.name)).filter(|n| !n.is_empty()),
+        image: image
+            .or_else(|| annotation("io.kubernetes.cri-o.ImageName"))
+            .or_else(|| image_name(root, driver, &listed.image)),
+        runtime: if podman { Some(path::PODMAN) } else { crio.then_some(path::CRI_O) },
+        labels: labels(root, &spec.annotations, id),
+        service: spec.service,
+        annotations: spec.annotations,
+        complete,
+    })
+}
+
+fn image_name(root: &Path, driver: &str, image: &str) -> Option<String> {
+    let file = root.join(format!("{driver}-images/images.json"));
+    let all: Vec<Image> = serde_json::from_slice(&read_bytes(&file).ok()?).ok()?;
+    all.into_iter().find(|i| i.id == image)?.names?.into_iter().next()
+}
+
+/// CRI-O repeats the labels in an annotation; podman has them in its database.
+fn labels(root: &Path, annotations: &BTreeMap<String, String>, id: &str) -> BTreeMap<String, String> {
+    if let Some(json) = annotations.get("io.kubernetes.cri-o.Labels") {
+        return serde_json::from_str(json).unwrap_or_default();
+    }
+    let database = read_bytes(&root.join("libpod/bolt_state.db")).unwrap_or_default();
+    labels_in(&database, id).unwrap_or_default()
+}
+
+/// A container's configuration lies in the database as one piece of JSON, `…"id":ID,…,"labels":{…}…`,
+/// written once when the container is made. Locking the database to read it by rights would hold up podman.
+fn labels_in(database: &[u8], id: &str) -> Option<BTreeMap<String, String>> {
+    const WITHIN: usize = 64 << 10;
+    let from = find(database, format!("\"id\":\"{id}\"").as_bytes())?;
+    let config = database.get(from..)?;
+    let config = config.get(..WITHIN).unwrap_or(config);
+    // What follows the next container's beginning is not ours.
+    let end = find(config, b"{\"spec\":{").unwrap_or(config.len());
+    let config = config.get(..end)?;
+    const LABELS: &[u8] = b"\"labels\":";
+    let at = find(config, LABELS)? + LABELS.len();
+    serde_json::Deserializer::from_slice(config.get(at..)?).into_iter().next()?.ok()
+}
+
+fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
+    let first = *needle.first()?;
+    let mut at = 0;
+    while let Some(skip) = hay.get(at..)?.iter().position(|b| *b == first) {
+        at += skip;
+        if hay.get(at..)?.starts_with(needle) {
+            return Some(at);
+        }
+        at += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "31a8d910a6930107067375b6e7aa4b65c74ae2dce8f4b1682549a4557c8d7ad5";
+
+    /// Labels are those of the container asked for, never of the next one; escaped words in its command
+    /// are none.
+    #[test]
+    fn labels_of_the_right_container() {
+        let other = ID.replace('3', "4");
+        let db = format!(
+            "\0\0{{\"spec\":{{}},\"id\":\"{ID}\",\"CreateCommand\":[\"\\\"labels\\\":{{}}\"],\"labels\":{{\"a\":\"b\"}}}}\0{{\"spec\":{{}},\"id\":\"{other}\",\"name\":\"x\"}}\0{{\"spec\":{{}},\"id\":\"z\",\"labels\":{{\"no\":\"no\"}}}}"
+        );
+        assert_eq!(labels_in(db.as_bytes(), ID).unwrap().get("a").map(String::as_str), Some("b"));
+        assert_eq!(labels_in(db.as_bytes(), &other), None);
+        assert_eq!(labels_in(b"", ID), None);
+    }
+
+    /// Only a whole path is taken from storage.conf.
+    #[test]
+    fn graphroot() {
+        assert_eq!(configured("[storage]\ndriver='vfs'\ngraphroot='/data/c'\n").as_deref(), Some("/data/c"));
+        assert_eq!(configured("[storage]\ngraphroot='$HOME/c'\n"), None);
+        assert_eq!(configured("nonsense"), None);
+    }
+
+    proptest! {
+        /// No bytes of a database make it panic.
+        #[test]
+        fn never_panics(tail in "(?s).{0,200}") {
+            let _ = labels_in(format!("x\"id\":\"{ID}\"{tail}\"labels\":{tail}").as_bytes(), ID);
+        }
+    }
+}

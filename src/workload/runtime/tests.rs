@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Names from what each runtime keeps, on made-up nodes; the real podman is tests/live's.
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::host::Clock;
+use crate::probe::CgroupId;
+use crate::signal::Timestamp;
+
+const ID: &str = "31a8d910a6930107067375b6e7aa4b65c74ae2dce8f4b1682549a4557c8d7ad5";
+
+fn put(root: &Path, file: &str, text: &str) {
+    let path = root.join(file);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+fn named(root: &Path, cgroup: &str) -> Option<Workload> {
+    let mut w = crate::workload::table::describe(WorkloadKey(1), &cgroup.replace("ID", ID), true);
+    apply(&look_up(&Host::under(root), &w)?, &mut w);
+    Some(w)
+}
+
+/// podman 4 as it writes its files: name, image, labels, and the service from the environment.
+#[test]
+fn podman() {
+    let d = tempfile::tempdir().unwrap();
+    let store = "var/lib/containers/storage";
+    let listed = format!(
+        r#"[{{"id":"{ID}","names":["wl-probe"],"image":"1748","layer":"c9","metadata":"{{\"image-name\":\"localhost/busybox:test\",\"name\":\"wl-probe\"}}","flags":{{}}}}]"#
+    );
+    put(d.path(), &format!("{store}/overlay-containers/containers.json"), &listed);
+    let half = named(d.path(), "/libpod_parent/libpod-ID").unwrap();
+    assert_eq!(half.container_name.as_deref(), Some("wl-probe"));
+    let spec = r#"{"annotations":{"io.container.manager":"libpod"},"process":{"env":["PATH=/bin","OTEL_SERVICE_NAME=svc-x"]}}"#;
+    put(d.path(), &format!("{store}/overlay-containers/{ID}/userdata/config.json"), spec);
+    let db = format!(r#"x{{"spec":{{}},"id":"{ID}","name":"wl-probe","labels":{{"team":"shop"}}}}y"#);
+    put(d.path(), &format!("{store}/libpod/bolt_state.db"), &db);
+    let w = named(d.path(), "/libpod_parent/libpod-ID").unwrap();
+    assert_eq!((w.container_name.as_deref(), w.runtime), (Some("wl-probe"), Some("podman")));
+    assert_eq!((w.image_name.as_deref(), w.image_tag.as_deref()), (Some("localhost/busybox"), Some("test")));
+    assert_eq!(w.labels.get("team").map(String::as_str), Some("shop"));
+    assert_eq!(w.service_name.as_deref(), Some("svc-x"));
+}
+
+/// A rootless podman with another driver and volatile containers; the image's name is in its own list.
+#[test]
+fn rootless_podman() {
+    let d = tempfile::tempdir().unwrap();
+    let store = "home/ann/.local/share/containers/storage";
+    let listed = format!(r#"[{{"id":"{ID}","names":["mine"],"image":"1748","metadata":""}}]"#);
+    put(d.path(), &format!("{store}/vfs-containers/volatile-containers.json"), &listed);
+    put(d.path(), &format!("{store}/vfs-images/images.json"), r#"[{"id":"1748","names":["quay.io/x/y:1"]}]"#);
+    let w = named(d.path(), "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope").unwrap();
+    assert_eq!((w.container_name.as_deref(), w.image_name.as_deref()), (Some("mine"), Some("quay.io/x/y")));
+}
+
+/// CRI-O: pod, container and labels from the annotations.
+#[test]
+fn cri_o() {
+    let d = tempfile::tempdir().unwrap();
+    let folder = "var/lib/containers/storage/overlay-containers";
+    put(
+        d.path(),
+        &format!("{folder}/containers.json"),
+        &format!(r#"[{{"id":"{ID}","names":["k8s_app_web-1_shop_u_0"]}}]"#),
+    );
+    let spec = r#"{"annotations":{"io.kubernetes.pod.name":"web-1","io.kubernetes.pod.namespace":"shop",
+        "io.kubernetes.pod.uid":"u","io.kubernetes.container.name":"app","io.kubernetes.cri-o.ImageName":"docker.io/nginx:1.27",
+        "io.kubernetes.cri-o.Labels":"{\"app.kubernetes.io/name\":\"web\"}"}}"#;
+    put(d.path(), &format!("{folder}/{ID}/userdata/config.json"), spec);
+    let w = named(d.path(), "/kubepods/besteffort/pod0a1b2c3d-1111-2222-3333-444455556666/crio-ID").unwrap();
+    let pod = w.pod.unwrap();
+    assert_eq!((pod.uid.as_str(), pod.name.as_deref(), pod.namespace.as_deref()), ("u", Some("web-1"), Some("shop")));
+    assert_eq!((pod.container.as_deref(), w.image_tag.as_deref()), (Some("app"), Some("1.27")));
+    assert_eq!((w.runtime, w.service_name.as_deref()), (Some("cri-o"), Some("web")));
+}
+
+/// containerd's CRI plugin: the bundle's annotations.
+#[test]
+fn containerd() {
+    let d = tempfile::tempdir().unwrap();
+    let spec = r#"{"annotations":{"io.kubernetes.cri.container-name":"app","io.kubernetes.cri.sandbox-name":"web-1",
+        "io.kubernetes.cri.sandbox-namespace":"shop","io.kubernetes.cri.image-name":"reg:5000/nginx@sha256:ab"}}"#;
+    put(d.path(), &format!("{}/k8s.io/{ID}/config.json", "run/containerd/io.containerd.runtime.v2.task"), spec);
+    let w = named(d.path(), "/kubepods/pod0a1b2c3d-1111-2222-3333-444455556666/ID").unwrap();
+    let pod = w.pod.unwrap();
+    assert_eq!(pod.uid, "0a1b2c3d-1111-2222-3333-444455556666", "the path's, as the annotations have none");
+    assert_eq!((pod.name.as_deref(), w.container_name.as_deref()), (Some("web-1"), Some("app")));
+    assert_eq!((w.image_name.as_deref(), w.image_tag), (Some("reg:5000/nginx"), None));
+    assert_eq!(w.service_name.as_deref(), Some("app"));
+}
+
+/// Docker's file, in the place that `daemon.json` names.
+#[test]
+fn docker_file() {
+    let d = tempfile::tempdir().unwrap();
+    put(d.path(), "etc/docker/daemon.json", r#"{"data-root":"/data/docker"}"#);
+    let config =
+        r#"{"Name":"/shop","Config":{"Image":"nginx:1","Labels":{"com.docker.compose.service":"web"},"Env":null}}"#;
+    put(d.path(), &format!("data/docker/containers/{ID}/config.v2.json"), config);
+    let w = named(d.path(), "/docker/ID").unwrap();
+    assert_eq!((w.container_name.as_deref(), w.service_name.as_deref()), (Some("shop"), Some("web")));
+}
+
+/// Docker's socket: an answer, a refusal, and a daemon that takes the request and says nothing.
+#[test]
+fn docker_socket() {
+    let d = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(d.path().join("var/run")).unwrap();
+    let listener = UnixListener::bind(d.path().join("var/run/docker.sock")).unwrap();
+    let daemon = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let answer = "HTTP/1.0 200 OK\r\nX: y\r\n\r\n{\"Name\":\"/sock\",\"Config\":{\"Image\":\"a\"}}";
+        for answer in [answer, "HTTP/1.0 404 Not Found\r\n\r\n{\"message\":\"No such container\"}"] {
+            let (mut s, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let n = s.read(&mut request).unwrap();
+            assert!(request[..n].starts_with(format!("GET /containers/{ID}/json HTTP/1.0").as_bytes()));
+            s.write_all(answer.as_bytes()).unwrap();
+        }
+        let silent = listener.accept().unwrap();
+        std::thread::sleep(Duration::from_millis(900));
+        drop(silent);
+    });
+    assert_eq!(named(d.path(), "/docker/ID").unwrap().container_name.as_deref(), Some("sock"));
+    assert!(named(d.path(), "/docker/ID").is_none());
+    let begin = Instant::now();
+    assert!(named(d.path(), "/docker/ID").is_none());
+    assert!(begin.elapsed() < Duration::from_millis(850), "{:?}", begin.elapsed());
+    daemon.join().unwrap();
+}
+
+/// Half-written and broken files give no names and no panic.
+#[test]
+fn broken_files() {
+    let d = tempfile::tempdir().unwrap();
+    put(d.path(), "var/lib/containers/storage/overlay-containers/containers.json", "[{\"id\":");
+    put(d.path(), &format!("var/lib/docker/containers/{ID}/config.v2.json"), "{\"Name\":5}");
+    put(d.path(), &format!("run/containerd/io.containerd.runtime.v2.task/k8s.io/{ID}/config.json"), "");
+    for cgroup in ["/libpod_parent/libpod-ID", "/docker/ID", "/x/ID", "/system.slice/cri-containerd-ID.scope"] {
+        assert_eq!(named(d.path(), cgroup), None, "{cgroup}");
+    }
+}
+
+/// Name and tag, with ports and digests in the way.
+#[test]
+fn images() {
+    assert_eq!(split_image("localhost/busybox:test"), ("localhost/busybox", Some("test")));
+    assert_eq!(split_image("reg:5000/a/b"), ("reg:5000/a/b", None));
+    assert_eq!(split_image("reg:5000/a:1@sha256:ff"), ("reg:5000/a", Some("1")));
+}
+
+/// A file that is written after the cgroup is made is found; a container that nobody names stops pending.
+#[test]
+fn late_names_and_no_names() {
+    let d = tempfile::tempdir().unwrap();
+    let w = Workloads::new(&Host::under(d.path()), &Clock::fixed(Timestamp(1), 1));
+    let resolver = NameResolver::new(&w);
+    let stop = Arc::new(AtomicBool::new(false));
+    let thread = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || resolver.run(&stop)
+    });
+    let id = |id| CgroupId { hierarchy: 0, id };
+    let other = ID.replace('3', "4");
+    w.on_mkdir(id(1000), &format!("/docker/{ID}"));
+    w.on_mkdir(id(1001), &format!("/docker/{other}"));
+    assert!(w.of_cgroup(id(1000)).unwrap().pending);
+    std::thread::sleep(Duration::from_millis(100));
+    put(d.path(), &format!("var/lib/docker/containers/{ID}/config.v2.json"), r#"{"Name":"/late"}"#);
+    let wait = |what: &dyn Fn() -> bool, at_most: u64| {
+        let begin = Instant::now();
+        while !what() && begin.elapsed() < Duration::from_millis(at_most) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        what()
+    };
+    assert!(wait(&|| w.of_cgroup(id(1000)).unwrap().container_name.as_deref() == Some("late"), 1800));
+    assert!(!w.of_cgroup(id(1000)).unwrap().pending);
+    assert!(wait(&|| !w.of_cgroup(id(1001)).unwrap().pending, 3000));
+    stop.store(true, Ordering::Relaxed);
+    thread.join().unwrap();
+}
