@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 use crate::host::cgroup::memberships;
 use crate::host::{Cgroups, Clock, Host, ReadError};
 use crate::probe::CgroupId;
+use crate::probe::shared::cgroups::Change;
 use crate::signal::{Workload, WorkloadKey, WorkloadKind};
 use changes::Subscribers;
 use table::Table;
@@ -151,6 +152,15 @@ impl Workloads {
     pub fn on_rmdir(&self, cgroup: CgroupId) {
         let now_ns = self.inner.clock.boot_ns();
         self.write().removed(cgroup, now_ns);
+    }
+
+    /// Takes in what the probe of cgroups says.
+    pub fn on_change(&self, change: Change<'_>) {
+        match change {
+            Change::Made { cgroup, path } => self.on_mkdir(cgroup, path),
+            Change::Renamed { cgroup, path } => self.on_rename(cgroup, path),
+            Change::Removed { cgroup } => self.on_rmdir(cgroup),
+        }
     }
 
     /// Walks the hierarchies: takes in what is there, and ends what is not there any more. At start

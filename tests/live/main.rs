@@ -23,3 +23,4 @@ mod oom;
 mod privileges;
 mod soak;
 mod softirq;
+mod workload;

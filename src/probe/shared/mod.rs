@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Hooks that more than one collector needs: loaded once, with the union of the features asked for.
 
+pub mod cgroups;
 pub mod sched;
 
 use std::collections::BTreeSet;
