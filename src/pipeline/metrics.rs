@@ -3,6 +3,7 @@
 //! own time, the Prometheus and OTLP writers read what is there. A scrape never runs a collector.
 
 mod family;
+mod series;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,7 +12,8 @@ use std::time::Duration;
 use crate::signal::ids::TraceId;
 use crate::signal::{Attributes, EventDef, MetricDef, Metrics, Timestamp, Workload, WorkloadKey};
 
-pub use family::{Exemplar, Family, Series};
+pub use family::Family;
+pub use series::{Exemplar, Series};
 
 /// Event counters of a workload outlive it by this much, so that the last event before its end is
 /// still scraped, and told from a counter that was never there.
@@ -63,7 +65,7 @@ impl MetricState {
         let run = runs.entry(collector).or_insert(Run { generation: 0, last: self.start });
         run.generation += 1;
         let since = std::mem::replace(&mut run.last, now);
-        let at = family::Moment { generation: run.generation, since, now };
+        let at = series::Moment { generation: run.generation, since, now };
         for point in metrics.drain() {
             let family = families.entry(point.def.name).or_insert_with(|| Family::sampled(point.def, collector));
             family.put(point, at, self.max_series, owners);

@@ -3,130 +3,17 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::series::{Exemplar, Moment, Series, end, exponent_of, hash_value, merge, total};
 use super::{FamilyStats, Owners};
-use crate::signal::ids::TraceId;
 use crate::signal::metric::Reading;
 use crate::signal::semconv::attr;
-use crate::signal::{Attributes, Histogram, Instrument, MetricDef, Point, Timestamp, Value, Workload, WorkloadKey};
+use crate::signal::{Attributes, Histogram, Instrument, MetricDef, Point, Timestamp, Workload, WorkloadKey};
 
 /// Runs of its collector that a series may miss, and one more, before it ends.
 const MISSED_RUNS: u64 = 2;
-
-/// The incident behind a value.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Exemplar {
-    pub trace: TraceId,
-    /// The one value that was seen: 1 for a counted event.
-    pub value: f64,
-    pub time: Timestamp,
-}
-
-/// One series and its latest value.
-#[derive(Debug)]
-pub struct Series {
-    workload: Option<Arc<Workload>>,
-    attributes: Attributes,
-    reading: Reading,
-    start: Timestamp,
-    time: Timestamp,
-    exemplars: Vec<Exemplar>,
-    /// The run of its collector that wrote it last.
-    seen: u64,
-    /// Since when its workload is gone.
-    gone: Option<Timestamp>,
-    text: OnceLock<Box<str>>,
-}
-
-impl Series {
-    fn new(workload: Option<Arc<Workload>>, attributes: Attributes, reading: Reading, start: Timestamp) -> Self {
-        Series {
-            workload,
-            attributes,
-            reading,
-            start,
-            time: start,
-            exemplars: Vec::new(),
-            seen: 0,
-            gone: None,
-            text: OnceLock::new(),
-        }
-    }
-
-    /// Whose it is; `None`: the node's.
-    #[must_use]
-    pub fn workload(&self) -> Option<&Arc<Workload>> {
-        self.workload.as_ref()
-    }
-
-    #[must_use]
-    pub fn attributes(&self) -> &Attributes {
-        &self.attributes
-    }
-
-    #[must_use]
-    pub fn reading(&self) -> &Reading {
-        &self.reading
-    }
-
-    /// Since when a sum or histogram counts.
-    #[must_use]
-    pub fn start(&self) -> Timestamp {
-        self.start
-    }
-
-    /// When the value was read.
-    #[must_use]
-    pub fn time(&self) -> Timestamp {
-        self.time
-    }
-
-    /// At most one for a counter; for a histogram at most one for each bucket.
-    #[must_use]
-    pub fn exemplars(&self) -> &[Exemplar] {
-        &self.exemplars
-    }
-
-    /// The text that a writer keeps with the series, such as its labels; made anew when they change.
-    pub fn text(&self, make: impl FnOnce(&Series) -> String) -> &str {
-        self.text.get_or_init(|| make(self).into_boxed_str())
-    }
-
-    fn is(&self, workload: Option<WorkloadKey>, attributes: &Attributes) -> bool {
-        self.workload.as_ref().map(|w| w.key) == workload && self.attributes == *attributes
-    }
-
-    fn set_workload(&mut self, workload: &Arc<Workload>) {
-        let Some(old) = &mut self.workload else { return };
-        if !Arc::ptr_eq(old, workload) {
-            if old != workload {
-                self.text = OnceLock::new();
-            }
-            *old = workload.clone();
-        }
-    }
-
-    fn set_reading(&mut self, reading: Reading, cumulative: bool, at: Moment) {
-        if cumulative && total(&reading) < total(&self.reading) {
-            // Whatever counted has begun anew: after the last time it was read, we know no closer.
-            self.start = at.since;
-        }
-        self.reading = reading;
-        self.time = at.now;
-        self.seen = at.generation;
-    }
-}
-
-/// One run of a collector.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
-    pub generation: u64,
-    /// When the run before it was, or the agent's start: what is seen for the first time began later.
-    pub since: Timestamp,
-    pub now: Timestamp,
-}
 
 /// One metric and its series.
 #[derive(Debug)]
@@ -395,70 +282,4 @@ fn overflow(reading: Reading, start: Timestamp) -> Series {
     let mut attributes = Attributes::new();
     attributes.set(attr::OVERFLOW, true);
     Series::new(None, attributes, reading, start)
-}
-
-/// The exponent of the bucket `(2^i, 2^(i+1)]` that holds a value.
-pub(crate) fn exponent_of(value: f64) -> i32 {
-    if value > 0.0 { (value.log2().ceil() as i32).saturating_sub(1) } else { i32::MIN }
-}
-
-/// What must not fall in a cumulative series.
-fn total(reading: &Reading) -> f64 {
-    match reading {
-        Reading::Int(n) => *n as f64,
-        Reading::SignedInt(n) => *n as f64,
-        Reading::Double(v) => *v,
-        Reading::Histogram(h) => h.count() as f64,
-    }
-}
-
-/// Sums add up; of levels, which cannot be added, the highest stays.
-fn merge(instrument: Instrument, a: Reading, b: Reading) -> Reading {
-    let level = instrument == Instrument::Gauge;
-    match (a, b) {
-        (Reading::Int(a), Reading::Int(b)) => Reading::Int(if level { a.max(b) } else { a.saturating_add(b) }),
-        (Reading::SignedInt(a), Reading::SignedInt(b)) => {
-            Reading::SignedInt(if level { a.max(b) } else { a.saturating_add(b) })
-        }
-        (Reading::Histogram(a), Reading::Histogram(b)) => Reading::Histogram(add(a, &b)),
-        (a, b) => {
-            let (a, b) = (total(&a), total(&b));
-            Reading::Double(if level { a.max(b) } else { a + b })
-        }
-    }
-}
-
-/// One past the exponent of the last bucket.
-fn end(h: &Histogram) -> i32 {
-    h.offset.saturating_add(i32::try_from(h.counts.len()).unwrap_or(i32::MAX))
-}
-
-fn add(mut a: Histogram, b: &Histogram) -> Histogram {
-    let (lo, hi) = (a.offset.min(b.offset), end(&a).max(end(b)));
-    let mut counts = vec![0; usize::try_from(hi - lo).unwrap_or(0)];
-    for h in [&a, b] {
-        let from = usize::try_from(h.offset - lo).unwrap_or(0);
-        for (slot, n) in counts[from..].iter_mut().zip(&h.counts) {
-            *slot += n;
-        }
-    }
-    a.zero_count += b.zero_count;
-    a.sum = a.sum.zip(b.sum).map(|(a, b)| a + b);
-    (a.offset, a.counts) = (lo, counts);
-    a
-}
-
-fn hash_value(value: &Value, hasher: &mut DefaultHasher) {
-    std::mem::discriminant(value).hash(hasher);
-    match value {
-        Value::Bool(b) => b.hash(hasher),
-        Value::Int(i) => i.hash(hasher),
-        Value::Double(d) => d.to_bits().hash(hasher),
-        Value::Str(s) => s.hash(hasher),
-        Value::Array(a) => a.iter().for_each(|v| hash_value(v, hasher)),
-        Value::Map(m) => m.iter().for_each(|(k, v)| {
-            k.hash(hasher);
-            hash_value(v, hasher);
-        }),
-    }
 }
