@@ -39,6 +39,18 @@ pub enum Kind {
     Autotracing,
 }
 
+impl Kind {
+    /// As it is written everywhere: `metrics`, `events`, `autotracing`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Metrics => "metrics",
+            Kind::Events => "events",
+            Kind::Autotracing => "autotracing",
+        }
+    }
+}
+
 /// A hook that the collector can do without, and what is lost then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Optional {

@@ -55,6 +55,16 @@ pub fn trim_malloc() {
     }
 }
 
+/// Columns of the terminal behind a file; `None` when it is none, or does not say: ioctl_tty(2).
+#[must_use]
+pub fn terminal_width(file: &impl std::os::fd::AsFd) -> Option<usize> {
+    use std::os::fd::AsRawFd as _;
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open while `file` is borrowed, and `size` is a live, writable winsize.
+    let answer = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (answer == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
 #[cfg(test)]
 mod tests {
     /// The calls give plausible values on the real system.

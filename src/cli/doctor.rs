@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `doctor`: what this node allows, and what becomes of each collector here. Loads every probe for a
+//! moment and takes it away again.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value as Json, json};
+
+use super::args::{self, Output};
+use super::screen::{Progress, Screen, Style};
+use super::table::Table;
+use super::{Context, Done, Failure};
+use crate::collectors::Registration;
+use crate::config::Config;
+use crate::host::node::{Limit, Lockdown};
+use crate::host::{Cgroups, Host, capabilities};
+use crate::probe::{Loader, Report, Skeleton};
+
+/// Capabilities that the agent needs, whatever collectors it runs.
+const NEEDED: [&str; 2] = ["CAP_BPF", "CAP_PERFMON"];
+
+pub fn run(cx: &mut Context<'_>, args: &args::Doctor) -> Done {
+    for name in &args.collectors {
+        if !cx.registrations.iter().any(|r| r.info.name == name) {
+            let all: Vec<&str> = cx.registrations.iter().map(|r| r.info.name).collect();
+            return Err(Failure::Usage(format!("there is no collector {name:?}; there are {}", all.join(", "))));
+        }
+    }
+    let config = cx.load()?.config;
+    let host = Host::default();
+    let facts = facts(&host);
+    let mut progress = Progress::default();
+    progress.step("reading the kernel's types");
+    let mut loader = Loader::new();
+    let mut rows = Vec::new();
+    for r in cx.registrations {
+        if args.collectors.is_empty() || args.collectors.iter().any(|n| n == r.info.name) {
+            progress.step(&format!("trying {}", r.info.name));
+            rows.push(examine(r, &config, &host, &mut loader));
+        }
+    }
+    drop(progress);
+    match args.format.output {
+        Output::Json => {
+            for fact in &facts {
+                cx.screen.line(&fact.json().to_string())?;
+            }
+            for row in &rows {
+                cx.screen.line(&row.to_string())?;
+            }
+        }
+        Output::Table => write(&mut cx.screen, &facts, &rows)?,
+    }
+    // What is merely absent here is no failure; what the agent cannot live without is.
+    if facts.iter().any(|f| f.verdict == Verdict::Bad) { Err(said(cx)) } else { Ok(()) }
+}
+
+fn said(cx: &mut Context<'_>) -> Failure {
+    match cx.screen.flush() {
+        Ok(()) => Failure::Said,
+        Err(e) => e.into(),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// It costs some collector something.
+    Less,
+    /// No probe can load.
+    Bad,
+}
+
+/// One thing about the node.
+struct Fact {
+    name: &'static str,
+    value: String,
+    verdict: Verdict,
+    /// What it means, and what to do.
+    remedy: String,
+}
+
+impl Fact {
+    fn new(name: &'static str, value: impl Into<String>, verdict: Verdict, remedy: &str) -> Self {
+        let remedy = if verdict == Verdict::Good { String::new() } else { remedy.to_owned() };
+        Fact { name, value: value.into(), verdict, remedy }
+    }
+
+    fn word(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Good => "ok",
+            Verdict::Less => "limited",
+            Verdict::Bad => "missing",
+        }
+    }
+
+    fn json(&self) -> Json {
+        let remedy = Some(&self.remedy).filter(|r| !r.is_empty());
+        json!({ "type": "node", "name": self.name, "value": self.value, "state": self.word(), "remedy": remedy })
+    }
+}
+
+fn verdict(good: bool, otherwise: Verdict) -> Verdict {
+    if good { Verdict::Good } else { otherwise }
+}
+
+/// What the node allows.
+fn facts(host: &Host) -> Vec<Fact> {
+    let unread = |e: crate::host::ReadError| e.to_string();
+    let btf = host.btf();
+    let lockdown = host.lockdown();
+    let held = capabilities::effective(host).unwrap_or_default();
+    let lacking: Vec<&str> = NEEDED.into_iter().filter(|c| !holds(&held, c)).collect();
+    let tracefs = host.tracefs();
+    vec![
+        Fact::new("kernel", host.kernel_release().unwrap_or_else(unread), Verdict::Good, ""),
+        Fact::new("arch", Host::arch(), Verdict::Good, ""),
+        Fact::new(
+            "btf",
+            btf.as_ref().map_or("absent".into(), |p| p.display().to_string()),
+            verdict(btf.is_some(), Verdict::Bad),
+            "no probe can load: the kernel must be built with CONFIG_DEBUG_INFO_BTF=y",
+        ),
+        Fact::new(
+            "lockdown",
+            match lockdown {
+                Lockdown::Absent => "absent",
+                Lockdown::None => "none",
+                Lockdown::Integrity => "integrity",
+                Lockdown::Confidentiality => "confidentiality",
+            },
+            verdict(lockdown != Lockdown::Confidentiality, Verdict::Bad),
+            "no probe may read kernel memory: boot with lockdown=integrity",
+        ),
+        cgroups(host),
+        Fact::new(
+            "capabilities",
+            if lacking.is_empty() { NEEDED.join(" ") } else { format!("without {}", lacking.join(" ")) },
+            verdict(lacking.is_empty(), Verdict::Bad),
+            "run as root, or give the service these capabilities (AmbientCapabilities= in its unit)",
+        ),
+        memlock(host, &held),
+        Fact::new(
+            "tracefs",
+            tracefs.as_ref().map_or("absent".into(), |p| p.display().to_string()),
+            verdict(tracefs.is_some(), Verdict::Less),
+            "hooks on plain tracepoints and kprobes are not to be had: mount -t tracefs tracefs /sys/kernel/tracing",
+        ),
+        Fact::new("kprobes", if host.has_kprobes() { "yes" } else { "no; tracepoints serve" }, Verdict::Good, ""),
+        Fact::new(
+            "fentry",
+            match host.has_ftrace() {
+                Some(true) => "yes",
+                Some(false) => "no; tracepoints serve",
+                None => "not known",
+            },
+            Verdict::Good,
+            "",
+        ),
+    ]
+}
+
+/// `CAP_SYS_ADMIN` stands for the capabilities that were split from it in 5.8: capabilities(7).
+fn holds(held: &BTreeSet<String>, capability: &str) -> bool {
+    held.contains(capability)
+        || (["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"].contains(&capability) && held.contains("CAP_SYS_ADMIN"))
+}
+
+fn cgroups(host: &Host) -> Fact {
+    match Cgroups::read(host) {
+        Ok(c) => Fact::new("cgroups", c.mode.as_str(), Verdict::Good, ""),
+        Err(e) => {
+            Fact::new("cgroups", e.to_string(), Verdict::Less, "nothing can be told by container: mount cgroupfs")
+        }
+    }
+}
+
+/// Since 5.11 BPF memory counts against the cgroup, not against RLIMIT_MEMLOCK.
+fn memlock(host: &Host, held: &BTreeSet<String>) -> Fact {
+    let limit = host.memlock_limit();
+    let old = host.kernel_release().ok().and_then(|r| version(&r)).is_some_and(|v| v < (5, 11));
+    let small = matches!(limit, Ok(Limit::Bytes(n)) if n < 64 << 20) && !held.contains("CAP_SYS_RESOURCE");
+    let value = match limit {
+        Ok(Limit::Unlimited) => "unlimited".into(),
+        Ok(Limit::Bytes(n)) => crate::signal::ByteSize(n).to_string(),
+        Err(e) => e.to_string(),
+    };
+    let remedy = "this kernel counts BPF maps against it: LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited";
+    Fact::new("memlock", value, verdict(!(old && small), Verdict::Less), remedy)
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// What becomes of one collector here.
+fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) -> Json {
+    let mut hooks = Vec::new();
+    let mut lost: Vec<String> = Vec::new();
+    let mut reason = None;
+    for skeleton in skeletons(r) {
+        let optional: Vec<&str> = r.info.optional.iter().map(|o| o.slot).collect();
+        let report = loader.try_load(skeleton, &optional);
+        for hook in &report.hooks {
+            hooks.extend(hook.attached.map(ToString::to_string));
+        }
+        lost.extend(missing(r, &report));
+        reason = reason.or(report.error.map(|e| e.to_string()));
+    }
+    let held = capabilities::effective(host).unwrap_or_default();
+    let lacking: Vec<&str> = r.info.capabilities.iter().copied().filter(|c| !holds(&held, c)).collect();
+    if !lacking.is_empty() {
+        lost.push(format!("without {} some of its readings fail", lacking.join(", ")));
+    }
+    let enabled = config.collector(r.info.name).enabled;
+    let state = match (&reason, enabled) {
+        (Some(_), _) => "unavailable",
+        (None, false) => "disabled",
+        (None, true) => "available",
+    };
+    let remedy = match (&reason, enabled, lacking.is_empty()) {
+        (Some(_), _, _) => Some("see the node's lines marked missing or limited; else a newer kernel".to_owned()),
+        (None, false, _) => Some(format!("set collectors.{}.enabled = true", r.info.name)),
+        (None, true, false) => Some(format!("give the agent {}", lacking.join(", "))),
+        (None, true, true) => None,
+    };
+    let hook = (!hooks.is_empty()).then(|| hooks.join(", "));
+    json!({
+        "type": "collector", "name": r.info.name, "kind": r.kind.name(), "state": state, "hook": hook,
+        "reason": reason, "lost": lost, "remedy": remedy,
+    })
+}
+
+/// Its own object and the shared probes that it reads.
+fn skeletons(r: &Registration) -> Vec<&'static Skeleton> {
+    r.info.object.into_iter().collect()
+}
+
+/// What the collector does without, by its own words.
+fn missing(r: &Registration, report: &Report) -> Vec<String> {
+    let gone = report.hooks.iter().filter(|h| h.attached.is_none());
+    gone.filter_map(|h| {
+        let optional = r.info.optional.iter().find(|o| o.slot == h.slot)?;
+        Some(format!("{} ({})", optional.lost, h.refused.join("; ")))
+    })
+    .collect()
+}
+
+fn write(screen: &mut Screen, facts: &[Fact], rows: &[Json]) -> std::io::Result<()> {
+    let plain = |text: &str| (text.to_owned(), Style::Plain);
+    let mut table = Table::new(&["NODE", "STATE", "VALUE", "WHAT TO DO"]);
+    for f in facts {
+        let style = match f.verdict {
+            Verdict::Good => Style::Green,
+            Verdict::Less => Style::Yellow,
+            Verdict::Bad => Style::Red,
+        };
+        table.row([plain(f.name), (f.word().into(), style), plain(&f.value), plain(&f.remedy)]);
+    }
+    table.write(screen)?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    screen.line("")?;
+    let mut table = Table::new(&["COLLECTOR", "KIND", "STATE", "HOOK", "LOST", "WHAT TO DO"]);
+    for row in rows {
+        let text = |key: &str| row[key].as_str().unwrap_or_default();
+        let style = match text("state") {
+            "available" => Style::Green,
+            "unavailable" => Style::Red,
+            _ => Style::Dim,
+        };
+        let lost: Vec<&str> = row["lost"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+        let lost = if text("reason").is_empty() { lost.join("; ") } else { text("reason").to_owned() };
+        table.row([
+            (text("name").into(), Style::Bold),
+            plain(text("kind")),
+            (text("state").into(), style),
+            plain(text("hook")),
+            plain(&lost),
+            plain(text("remedy")),
+        ]);
+    }
+    table.write(screen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CAP_SYS_ADMIN stands for what was split from it, and for nothing else.
+    #[test]
+    fn capabilities_that_stand_for_others() {
+        let held = BTreeSet::from(["CAP_SYS_ADMIN".to_owned()]);
+        assert!(holds(&held, "CAP_BPF") && holds(&held, "CAP_PERFMON"));
+        assert!(!holds(&held, "CAP_NET_ADMIN"));
+    }
+
+    /// Releases of distributions are read to their first two numbers.
+    #[test]
+    fn releases() {
+        assert_eq!(version("5.10.0-28-amd64"), Some((5, 10)));
+        assert_eq!(version("6.18.5"), Some((6, 18)));
+        assert_eq!(version("unknown"), None);
+    }
+
+    /// On a node without anything, every fact says what is missing and what to do.
+    #[test]
+    fn facts_of_an_empty_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let facts = facts(&Host::under(dir.path()));
+        let fact = |name: &str| facts.iter().find(|f| f.name == name).unwrap();
+        assert_eq!(fact("btf").verdict, Verdict::Bad);
+        assert!(fact("btf").remedy.contains("CONFIG_DEBUG_INFO_BTF"));
+        assert_eq!(fact("capabilities").verdict, Verdict::Bad);
+        assert_ne!(fact("tracefs").verdict, Verdict::Good);
+        assert_eq!(fact("tracefs").json()["state"], "limited");
+    }
+}
