@@ -11,7 +11,8 @@ use super::{Context, Done, Failure, block_on};
 use crate::api::{Client, Followed};
 use crate::host::sys;
 use crate::signal::ids::EventId;
-use crate::signal::{Query, Timestamp};
+use crate::signal::semconv::attr;
+use crate::signal::{Key, Query, Timestamp};
 
 const HEADINGS: [&str; 6] = ["TIME", "SEVERITY", "NAME", "WHERE", "INCIDENT", "MESSAGE"];
 /// While following, the widths cannot wait for the content.
@@ -81,19 +82,18 @@ pub fn severity_style(severity: &str) -> Style {
 
 /// Whose it is, in one word: container, pod, unit or cgroup; else the node.
 pub fn place(e: &Json) -> String {
-    let resource = &e["resource"];
-    let get = |key: &str| resource[key].as_str().filter(|v| !v.is_empty());
-    match (get("k8s.namespace.name"), get("k8s.pod.name")) {
+    let get = |key: Key| e["resource"][key.name].as_str().filter(|v| !v.is_empty());
+    match (get(attr::K8S_NAMESPACE_NAME), get(attr::K8S_POD_NAME)) {
         (Some(ns), Some(pod)) => {
-            let container = get("k8s.container.name").map_or(String::new(), |c| format!("/{c}"));
+            let container = get(attr::K8S_CONTAINER_NAME).map_or(String::new(), |c| format!("/{c}"));
             return format!("{ns}/{pod}{container}");
         }
         (None, Some(pod)) => return pod.to_owned(),
         _ => {}
     }
-    let id = get("container.id").map(|id| id.get(..12).unwrap_or(id));
-    let name = get("container.name").or(id).or(get("linux.systemd.unit")).or(get("linux.cgroup.path"));
-    name.or(get("host.name")).unwrap_or("node").to_owned()
+    let id = get(attr::CONTAINER_ID).map(|id| id.get(..12).unwrap_or(id));
+    let name = get(attr::CONTAINER_NAME).or(id).or(get(attr::LINUX_SYSTEMD_UNIT)).or(get(attr::LINUX_CGROUP_PATH));
+    name.or(get(attr::HOST_NAME)).unwrap_or("node").to_owned()
 }
 
 /// Prints events as the agent accepts them. The past, where it is asked for, comes from the same
@@ -123,8 +123,9 @@ fn follow(cx: &mut Context<'_>, args: &args::Events, mut query: Query, now: Time
         loop {
             match follower.next().await? {
                 Followed::Event { json: row, .. } => print(cx, &row, json)?,
-                Followed::Missed(n) => {
-                    complain(&format!("{n} events came faster than they were read; they are in the store"))
+                Followed::Missed { since, until } => {
+                    let until = until.map_or(String::new(), |u| format!(" until {u}"));
+                    complain(&format!("events since {since}{until} are gone: they were not read in time"));
                 }
                 Followed::Disconnected(why) => complain(&format!("connection lost ({why}); trying again")),
             }
