@@ -7,6 +7,8 @@ pub mod limits;
 pub mod log;
 pub mod metrics;
 mod spans;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -320,3 +320,6 @@ fn put_workload(batch: &mut fjall::OwnedWriteBatch, s: &Segment, w: &ResourceAtt
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,349 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::collections::{BTreeMap, HashMap};
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+use proptest::prelude::*;
+
+use super::*;
+use crate::pipeline::testing::{DEF, INFO, event, workload};
+use crate::signal::event::Role;
+use crate::signal::{Attributes, StackSample, Thread, otlp};
+
+const S: u64 = 1_000_000_000;
+const START: u64 = 1_800_000_000 * S;
+
+struct Rig {
+    incidents: Incidents,
+    ids: EventIds,
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment { wall: Timestamp(START + seconds * S), steady: Duration::from_secs(1000 + seconds) }
+}
+
+fn identity() -> Identity {
+    Identity { host_id: "host".into(), boot_id: "boot".into() }
+}
+
+impl Rig {
+    fn new() -> Self {
+        Rig { incidents: Incidents::new(identity(), Settings::default()), ids: EventIds::new("host", 0) }
+    }
+
+    fn event(&mut self, e: &Event, s: u64) -> (Append, Option<TraceId>) {
+        self.incidents.event("test", e, &mut self.ids, at(s))
+    }
+
+    fn onset(&mut self, w: Option<&Arc<Workload>>, s: u64) -> (Append, Option<TraceId>) {
+        self.incidents.onset("test", &trigger(w, s), &mut self.ids, at(s))
+    }
+
+    fn tick(&mut self, s: u64) -> Append {
+        self.incidents.tick(&mut self.ids, at(s))
+    }
+
+    fn capture(&mut self, w: Option<&Arc<Workload>>, s: u64) -> Option<Append> {
+        self.incidents.capture("test", &capture(w, s), &mut self.ids, at(s))
+    }
+}
+
+fn target(w: Option<&Arc<Workload>>) -> Target {
+    Target { collector: "test", workload: w.map(|w| w.key), detail: None }
+}
+
+fn trigger(w: Option<&Arc<Workload>>, s: u64) -> Trigger {
+    Trigger {
+        target: target(w),
+        def: &DEF,
+        severity: Severity::Warn,
+        onset: Timestamp(START + s.saturating_sub(10) * S),
+        detected: Timestamp(START + s * S),
+        workload: w.cloned(),
+        message: "busy".into(),
+        attributes: Attributes::new(),
+    }
+}
+
+fn capture(w: Option<&Arc<Workload>>, s: u64) -> Capture {
+    Capture {
+        name: "cpu_profile",
+        target: target(w),
+        start: Timestamp(START + s.saturating_sub(5) * S),
+        end: Timestamp(START + s * S),
+        stacks: vec![StackSample {
+            user: vec![crate::signal::Frame { symbol: Some("spin".into()), ..Default::default() }],
+            count: 42,
+            ..StackSample::default()
+        }],
+        sample_period_ns: 10_101_010,
+        attributes: Attributes::new(),
+        lost: 2,
+    }
+}
+
+fn roots(a: &Append) -> Vec<&Span> {
+    a.entries.iter().flat_map(|e| &e.spans).filter(|s| s.parent_span_id.is_empty()).collect()
+}
+
+fn attribute(s: &Span, name: &str) -> Option<String> {
+    let text = otlp::text(&s.attributes, name).map(str::to_owned);
+    text.or_else(|| otlp::int(&s.attributes, name).map(|i| i.to_string()))
+}
+
+/// A warning opens an incident; a lower event joins it; 30 s after the last join it is closed,
+/// with one root from the first onset to the last event.
+#[test]
+fn opens_joins_and_closes_quietly() {
+    let w = workload(1);
+    let mut rig = Rig::new();
+    let mut first = event(&DEF, START, Some(&w));
+    first.duration = Some(Duration::from_secs(2));
+    let (out, trace) = rig.event(&first, 0);
+    let trace = trace.expect("a warning opens");
+    let entry = &out.entries[0];
+    assert_eq!(entry.trace(), Some(trace));
+    assert_eq!(entry.log.as_ref().unwrap().span_id, entry.spans[0].span_id, "the record points at its own span");
+    assert_eq!(rig.event(&event(&INFO, START + 20 * S, Some(&w)), 20).1, Some(trace), "a lower one joins");
+    assert!(rig.tick(49).entries.is_empty(), "only 29 s of quiet");
+    let closed = rig.tick(50);
+    let roots = roots(&closed);
+    assert_eq!(roots.len(), 1);
+    let root = roots[0];
+    assert_eq!(root.span_id, entry.spans[0].parent_span_id);
+    assert_eq!((root.start_time_unix_nano, root.end_time_unix_nano), (START - 2 * S, START + 20 * S));
+    assert_eq!(attribute(root, "linux.incident.end_reason").as_deref(), Some("quiet"));
+    assert_eq!(attribute(root, "linux.incident.events").as_deref(), Some("2"));
+    assert_eq!(rig.incidents.open_count(), 0);
+}
+
+/// Events below WARN open nothing and then carry no trace id; so do all events of the agent itself.
+#[test]
+fn what_does_not_open() {
+    let mut rig = Rig::new();
+    let (out, trace) = rig.event(&event(&INFO, START, None), 0);
+    assert!(trace.is_none() && out.entries[0].trace().is_none() && out.entries[0].spans.is_empty());
+    let mut own = (*workload(7)).clone();
+    own.kind = WorkloadKind::Own;
+    let own = Arc::new(own);
+    let (out, trace) = rig.event(&event(&DEF, START, Some(&own)), 0);
+    assert!(trace.is_none() && out.entries[0].log.as_ref().unwrap().trace_id.is_empty());
+    assert_eq!(rig.incidents.open_count(), 0);
+}
+
+/// Each workload has an incident of its own, and the node too.
+#[test]
+fn workloads_are_apart() {
+    let mut rig = Rig::new();
+    let traces = [None, Some(workload(1)), Some(workload(2))].map(|w| rig.event(&event(&DEF, START, w.as_ref()), 0).1);
+    assert!(traces[0] != traces[1] && traces[1] != traces[2] && traces[0] != traces[2]);
+    assert_eq!(rig.incidents.open_count(), 3);
+}
+
+/// A trigger keeps its incident open for as long as it is over; after its recovery comes the quiet.
+#[test]
+fn a_trigger_holds_it_open() {
+    let w = workload(1);
+    let mut rig = Rig::new();
+    let (out, trace) = rig.onset(Some(&w), 10);
+    let detection = &out.entries[0].spans[0];
+    assert_eq!((detection.start_time_unix_nano, detection.end_time_unix_nano), (START, START + 10 * S));
+    assert!(rig.tick(200).entries.is_empty(), "still over");
+    let out = rig.capture(Some(&w), 201).expect("its incident is known");
+    let span = &out.entries[0].spans[0];
+    assert_eq!(span.trace_id, trace.unwrap().0);
+    assert!(attribute(span, "linux.profile.id").is_some_and(|id| id.len() == 32));
+    assert_eq!(span.events.len(), 1, "the top stack is a span event");
+    assert!(out.entries[0].profile.is_some());
+    rig.incidents.recovered(&target(Some(&w)), Timestamp(START + 210 * S), at(210));
+    assert!(rig.tick(239).entries.is_empty());
+    let closed = rig.tick(240);
+    let root = roots(&closed)[0];
+    assert_eq!(attribute(root, "linux.incident.end_reason").as_deref(), Some("recovered"));
+    assert_eq!(root.start_time_unix_nano, START, "from the onset");
+    assert_eq!(root.end_time_unix_nano, START + 210 * S, "to the recovery");
+    assert_eq!(attribute(root, "linux.incident.captures").as_deref(), Some("1"));
+}
+
+/// After ten minutes it is closed whatever goes on, the next one links to it, and the trigger that
+/// is still over holds that one open.
+#[test]
+fn lasts_ten_minutes_at_most() {
+    let w = workload(1);
+    let mut rig = Rig::new();
+    let (_, first) = rig.onset(Some(&w), 0);
+    let closed = rig.tick(600);
+    assert_eq!(attribute(roots(&closed)[0], "linux.incident.end_reason").as_deref(), Some("max_duration"));
+    let (_, second) = rig.event(&event(&DEF, START + 601 * S, Some(&w)), 601);
+    assert_ne!(first, second);
+    assert!(rig.tick(700).entries.is_empty(), "its trigger is still over");
+    rig.incidents.recovered(&target(Some(&w)), Timestamp(START + 700 * S), at(700));
+    let closed = rig.tick(731);
+    let root = roots(&closed)[0];
+    assert_eq!(root.links[0].trace_id, first.unwrap().0);
+    assert_eq!(attribute(root, "linux.incident.end_reason").as_deref(), Some("recovered"));
+}
+
+/// A capture that ends after its incident still belongs to its trace; one of an unknown trigger to none.
+#[test]
+fn late_and_lost_captures() {
+    let w = workload(1);
+    let mut rig = Rig::new();
+    assert!(rig.capture(Some(&w), 0).is_none());
+    let (_, trace) = rig.onset(Some(&w), 1);
+    rig.incidents.recovered(&target(Some(&w)), Timestamp(START + 2 * S), at(2));
+    assert_eq!(roots(&rig.tick(32)).len(), 1);
+    let late = rig.capture(Some(&w), 40).expect("still known");
+    assert_eq!(late.entries[0].trace(), trace);
+    assert!(roots(&late).is_empty(), "the root is sent once");
+    let record = &late.incidents[0];
+    assert!(!record.is_open() && record.captures == 1 && record.last() == late.entries[0].id());
+}
+
+/// Beyond 100 events there are no more spans; they are counted, and their records point at the root.
+#[test]
+fn event_spans_are_capped() {
+    let w = workload(1);
+    let mut rig = Rig::new();
+    let outs: Vec<_> = (0..130).map(|_| rig.event(&event(&DEF, START, Some(&w)), 0).0).collect();
+    let spans: usize = outs.iter().flat_map(|o| &o.entries).map(|e| e.spans.len()).sum();
+    assert_eq!(spans, 100);
+    let closed = rig.tick(30);
+    let root = roots(&closed)[0];
+    assert_eq!(outs[129].entries[0].log.as_ref().unwrap().span_id, root.span_id);
+    assert_eq!(attribute(root, "linux.incident.events").as_deref(), Some("130"));
+    assert_eq!(attribute(root, "linux.incident.uncounted.events").as_deref(), Some("30"));
+}
+
+/// Culprits and victims are children of the event; one of another workload is an entry of its own,
+/// so that it is exported under its own resource.
+#[test]
+fn others_have_their_own_resource() {
+    let (w, culprit) = (workload(1), workload(2));
+    let mut rig = Rig::new();
+    let mut e = event(&DEF, START, Some(&w));
+    let thread = Thread { pid: 5, tid: 6, comm: "hog".into() };
+    e.related.push(crate::signal::Related {
+        role: Role::Culprit,
+        workload: Some(culprit.clone()),
+        thread: thread.clone(),
+    });
+    e.related.push(crate::signal::Related { role: Role::Victim, workload: Some(w), thread });
+    let (out, _) = rig.event(&e, 0);
+    assert_eq!(out.entries.len(), 2);
+    let (own, other) = (&out.entries[0], &out.entries[1]);
+    assert!(own.id() < other.id(), "in the order of the log");
+    assert_eq!(own.spans.len(), 2);
+    assert_eq!(other.workload(), Some(culprit.key));
+    assert_eq!(other.spans[0].parent_span_id, own.spans[0].span_id);
+    assert!(out.workloads.iter().any(|w| w.key == culprit.key), "its names are known to the log");
+    assert_eq!(out.incidents[0].last(), other.id());
+}
+
+/// What an earlier agent left open is closed at its last entry, once.
+#[test]
+fn left_open_is_closed_at_its_last_entry() {
+    let mut rig = Rig::new();
+    let (out, _) = rig.event(&event(&DEF, START + 5 * S, None), 5);
+    let left = out.incidents;
+    let closed = Incidents::close_left_open(left, &mut rig.ids, at(5000));
+    let root = roots(&closed)[0];
+    assert_eq!(root.end_time_unix_nano, START + 5 * S);
+    assert_eq!(attribute(root, "linux.incident.end_reason").as_deref(), Some("agent_restart"));
+    assert_eq!(closed.incidents[0].end_reason, "agent_restart");
+}
+
+/// A wall clock that is set back or ahead neither closes an incident early nor makes ids repeat.
+#[test]
+fn a_stepped_clock_changes_nothing() {
+    let mut rig = Rig::new();
+    let (a, _) = rig.event(&event(&DEF, START, None), 0);
+    let ahead = Moment { wall: Timestamp(START + 7200 * S), steady: at(1).steady };
+    assert!(rig.incidents.tick(&mut rig.ids, ahead).entries.is_empty());
+    let back = Moment { wall: Timestamp(START - 7200 * S), steady: at(2).steady };
+    let (b, _) = rig.incidents.event("test", &event(&DEF, START, None), &mut rig.ids, back);
+    assert!(a.entries[0].id() < b.entries[0].id());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Event { workload: u64, warn: bool, others: usize },
+    Onset(u64),
+    Recovered(u64),
+    Capture(u64),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3u64, any::<bool>(), 0..4usize).prop_map(|(workload, warn, others)| Step::Event { workload, warn, others }),
+        1 => (0..3u64).prop_map(Step::Onset),
+        1 => (0..3u64).prop_map(Step::Recovered),
+        2 => (0..3u64).prop_map(Step::Capture),
+        1 => (1..400u64).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever happens in whatever order: ids of entries grow, span ids are unique, each incident
+    /// sends its root exactly once, its children hang in its trace, and the caps hold.
+    #[test]
+    fn any_sequence_keeps_the_rules(steps in prop::collection::vec(step(), 1..600)) {
+        let mut rig = Rig::new();
+        let who = |k: u64| (k > 0).then(|| workload(k));
+        let mut now = 0;
+        let mut entries = Vec::new();
+        let mut opened = std::collections::HashSet::new();
+        for s in steps {
+            let out = match s {
+                Step::Event { workload, warn, others } => {
+                    let mut e = event(if warn { &DEF } else { &INFO }, START + now * S, who(workload).as_ref());
+                    for i in 0..others {
+                        let workload = who(i as u64);
+                        e.related.push(crate::signal::Related { role: Role::Victim, workload, thread: Thread::default() });
+                    }
+                    rig.event(&e, now).0
+                }
+                Step::Onset(k) => rig.onset(who(k).as_ref(), now).0,
+                Step::Recovered(k) => {
+                    rig.incidents.recovered(&target(who(k).as_ref()), Timestamp(START + now * S), at(now))
+                }
+                Step::Capture(k) => rig.capture(who(k).as_ref(), now).unwrap_or_default(),
+                Step::Wait(s) => {
+                    now += s;
+                    rig.tick(now)
+                }
+            };
+            opened.extend(out.incidents.iter().map(|i| i.raw_trace.clone()));
+            entries.extend(out.entries);
+        }
+        // Everything ends some time.
+        for _ in 0..3 {
+            now += 601;
+            entries.extend(rig.tick(now).entries);
+        }
+        prop_assert_eq!(rig.incidents.open_count(), 0);
+        prop_assert!(entries.windows(2).all(|w| w[0].id() < w[1].id()));
+        let mut spans: BTreeMap<Vec<u8>, Vec<&Span>> = BTreeMap::new();
+        for span in entries.iter().flat_map(|e| &e.spans) {
+            prop_assert!(span.start_time_unix_nano <= span.end_time_unix_nano);
+            spans.entry(span.trace_id.clone()).or_default().push(span);
+        }
+        prop_assert_eq!(spans.len(), opened.len());
+        for (trace, spans) in spans {
+            let mut ids = HashMap::new();
+            for s in &spans {
+                prop_assert!(ids.insert(s.span_id.clone(), *s).is_none(), "a span id twice");
+            }
+            let roots: Vec<_> = spans.iter().filter(|s| s.parent_span_id.is_empty()).collect();
+            prop_assert_eq!(roots.len(), 1, "trace {:?}", trace);
+            prop_assert!(spans.iter().all(|s| s.parent_span_id.is_empty() || ids.contains_key(&s.parent_span_id)));
+            prop_assert!(spans.len() <= 1 + MAX_SPANS as usize);
+            prop_assert!(roots[0].links.len() <= MAX_LINKS);
+            let of_events = entries.iter().filter(|e| e.log.is_some() && !e.spans.is_empty());
+            let of_events = of_events.filter(|e| e.spans[0].trace_id == trace).count();
+            prop_assert!(of_events <= MAX_EVENT_SPANS as usize);
+        }
+    }
+}
