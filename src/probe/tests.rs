@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{CgroupId, Loader, Reader, RecordSet, Stop};
+use super::{CgroupId, LoadError, LoadOptions, Loader, Reader, RecordSet, Setting, Stop};
 
 #[expect(dead_code, reason = "not all of it is looked at")]
 mod fixtures {
@@ -111,4 +111,152 @@ fn a_probe_works_end_to_end() {
     let before = by_thread.get(&ThreadKey { tgid: me, tid: me }).unwrap();
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(by_thread.get(&ThreadKey { tgid: me, tid: me }).unwrap(), before);
+}
+
+/// A slot that must have a hook and has none here is an error that names it, what was tried, and
+/// why each was refused; `try_load` tells the same without keeping anything.
+#[test]
+fn a_missing_hook_is_told() {
+    if !can_load() {
+        return;
+    }
+    let mut loader = Loader::new();
+    let Err(e) = loader.load(SKELETON.options()) else { panic!("it loaded") };
+    let LoadError::NoHook { object: "selftest", slot: "extra", tried } = &e else { panic!("{e}") };
+    assert_eq!(tried.len(), 1);
+    assert!(e.to_string().contains("tp/bianque/absent") && e.to_string().contains("No such file"), "{e}");
+    let report = loader.try_load(&SKELETON, &["extra"]);
+    assert!(report.error.is_none() && report.hooks.len() == 3);
+    assert!(loader.try_load(&SKELETON, &[]).error.is_some());
+}
+
+/// What the skeleton does not have is refused by name before the kernel sees anything.
+#[test]
+fn unknown_names_are_refused() {
+    if !can_load() {
+        return;
+    }
+    let mut loader = Loader::new();
+    let wrong_size = LoadOptions { settings: vec![("min_ns", vec![0; 4])], ..SKELETON.options() };
+    for (options, said) in [
+        (SKELETON.options().setting(Setting::new("no_such"), 1_u32), "selftest: there is no setting no_such"),
+        (SKELETON.options().map_size("no_such", 1), "selftest: there is no map no_such to resize"),
+        (wrong_size, "selftest: setting min_ns has 8 bytes, not 4"),
+    ] {
+        let Err(e) = loader.load(options) else { panic!("it loaded") };
+        assert_eq!(e.to_string(), said);
+    }
+    let object = loader.load(SKELETON.options().without(&["extra", "switched", "sample"])).unwrap();
+    assert!(object.set(Setting::new("no_such"), 1_u32).is_err());
+    assert!(object.table::<u32, u32>("switches_by_thread").is_err());
+    assert!(object.sample("sample", 99).is_err());
+}
+
+/// A map is as large as asked for, in one object after the other of the same loader; reads cross
+/// many batches; draining empties.
+#[test]
+fn maps_are_resized_read_and_drained() {
+    if !can_load() {
+        return;
+    }
+    let mut loader = Loader::new();
+    let bare = || SKELETON.options().without(&["extra", "switched", "sample"]);
+    let large = loader.load(bare().map_size("switches_by_thread", 20_000)).unwrap();
+    let small = loader.load(bare()).unwrap();
+    let mut table = large.table::<ThreadKey, u64>("switches_by_thread").unwrap();
+    for tid in 0..20_000 {
+        table.put(&ThreadKey { tgid: 1, tid }, &u64::from(tid)).unwrap();
+    }
+    let (mut sum, mut n) = (0, 0);
+    assert_eq!(
+        table
+            .for_each(|k, v| {
+                assert_eq!(u64::from(k.tid), v[0]);
+                sum += v[0];
+                n += 1;
+            })
+            .unwrap(),
+        20_000
+    );
+    assert_eq!((sum, n), (20_000 * 19_999 / 2, 20_000));
+    assert!(table.remove(&ThreadKey { tgid: 1, tid: 7 }).unwrap());
+    assert!(!table.remove(&ThreadKey { tgid: 1, tid: 7 }).unwrap());
+    assert_eq!(table.drain(|_, _| ()).unwrap(), 19_999);
+    assert_eq!(table.for_each(|_, _| ()).unwrap(), 0);
+    let table = small.table::<ThreadKey, u64>("switches_by_thread").unwrap();
+    let fits = (0..20_000).take_while(|tid| table.put(&ThreadKey { tgid: 1, tid: *tid }, &0).is_ok()).count();
+    assert_eq!(fits, 4096);
+}
+
+/// Sampling runs the program on every CPU while the handle is held, and stops with it.
+#[test]
+fn sampling_starts_and_stops() {
+    if !can_load() {
+        return;
+    }
+    let object = Loader::new().load(SKELETON.options().without(&["extra", "switched"])).unwrap();
+    let mut counts = object.table::<u32, u64>("switches_by_cpu").unwrap();
+    let mut count = || {
+        let mut by_cpu = Vec::new();
+        counts
+            .for_each(|k, v| {
+                if *k == 1 {
+                    by_cpu = v.to_vec()
+                }
+            })
+            .unwrap();
+        by_cpu
+    };
+    assert!(count().iter().all(|n| *n == 0));
+    let sampling = object.sample("sample", 499).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    drop(sampling);
+    let after = count();
+    let online = aya::util::online_cpus().unwrap();
+    assert!(online.iter().all(|c| after[*c as usize] >= 10), "{after:?}");
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(count(), after);
+    assert_eq!(object.costs().unwrap()[0].runs, after.iter().sum::<u64>());
+}
+
+/// What found no room is counted, and what found room is read in order.
+#[test]
+fn losses_are_counted() {
+    if !can_load() {
+        return;
+    }
+    let me = std::process::id();
+    let options = SKELETON.options().setting(setting::ONLY_TGID, me).without(&["extra", "sample"]);
+    let object = Loader::new().load(options).unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    // Nobody reads: 4096 bytes hold 46 records of 80 bytes with their headers.
+    while object.lost().unwrap()[0] < 10 && std::time::Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    object.set(setting::ONLY_TGID, 0).unwrap();
+    let lost = object.lost().unwrap();
+    assert!(lost[0] >= 10, "{lost:?}");
+    let stop = Stop::new().unwrap();
+    stop.stop();
+    let mut times = Vec::new();
+    Reader::new(&[object])
+        .unwrap()
+        .run(&stop, |_, ring, bytes| {
+            if let Record::Switched(r) = Records::decode(ring, bytes).unwrap() {
+                times.push(r.time_ns);
+            }
+        })
+        .unwrap();
+    assert!(times.len() >= 40 && times.len() <= 51, "{}", times.len());
+}
+
+/// Bytes of another size than the ring's record, or of a ring that is not there, are no record.
+#[test]
+fn wrong_bytes_are_no_record() {
+    let aligned = [0_u64; 16];
+    let bytes = zerocopy::IntoBytes::as_bytes(&aligned);
+    assert!(Records::decode(0, &bytes[..80]).is_ok());
+    let e = Records::decode(0, &bytes[..72]).unwrap_err();
+    assert_eq!(e.to_string(), "record of ring 0 has 72 bytes, not 80");
+    assert!(Records::decode(2, &bytes[..80]).is_err());
 }
