@@ -35,21 +35,17 @@ struct incoming {
 	bool idle;
 };
 
-static __always_inline void waited(struct sched_cpu *cpu, struct sched_group *group, struct incoming *in)
+static __always_inline void waited(struct sched_group *group, struct incoming *in)
 {
 	/* The two clocks may be of different CPUs. */
 	s64 ns = in->last_queued && in->clock > in->last_queued ? in->clock - in->last_queued : 0;
 	int slot = latency_slot(ns);
 
-	cpu->wait_ns += ns;
 	group->wait_ns += ns;
-	if (slot < 0) {
-		cpu->wait_zero++;
+	if (slot < 0)
 		group->wait_zero++;
-	} else if (slot < LATENCY_SLOTS) {
-		cpu->wait[slot]++;
+	else if (slot < LATENCY_SLOTS)
 		group->wait[slot]++;
-	}
 }
 
 static __always_inline void switched(struct incoming *in)
@@ -82,7 +78,7 @@ static __always_inline void switched(struct incoming *in)
 		group = group_of(cpu, in->task, in->serial, &at);
 		cpu->current = at + 1;
 		if (run_queue)
-			waited(cpu, group, in);
+			waited(group, in);
 	}
 	barrier();
 	cpu->done++;

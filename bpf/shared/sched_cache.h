@@ -2,7 +2,8 @@
 /*
  * Figures of cgroups without a hash operation in the common case: each CPU has a two-way cache of
  * cgroups in one per-CPU array value, and only what has to make room goes to a hash map. A cgroup's
- * figures are the sum over all of these; src/probe/shared/sched.rs adds up.
+ * figures are the sum over all of these, and the node's are the sum over all cgroups;
+ * src/probe/shared/sched.rs adds up.
  *
  * Memory: 17 KiB a CPU, and 0.65 MB for the hash however many CPUs there are.
  */
@@ -28,7 +29,8 @@ struct sched_group {
 };
 
 struct sched_cpu {
-	/* Switches completed; `begun` is the same while the value is at rest. */
+	/* Switches begun and completed: the same while the value is at rest. */
+	u64 begun;
 	u64 done;
 	/* Entry of `groups` that runs now, plus one. */
 	u64 current;
@@ -39,16 +41,11 @@ struct sched_cpu {
 	/* CLOCK_MONOTONIC - rq.clock, and the rq.clock of that comparison. */
 	u64 offset;
 	u64 compared;
-	/* Cgroups that had to make room; those that the hash had no room for. */
-	u64 evicted;
+	/* How often a cgroup had to make room and there was none in the hash. */
 	u64 lost;
-	/* All waits on this CPU. */
-	u64 wait_ns;
-	u64 wait_zero;
-	u64 wait[LATENCY_SLOTS];
+	/* Figures of cgroups that were lost so; they still are the node's. */
+	struct sched_group overflow;
 	struct sched_group groups[CACHED];
-	/* Last, so that a reader that copies from the front sees a switch that came between. */
-	u64 begun;
 };
 
 struct {
@@ -76,21 +73,11 @@ static __always_inline void add_and_clear(u64 *to, u64 *from)
 	*from = 0;
 }
 
-/* Moves an entry's figures to the hash: other CPUs may do the same for this cgroup. */
-static __noinline int evict(struct sched_group *from)
+/* Moves figures to where other CPUs may add theirs at the same time. */
+static __noinline int move(struct sched_group *to, struct sched_group *from)
 {
-	static const struct sched_group none;
-	struct sched_group *to;
-	u64 id;
-
-	if (!from)
+	if (!to || !from)
 		return 0;
-	id = from->id;
-	/* Fails where there is an entry already, which another CPU may just have made. */
-	bpf_map_update_elem(&sched_evicted, &id, &none, BPF_NOEXIST);
-	to = bpf_map_lookup_elem(&sched_evicted, &id);
-	if (!to)
-		return 1;
 	add_and_clear(&to->run_ns, &from->run_ns);
 	add_and_clear(&to->wait_ns, &from->wait_ns);
 	add_and_clear(&to->wait_zero, &from->wait_zero);
@@ -101,13 +88,20 @@ static __noinline int evict(struct sched_group *from)
 
 static __always_inline void make_room(struct sched_cpu *cpu, struct sched_group *group)
 {
+	static const struct sched_group none;
+	struct sched_group *to;
+	u64 id = group->id;
+
 	if (!group->run_ns && !group->wait_zero && !group->wait_ns)
 		return;
-	cpu->evicted++;
-	if (!evict(group))
-		return;
-	cpu->lost++;
-	__builtin_memset(group, 0, sizeof(*group));
+	/* Fails where there is an entry already, which another CPU may just have made. */
+	bpf_map_update_elem(&sched_evicted, &id, &none, BPF_NOEXIST);
+	to = bpf_map_lookup_elem(&sched_evicted, &id);
+	if (!to) {
+		cpu->lost++;
+		to = &cpu->overflow;
+	}
+	move(to, group);
 }
 
 /* The root's id where the group is no cgroup at all: an autogroup, which lives below the root. */

@@ -214,22 +214,25 @@ impl Readings {
         Ok(())
     }
 
-    /// One value a CPU, each copied while the CPU did not switch, where that could be had.
+    /// One value a CPU, each copied while the CPU did not switch, where that could be had: no switch
+    /// was under way when its copy began, and none had begun when the next copy did.
     fn read_cpus(&self) -> anyhow::Result<Vec<Cpu>> {
-        let mut cpus: Vec<Option<Cpu>> = Vec::new();
+        let mut cpus: Vec<Cpu> = Vec::new();
+        let mut copies = self.cpus.get_per_cpu(&0)?.unwrap_or_default();
         for _ in 0..ATTEMPTS {
-            let values = self.cpus.get_per_cpu(&0)?.unwrap_or_default();
-            cpus.resize_with(values.len(), || None);
-            for (cpu, value) in cpus.iter_mut().zip(&values) {
-                if !cpu.as_ref().is_some_and(|c| c.at_rest) {
-                    *cpu = Some(Cpu::from(value));
+            let later = self.cpus.get_per_cpu(&0)?.unwrap_or_default();
+            cpus.resize_with(copies.len(), Cpu::default);
+            for ((cpu, copy), later) in cpus.iter_mut().zip(&copies).zip(&later) {
+                if !cpu.at_rest {
+                    *cpu = Cpu::of(copy, copy.begun == copy.done && copy.begun == later.begun);
                 }
             }
-            if cpus.iter().flatten().all(|c| c.at_rest) {
+            if cpus.iter().all(|c| c.at_rest) {
                 break;
             }
+            copies = later;
         }
-        Ok(cpus.into_iter().flatten().collect())
+        Ok(cpus)
     }
 }
 
@@ -265,27 +268,26 @@ impl Figures {
 struct Cpu {
     /// No switch came between.
     at_rest: bool,
-    waits: Waits,
     lost: u64,
+    /// Waits of cgroups that were lost.
+    overflow: Waits,
     groups: Vec<(u64, Figures)>,
     /// Who runs since when, on the monotonic clock.
     running: Option<(u64, u64)>,
 }
 
-impl From<&SchedCpu> for Cpu {
-    fn from(v: &SchedCpu) -> Self {
-        let at_rest = v.begun == v.done;
+impl Cpu {
+    fn of(v: &SchedCpu, at_rest: bool) -> Self {
         let current = usize::try_from(v.current).ok().and_then(|i| v.groups.get(i.checked_sub(1)?));
         let groups = v.groups.iter().map(|g| (cgroup_of(g.id), Figures::of(g))).filter(|(_, f)| !f.is_zero());
+        // Before the first comparison of the clocks nothing can be said.
+        let running = current.filter(|_| at_rest && v.compared != 0);
         Cpu {
             at_rest,
-            waits: Waits { zero: v.wait_zero, slots: v.wait, total_ns: v.wait_ns },
             lost: v.lost,
+            overflow: Figures::of(&v.overflow).waits,
             groups: groups.collect(),
-            // Before the first comparison of the clocks nothing can be said.
-            running: current
-                .filter(|_| at_rest && v.compared != 0)
-                .map(|g| (cgroup_of(g.id), v.start.wrapping_add(v.offset))),
+            running: running.map(|g| (cgroup_of(g.id), v.start.wrapping_add(v.offset))),
         }
     }
 }
@@ -294,6 +296,8 @@ impl From<&SchedCpu> for Cpu {
 #[derive(Debug, Default)]
 struct Totals {
     node: Waits,
+    /// Of cgroups that were forgotten: the node's sum keeps them.
+    forgotten: Waits,
     groups: HashMap<u64, Group>,
     lost: u64,
 }
@@ -312,10 +316,10 @@ impl Totals {
         for (id, figures) in evicted {
             sums.entry(cgroup_of(*id)).or_default().add(figures);
         }
-        let mut node = Waits::default();
+        let mut node = self.forgotten.clone();
         self.lost = 0;
         for cpu in cpus {
-            node.add(&cpu.waits);
+            node.add(&cpu.overflow);
             self.lost += cpu.lost;
             for (id, figures) in &cpu.groups {
                 sums.entry(*id).or_default().add(figures);
@@ -324,6 +328,7 @@ impl Totals {
                 sums.entry(id).or_default().run_ns += now_ns.saturating_sub(since);
             }
         }
+        sums.values().for_each(|sum| node.add(&sum.waits));
         self.node.rise_to(&node);
         for (id, sum) in &sums {
             let group = self.groups.entry(*id).or_default();
@@ -341,7 +346,9 @@ impl Totals {
         let cached: BTreeSet<u64> =
             cpus.iter().flat_map(|c| c.groups.iter().map(|(id, _)| *id).chain(c.running.map(|(id, _)| id))).collect();
         self.groups.retain(|id, g| cached.contains(id) || now_ns.saturating_sub(g.grown_ns) < IDLE_NS);
-        evicted.iter().map(|(id, _)| *id).filter(|id| !self.groups.contains_key(&cgroup_of(*id))).collect()
+        let leaving: Vec<_> = evicted.iter().filter(|(id, _)| !self.groups.contains_key(&cgroup_of(*id))).collect();
+        leaving.iter().for_each(|(_, figures)| self.forgotten.add(&figures.waits));
+        leaving.iter().map(|(id, _)| *id).collect()
     }
 }
 

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the agent costs where it is felt most: two processes that wake each other over pipes on one
+//! CPU, so that nearly all they do is switch. Rounds alternate between nothing, an empty program on
+//! `sched_switch` and the whole agent; the best round of each counts, as user and system time.
+//!
+//!     cargo bench --bench ping_pong -- [--check] [--rounds N] [--trips N] [--probe]
+//!
+//! `--check` fails above the bar; `--probe` loads the shared probe alone, without the agent. Root.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark may end so")]
+#![expect(clippy::disallowed_methods, reason = "the processes that are measured have to be started")]
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use bianque::probe::shared::{Feature, Sched};
+use bianque::probe::{Loader, Object};
+
+#[expect(dead_code, reason = "only the object is of interest")]
+mod fixtures {
+    bianque::include_skeletons!("fixtures");
+}
+
+/// The agent may cost so much more than an empty program.
+const BAR: f64 = 1.03;
+
+struct Options {
+    check: bool,
+    rounds: u32,
+    trips: u32,
+    probe_only: bool,
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, who, trips] = args.as_slice()
+        && first == "player"
+    {
+        play(who == "ping", trips.parse().unwrap());
+        return ExitCode::SUCCESS;
+    }
+    let number = |name: &str, default| {
+        let at = args.iter().position(|a| a == name);
+        at.map_or(default, |i| args[i + 1].parse().unwrap())
+    };
+    let has = |name: &str| args.iter().any(|a| a == name);
+    let options = Options {
+        check: has("--check"),
+        rounds: number("--rounds", 12),
+        trips: number("--trips", 60_000),
+        probe_only: has("--probe"),
+    };
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        eprintln!("ping_pong: skipped: loading BPF programs needs root");
+        return ExitCode::from(u8::from(options.check));
+    }
+    let statistics = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").unwrap_or_default();
+    if statistics.trim() == "1" {
+        eprintln!(
+            "ping_pong: the kernel's BPF statistics are on and would cost more than what is measured: sysctl kernel.bpf_stats_enabled=0"
+        );
+        return ExitCode::FAILURE;
+    }
+    if compare(&options) || !options.check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Measures and prints; whether the bar was kept.
+fn compare(options: &Options) -> bool {
+    let mut best = [f64::INFINITY; 3];
+    for _ in 0..options.rounds {
+        best[0] = best[0].min(round_trip_ns(options.trips));
+        let empty = load_empty();
+        best[1] = best[1].min(round_trip_ns(options.trips));
+        drop(empty);
+        let under_test = UnderTest::start(options.probe_only);
+        best[2] = best[2].min(round_trip_ns(options.trips));
+        drop(under_test);
+    }
+    let last = if options.probe_only { "shared probe" } else { "agent" };
+    for (what, ns) in ["nothing", "empty program", last].into_iter().zip(best) {
+        println!("{what:<14} {ns:6.0} ns a round trip  {:.4} × nothing  {:.4} × empty", ns / best[0], ns / best[1]);
+    }
+    let ratio = best[2] / best[1];
+    let kept = ratio <= BAR;
+    println!("{} {ratio:.4}, bar {BAR} × an empty program", if kept { "ok" } else { "ABOVE" });
+    kept
+}
+
+fn load_empty() -> Object {
+    Loader::new().load(fixtures::switch_empty::SKELETON.options()).unwrap()
+}
+
+/// CPU time of both players, in nanoseconds a round trip.
+fn round_trip_ns(trips: u32) -> f64 {
+    let (ping_in, pong_out) = std::io::pipe().unwrap();
+    let (pong_in, ping_out) = std::io::pipe().unwrap();
+    let pong = player("pong", trips, pong_in.into(), pong_out.into());
+    let ping = player("ping", trips, ping_in.into(), ping_out.into());
+    let total: f64 = [ping, pong].into_iter().map(cpu_ns).sum();
+    total / f64::from(trips)
+}
+
+/// Starts one on the last CPU.
+fn player(who: &str, trips: u32, input: OwnedFd, output: OwnedFd) -> Child {
+    let last = std::thread::available_parallelism().unwrap().get() - 1;
+    let mut c = Command::new("taskset");
+    c.arg("-c").arg(last.to_string()).arg(std::env::current_exe().unwrap());
+    c.args(["player", who, &trips.to_string()]).stdin(input).stdout(output).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn cpu_ns(player: Child) -> f64 {
+    let out = player.wait_with_output().unwrap();
+    String::from_utf8_lossy(&out.stderr).trim().parse().unwrap()
+}
+
+/// A player: reads and writes single bytes without a buffer, and says what CPU time that took.
+fn play(first: bool, trips: u32) {
+    let mut input = std::fs::File::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let mut output = std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap());
+    let mut byte = [1];
+    let before = bianque::host::sys::process_cpu_ns();
+    for _ in 0..trips {
+        if first {
+            output.write_all(&byte).unwrap();
+        }
+        input.read_exact(&mut byte).unwrap();
+        if !first {
+            output.write_all(&byte).unwrap();
+        }
+    }
+    eprintln!("{}", bianque::host::sys::process_cpu_ns() - before);
+}
+
+/// The agent with all default collectors, or its shared probe alone; ends when dropped.
+enum UnderTest {
+    Agent { child: Child, _dir: tempfile::TempDir },
+    Probe { _sched: Sched },
+}
+
+impl UnderTest {
+    fn start(probe_only: bool) -> Self {
+        if probe_only {
+            let features = BTreeSet::from([Feature::SchedCpuTime, Feature::SchedRunQueue]);
+            return UnderTest::Probe { _sched: Sched::load(&mut Loader::new(), &features).unwrap() };
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let mut c = Command::new(env!("CARGO_BIN_EXE_bianque"));
+        c.arg("run")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(dir.path().join("log")).unwrap());
+        c.env("BIANQUE_STORE__PATH", dir.path().join("store"));
+        c.env("BIANQUE_API__SOCKET", dir.path().join("api.sock"));
+        c.env("BIANQUE_HTTP__LISTEN", format!("127.0.0.1:{port}"));
+        let mut child = c.spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while !is_ready(port) {
+            let over = child.try_wait().unwrap().is_some() || Instant::now() > end;
+            let log = || std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
+            assert!(!over, "the agent did not get ready:\n{}", log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // Its own start is not what is measured.
+        std::thread::sleep(Duration::from_secs(1));
+        UnderTest::Agent { child, _dir: dir }
+    }
+}
+
+impl Drop for UnderTest {
+    fn drop(&mut self) {
+        if let UnderTest::Agent { child, .. } = self {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn is_ready(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+    let mut answer = String::new();
+    let asked = stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    asked.and_then(|()| stream.read_to_string(&mut answer)).is_ok() && answer.starts_with("HTTP/1.1 200")
+}
