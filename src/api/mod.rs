@@ -4,6 +4,7 @@
 
 mod backend;
 pub mod client;
+mod local;
 mod problem;
 mod routes;
 mod server;
@@ -13,6 +14,7 @@ mod watch;
 
 pub use backend::{Backend, Changes, ExporterState, Found, Page, Readiness, Reply, StoreReadiness};
 pub use client::{Client, ClientError, Followed, Follower, Lines};
+pub use local::{Blocking, Local};
 pub use routes::{Api, ENDPOINTS};
 pub use server::{Listen, Server, Spawn};
 

@@ -39,7 +39,7 @@ const OPEN: &[&str] = &["/healthz", "/readyz"];
 
 const NDJSON: &str = "application/x-ndjson";
 /// Events that are read at once; an answer without a limit is made of as many pages as it takes.
-const PAGE: usize = 256;
+const PAGE: usize = 64;
 const MAX_LIMIT: usize = 10_000;
 /// The fastest level: what is saved on the wire is nearly the same, and a scrape costs CPU time.
 const GZIP: u32 = 1;

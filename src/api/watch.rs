@@ -24,7 +24,7 @@ use super::sse::MISSED;
 use crate::signal::ids::EventId;
 use crate::signal::{Query, Timestamp};
 
-const PAGE: usize = 256;
+const PAGE: usize = 64;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long to wait before the store is asked again after it could not answer.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -337,6 +337,18 @@ impl Store {
         Ok((count, bytes))
     }
 
+    /// Whether what came right after `id` may be gone: neither it nor anything before it is still there.
+    ///
+    /// # Errors
+    /// Closed, or what could not be read.
+    pub fn has_forgotten(&self, id: EventId) -> Result<bool, StoreError> {
+        let db = self.db()?;
+        let first = segments_of(&db).iter().find_map(|s| s.entries.first_key_value());
+        let Some(first) = first else { return Ok(false) };
+        let key = first.key().map_err(|e| self.failed(&e))?;
+        Ok(key.as_ref() > id.0.as_slice())
+    }
+
     /// The id of the newest entry.
     ///
     /// # Errors

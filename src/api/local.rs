@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Answers from the agent's own store and log.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use tokio::sync::oneshot;
+
+use super::backend::{Backend, Changes, Found, Page, Readiness, Reply};
+use super::routes::BEGINNING;
+use crate::exporters::store::{self, Store};
+use crate::pipeline::log::{Live, Log, Watch};
+use crate::signal::ids::EventId;
+use crate::signal::{Query, json};
+
+/// Runs what may wait for the disk where waiting is allowed; the agent's, as only it starts threads.
+pub type Blocking = Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
+
+/// The backend of a running agent.
+pub struct Local {
+    pub store: Store,
+    pub log: Log,
+    /// Resource attributes of the node.
+    pub node: Arc<[KeyValue]>,
+    pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    pub blocking: Blocking,
+}
+
+impl Local {
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Store, &[KeyValue]) -> anyhow::Result<T> + Send + 'static,
+    ) -> Reply<T> {
+        let (answer, answered) = oneshot::channel();
+        let (store, node) = (self.store.clone(), self.node.clone());
+        (self.blocking)(Box::new(move || {
+            // Who asked may have gone away.
+            let _ = answer.send(question(&store, &node));
+        }));
+        Box::pin(async move { answered.await.context("the agent stops")? })
+    }
+}
+
+impl Backend for Local {
+    fn events(&self, query: Query) -> Reply<Page> {
+        self.ask(move |store, node| {
+            // Read before the events: all up to here is in what follows.
+            let last = store.last_id()?;
+            let gap = match query.after {
+                Some(id) if id > BEGINNING => store.has_forgotten(id)?,
+                _ => false,
+            };
+            let found = store.events(&query)?;
+            let more = query.limit.is_some_and(|limit| found.len() >= limit);
+            let seen = found.last().map(|s| s.entry.id());
+            let text = |s: &crate::pipeline::backing::Stored| {
+                (s.entry.id(), json::event(&s.entry, s.workload.as_deref(), node).to_string())
+            };
+            let upto = if more { seen } else { seen.max(last) };
+            Ok(Page { events: found.iter().map(text).collect(), upto, more, gap })
+        })
+    }
+
+    fn incidents(&self, query: Query) -> Reply<Vec<String>> {
+        self.ask(move |store, node| {
+            let found = store.incidents(&query)?;
+            Ok(found.iter().map(|i| json::incident(&i.record, i.workload.as_deref(), node).to_string()).collect())
+        })
+    }
+
+    fn find(&self, prefix: String) -> Reply<Found> {
+        self.ask(move |store, node| {
+            Ok(match store.find(&prefix)? {
+                store::Found::Nothing => Found::Nothing,
+                store::Found::Ambiguous(ids) => Found::Ambiguous(ids),
+                store::Found::Event(s) => Found::Event(json::event(&s.entry, s.workload.as_deref(), node).to_string()),
+                store::Found::Incident(i) => {
+                    let entries = store.incident_entries(&i.record)?;
+                    let entries = entries.iter().map(|s| (&*s.entry, s.workload.as_deref()));
+                    let tree = json::incident_tree(&i.record, i.workload.as_deref(), entries, node);
+                    Found::Incident(tree.to_string())
+                }
+            })
+        })
+    }
+
+    fn last(&self) -> Reply<EventId> {
+        self.ask(|store, _| Ok(store.last_id()?.unwrap_or(BEGINNING)))
+    }
+
+    fn changes(&self) -> Box<dyn Changes> {
+        Box::new(Committed(self.log.watch()))
+    }
+
+    fn readiness(&self) -> Readiness {
+        (self.readiness)()
+    }
+}
+
+struct Committed(Watch);
+
+impl Changes for Committed {
+    fn beyond(&mut self, id: EventId) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move {
+            loop {
+                match self.0.next().await {
+                    Live::Entry(s) if s.entry.id() <= id => {}
+                    // What it missed of the watch is in the store.
+                    Live::Entry(_) | Live::Missed(_) => return true,
+                    Live::End => return false,
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    use opentelemetry_proto::tonic::logs::v1::LogRecord;
+
+    use super::super::{Api, Client, Followed, Listen, Server, StoreReadiness};
+    use super::*;
+    use crate::exporters::prometheus::Prometheus;
+    use crate::exporters::store::Settings;
+    use crate::pipeline::NoObserver;
+    use crate::pipeline::log::Append;
+    use crate::pipeline::metrics::MetricState;
+    use crate::signal::entry::Entry;
+    use crate::signal::{Attributes, Severity, Timestamp};
+
+    const HOUR: u64 = 3_600_000_000_000;
+
+    fn id(n: u64) -> EventId {
+        let mut id = EventId([1; 12]);
+        id.0[..8].copy_from_slice(&(HOUR + n).to_be_bytes());
+        id
+    }
+
+    fn entry(n: u64) -> Entry {
+        let log = LogRecord {
+            time_unix_nano: HOUR + n,
+            severity_number: Severity::Warn as i32,
+            event_name: if n.is_multiple_of(2) { "linux.even" } else { "linux.odd" }.into(),
+            ..LogRecord::default()
+        };
+        Entry { raw_id: id(n).0.to_vec(), collector: "test".into(), log: Some(log), ..Entry::default() }
+    }
+
+    /// Over the real log and store: a follower gets every committed event once, soon, in the one JSON form; and
+    /// afterwards the same are found by query and by id.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn real_store_and_log() {
+        const EVENTS: u64 = 500;
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { path: dir.path().join("store"), max_size: 1 << 30, max_age: Duration::MAX };
+        let (store, _) = Store::open(settings, Duration::ZERO).unwrap();
+        let now = || Timestamp(2 * HOUR);
+        let (log, committer) = Log::new(Arc::new(store.clone()), Arc::new(NoObserver), now, BEGINNING);
+        let end = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let end = end.clone();
+            move || committer.run(&end)
+        });
+        let readiness = || Readiness {
+            ready: true,
+            store: StoreReadiness { state: "ok", reason: None, dropped: 0 },
+            exporters: Vec::new(),
+            collectors: Vec::new(),
+        };
+        let backend = Arc::new(Local {
+            store,
+            log: log.clone(),
+            node: Arc::new([]),
+            readiness: Box::new(readiness),
+            blocking: Arc::new(|f| drop(tokio::task::spawn_blocking(f))),
+        });
+        let state = Arc::new(MetricState::new(1, Timestamp(0)));
+        let metrics = Arc::new(Prometheus::new(state, &Attributes::new(), Box::new(Vec::new)));
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let socket = dir.path().join("api.sock");
+        let server = Server::bind(&Listen { socket: Some(socket.clone()), ..Listen::default() }).await.unwrap();
+        let api = Arc::new(Api { backend, metrics, now: Box::new(now), stop: stopped });
+        let served = tokio::spawn(server.run(api, Arc::new(|f| drop(tokio::spawn(f)))));
+
+        let client = Client::unix(&socket);
+        let mut follower = client.follow(Query { name: Some("even".into()), ..Query::default() });
+        let appended = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            for n in 1..=EVENTS {
+                log.append(Append { entries: vec![entry(n)], ..Append::default() });
+                if n.is_multiple_of(100) {
+                    tokio::time::sleep(Duration::from_millis(70)).await;
+                }
+            }
+            Instant::now()
+        };
+        let followed = async {
+            for n in (2..=EVENTS).step_by(2) {
+                match follower.next().await.unwrap() {
+                    Followed::Event { id: got, json } => {
+                        assert_eq!(got, id(n));
+                        assert!(json.contains(r#""name":"linux.even""#) && json.contains(r#""severity""#), "{json}");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            Instant::now()
+        };
+        let (last_append, last_seen) = tokio::join!(appended, followed);
+        // The commit gathers for 50 ms; the machine may be busy.
+        assert!(last_seen.saturating_duration_since(last_append) < Duration::from_secs(2));
+        let mut lines = client.events(&Query::default()).await.unwrap();
+        let mut count = 0;
+        while lines.next().await.unwrap().is_some() {
+            count += 1;
+        }
+        assert_eq!(count, EVENTS);
+        let mut one = client.get(&format!("/v1/events/{}", id(77)), &[]).await.unwrap();
+        assert!(one.next().await.unwrap().unwrap().contains(&id(77).to_string()));
+        stop.send_replace(true);
+        served.await.unwrap();
+        end.store(true, Ordering::Relaxed);
+        thread.join().unwrap();
+    }
+}
