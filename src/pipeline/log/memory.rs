@@ -225,7 +225,9 @@ impl Memory {
         // What is committed is counted in `stored`, unless the reader begins with this run.
         let unsaved = self.slots.iter().filter(|s| s.id > id && (id >= self.start || s.id > self.committed));
         let (events, bytes) = unsaved.fold(stored, |(n, b), s| (n + 1, b + s.bytes.len() as u64));
-        self.cursors.insert(name.to_owned(), Cursor { id, dirty: false, events, bytes });
+        // Saved from the first commit on: a reader that never gets to acknowledge anything would else
+        // begin after its backlog at the next start.
+        self.cursors.insert(name.to_owned(), Cursor { id, dirty: true, events, bytes });
     }
 
     pub fn lowest_cursor(&self) -> Option<EventId> {

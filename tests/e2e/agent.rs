@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent's way from event to back end, with its real parts: pipeline, log, store, delivery.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bianque::exporters::otlp::{Delivery, Node, Settings, Signal, Transport};
+use bianque::exporters::store::{self, Store};
+use bianque::pipeline::incident::{self, Identity, Moment};
+use bianque::pipeline::limits::RateLimit;
+use bianque::pipeline::log::Log;
+use bianque::pipeline::{Input, NoObserver, Pipeline, Sender, Setup};
+use bianque::signal::ids::EventId;
+use bianque::signal::semconv::attr;
+use bianque::signal::{Attributes, Event, EventDef, Instrument, MetricDef, Panel, Severity, Timestamp};
+use bianque::signal::{Workload, WorkloadKey, WorkloadKind};
+use bianque::telemetry::SelfMetrics;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+const fn counter(name: &'static str) -> MetricDef {
+    MetricDef { name, instrument: Instrument::Counter, unit: "{event}", help: "", attributes: &[], panel: Panel::Rate }
+}
+static COUNTER: MetricDef = counter("test.events");
+static CONTAINER_COUNTER: MetricDef = counter("test.container.events");
+static KILL: EventDef = EventDef {
+    name: "linux.memory.oom_kill",
+    summary: "The kernel killed a process",
+    severity: Severity::Error,
+    attributes: &[],
+    counter: &COUNTER,
+    container_counter: &CONTAINER_COUNTER,
+};
+
+pub fn now() -> Timestamp {
+    Timestamp(u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap())
+}
+
+/// The container to which everything happens.
+pub fn shop() -> Arc<Workload> {
+    Arc::new(Workload {
+        key: WorkloadKey(7),
+        kind: WorkloadKind::Container,
+        cgroup: "/libpod-1".into(),
+        container_id: Some("c0ffee".repeat(10)),
+        container_name: Some("shop".into()),
+        image_name: Some("docker.io/library/shop".into()),
+        image_tag: Some("1.2".into()),
+        runtime: Some("podman"),
+        unit: None,
+        pod: None,
+        service_name: Some("shop-api".into()),
+        service_namespace: None,
+        service_version: None,
+        labels: std::collections::BTreeMap::new(),
+        pending: false,
+    })
+}
+
+/// The resource of the node that the tests' agent runs on.
+pub fn node() -> Attributes {
+    let mut a = Attributes::new();
+    a.set(attr::HOST_NAME, "node-1").set(attr::SERVICE_NAME, "bianque").set(attr::SERVICE_VERSION, "9");
+    a
+}
+
+/// The running parts. Threads and tasks end with [`Self::stop`].
+pub struct Agent {
+    sender: Sender,
+    log: Log,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    deliveries: Vec<(oneshot::Sender<Instant>, tokio::task::JoinHandle<()>)>,
+}
+
+impl Agent {
+    pub fn start(folder: &Path) -> Agent {
+        let settings = store::Settings { path: folder.into(), max_size: 1 << 30, max_age: Duration::from_secs(86_400) };
+        let (store, _) = Store::open(settings, Duration::from_secs(10)).unwrap();
+        let last_id = store.last_id().unwrap();
+        let left_open = store.open_incidents().unwrap();
+        let start = last_id.unwrap_or(EventId([0; 12]));
+        let (log, committer) = Log::new(Arc::new(store), Arc::new(NoObserver), now, start);
+        let begin = std::time::Instant::now();
+        let (sender, pipeline) = Pipeline::new(Setup {
+            identity: Identity { host_id: "test".into(), boot_id: "boot".into() },
+            incidents: incident::Settings { quiet: Duration::from_secs(1), ..incident::Settings::default() },
+            limit: RateLimit { burst: 10_000, per_second: 10_000.0 },
+            log: log.clone(),
+            observer: Arc::new(NoObserver),
+            now: Box::new(move || Moment { wall: now(), steady: begin.elapsed() }),
+            last_id,
+            left_open,
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let (a, b) = (stop.clone(), stop.clone());
+        let threads = vec![std::thread::spawn(move || pipeline.run(&a)), std::thread::spawn(move || committer.run(&b))];
+        Agent { sender, log, stop, threads, deliveries: Vec::new() }
+    }
+
+    /// Delivers logs and traces from here on.
+    pub fn deliver(&mut self, settings: &Settings) {
+        for signal in [Signal::Logs, Signal::Traces] {
+            let reader = self.log.reader(&format!("otlp/{}", signal.name())).unwrap();
+            let transport = Transport::new(&settings.endpoint(signal).unwrap().unwrap()).unwrap();
+            let delivery = Delivery::new(signal, reader, transport, Node::new(&node()), SelfMetrics::unread(), 1)
+                .with_backoff(Duration::from_millis(50), Duration::from_millis(500));
+            let (stop, stopped) = oneshot::channel();
+            let shutdown = Box::pin(async move { stopped.await.unwrap_or_else(|_| Instant::now()) });
+            self.deliveries.push((stop, tokio::spawn(delivery.run(shutdown))));
+        }
+    }
+
+    /// The kernel kills a process of the container; `mark` tells this kill from others.
+    pub fn kill(&self, mark: &str) {
+        let mut e = Event::new(&KILL, now(), Some(shop()), format!("killed {mark}"));
+        e.attributes.set_named("test.mark".into(), mark.to_owned().into());
+        e.duration = Some(Duration::from_millis(3));
+        self.sender.send(Input::Event { collector: "oom", event: e });
+    }
+
+    pub async fn stop(self) {
+        for (stop, task) in self.deliveries {
+            // It may have ended by itself only by a panic, which the join shows.
+            drop(stop.send(Instant::now() + Duration::from_secs(5)));
+            task.await.unwrap();
+        }
+        self.stop.store(true, Ordering::Relaxed);
+        drop(self.sender);
+        for t in self.threads {
+            t.join().unwrap();
+        }
+    }
+}

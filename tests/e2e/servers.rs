@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The real servers, started by `tests/backends`, each test's on ports and in folders of its own.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use bianque::exporters::otlp::{Protocol, Settings};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+const BACKENDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/backends");
+/// Certificates of the Collector behind TLS.
+pub const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/tls");
+
+/// A running server; ends when it is dropped.
+struct Server {
+    run: PathBuf,
+    env: HashMap<String, String>,
+    /// What its `run` printed: where to reach it.
+    at: HashMap<String, String>,
+}
+
+impl Server {
+    fn start(name: &str, env: HashMap<String, String>) -> Server {
+        let run = Path::new(BACKENDS).join(name).join("run");
+        let mut server = Server { run, env, at: HashMap::new() };
+        let out = server.call("start");
+        let lines = out.lines().filter_map(|l| l.split_once('='));
+        server.at = lines.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        server
+    }
+
+    fn call(&self, verb: &str) -> String {
+        let out = Command::new(&self.run).arg(verb).envs(&self.env).output().unwrap();
+        let errors = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{} {verb}: {errors}", self.run.display());
+        String::from_utf8(out.stdout).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Not `call`: a panic here would hide the test's own.
+        drop(Command::new(&self.run).arg("stop").envs(&self.env).output());
+    }
+}
+
+/// A free port. Another process may take it before the server does; then the start fails and says so.
+fn port() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+}
+
+fn with_ports(names: &[&str], run: &Path) -> HashMap<String, String> {
+    let mut env: HashMap<_, _> = names.iter().map(|n| ((*n).to_owned(), port())).collect();
+    env.insert("BACKENDS_RUN".to_owned(), run.to_str().unwrap().to_owned());
+    env
+}
+
+/// A Collector with `otel-config/collector.yaml`, and Jaeger behind it where asked for.
+pub struct Backend {
+    collector: Server,
+    jaeger: Option<Server>,
+    out: PathBuf,
+    _folder: TempDir,
+}
+
+impl Backend {
+    pub fn collector() -> Backend {
+        Self::start(None, &[])
+    }
+
+    pub fn behind_tls() -> Backend {
+        let overlay = format!("{TLS}/collector.yaml");
+        Self::start(None, &[("COLLECTOR_OVERLAY", &overlay), ("TLS_DIR", TLS)])
+    }
+
+    pub fn with_jaeger() -> Backend {
+        let folder = tempfile::tempdir().unwrap();
+        let ports = [
+            "JAEGER_QUERY_PORT",
+            "JAEGER_QUERY_GRPC_PORT",
+            "JAEGER_GRPC_PORT",
+            "JAEGER_HTTP_PORT",
+            "JAEGER_HEALTH_PORT",
+            "JAEGER_HEALTH_GRPC_PORT",
+        ];
+        let jaeger = Server::start("jaeger", with_ports(&ports, folder.path()));
+        let to = jaeger.at["JAEGER_OTLP_GRPC"].clone();
+        let mut backend = Self::start(Some(folder), &[("JAEGER_OTLP_GRPC", &to)]);
+        backend.jaeger = Some(jaeger);
+        backend
+    }
+
+    fn start(folder: Option<TempDir>, more: &[(&str, &str)]) -> Backend {
+        let folder = folder.unwrap_or_else(|| tempfile::tempdir().unwrap());
+        let ports =
+            ["COLLECTOR_GRPC_PORT", "COLLECTOR_HTTP_PORT", "COLLECTOR_HEALTH_PORT", "COLLECTOR_PROMETHEUS_PORT"];
+        let mut env = with_ports(&ports, folder.path());
+        let out = folder.path().join("out");
+        env.insert("COLLECTOR_OUT".to_owned(), out.to_str().unwrap().to_owned());
+        env.extend(more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        Backend { collector: Server::start("collector", env), jaeger: None, out, _folder: folder }
+    }
+
+    /// Ends the Collector; [`Self::start_collector`] starts it on the same ports.
+    pub fn stop_collector(&self) {
+        self.collector.call("stop");
+    }
+
+    pub fn start_collector(&self) {
+        self.collector.call("start");
+    }
+
+    /// Settings that lead here.
+    pub fn settings(&self, protocol: Protocol) -> Settings {
+        let endpoint = match protocol {
+            Protocol::Grpc => format!("http://{}", self.collector.at["COLLECTOR_OTLP_GRPC"]),
+            Protocol::Http => self.collector.at["COLLECTOR_OTLP_HTTP"].clone(),
+        };
+        Settings { endpoint: Some(endpoint), protocol: Some(protocol), ..Settings::default() }
+    }
+
+    /// What came out of the Collector so far: for each record (log record, span or metric) its
+    /// resource, scope and itself.
+    pub fn received(&self, signal: &str) -> Vec<Record> {
+        let text = std::fs::read_to_string(self.out.join(format!("{signal}.jsonl"))).unwrap_or_default();
+        // The last line may be half written.
+        let lines = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        lines.flat_map(|l| records(&l)).collect()
+    }
+
+    /// Waits for a record.
+    pub async fn record(&self, signal: &str, what: &str, is_it: impl Fn(&Record) -> bool) -> Record {
+        eventually(what, || self.received(signal).into_iter().find(&is_it)).await
+    }
+
+    /// What the Collector shows to Prometheus.
+    pub fn scrape(&self) -> String {
+        get(&self.collector.at["COLLECTOR_METRICS"])
+    }
+
+    /// A trace as Jaeger's API has it, once it has one.
+    pub async fn trace(&self, id: &str) -> Value {
+        let jaeger = self.jaeger.as_ref().expect("started without Jaeger");
+        let url = format!("{}/api/traces/{id}", jaeger.at["JAEGER_QUERY_URL"]);
+        eventually("the trace in Jaeger", || {
+            let answer: Value = serde_json::from_str(&get(&url)).ok()?;
+            (!answer["data"].as_array()?.is_empty()).then(|| answer["data"][0].clone())
+        })
+        .await
+    }
+}
+
+/// One log record, span or metric of the Collector's output.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub resource: Value,
+    pub scope: Value,
+    pub schema_url: String,
+    pub body: Value,
+}
+
+impl Record {
+    /// A resource attribute.
+    pub fn resource(&self, key: &str) -> Option<String> {
+        attribute(&self.resource["attributes"], key)
+    }
+
+    /// One of the record's own attributes.
+    pub fn attribute(&self, key: &str) -> Option<String> {
+        attribute(&self.body["attributes"], key)
+    }
+
+    pub fn text(&self, field: &str) -> &str {
+        self.body[field].as_str().unwrap_or_default()
+    }
+}
+
+fn attribute(all: &Value, key: &str) -> Option<String> {
+    let value = &all.as_array()?.iter().find(|kv| kv["key"] == key)?["value"];
+    let value = value.as_object()?.values().next()?;
+    Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+}
+
+fn records(line: &Value) -> Vec<Record> {
+    let names = [
+        ("resourceLogs", "scopeLogs", "logRecords"),
+        ("resourceSpans", "scopeSpans", "spans"),
+        ("resourceMetrics", "scopeMetrics", "metrics"),
+    ];
+    let all = |v: &Value| v.as_array().cloned().unwrap_or_default();
+    let mut out = Vec::new();
+    for (by_resource, by_scope, bodies) in names {
+        for r in all(&line[by_resource]) {
+            for s in all(&r[by_scope]) {
+                for body in all(&s[bodies]) {
+                    let schema_url = s["schemaUrl"].as_str().unwrap_or_default().to_owned();
+                    out.push(Record { resource: r["resource"].clone(), scope: s["scope"].clone(), schema_url, body });
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Looks again and again until there is something.
+pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within 30 s: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn get(url: &str) -> String {
+    let out = Command::new("curl").args(["-sS", "-m", "5", url]).output().unwrap();
+    String::from_utf8(out.stdout).unwrap()
+}
