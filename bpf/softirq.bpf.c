@@ -229,8 +229,8 @@ int PROBE(expire__btf, struct hrtimer *timer)
 		return 0;
 	now = bpf_ktime_get_ns();
 	late = now - timer->node.expires;
-	/* One interruption makes several timers late: the first tells the whole of it. */
-	if ((s64)late < (s64)held_off_limit_ns || s->late_ns)
+	/* One interruption makes several timers late: the first tells of it. */
+	if ((s64)late < (s64)held_off_limit_ns || (u64)timer->node.expires < s->late_seen_ns)
 		return 0;
 	keep_late(ctx, s, now, late);
 	return 0;

@@ -33,3 +33,5 @@ pub mod cli;
 pub use zerocopy;
 
 extern crate self as bianque;
+
+pub use agent::{Agent, agent};

@@ -2,5 +2,5 @@
 //! The agent with the collectors of this crate, and its command line.
 
 fn main() -> std::process::ExitCode {
-    bianque::cli::main(bianque::collectors::BUILT_IN)
+    bianque::agent().main()
 }

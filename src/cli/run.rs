@@ -12,6 +12,5 @@ pub fn run(cx: &mut Context<'_>, args: &args::Run) -> Done {
         sources.flag("--log-level", "log.level", level.as_str());
     }
     let loaded = crate::config::load(&sources, cx.registrations).map_err(super::Failure::Config)?;
-    drop(loaded);
-    Ok(())
+    Ok(crate::agent::run(loaded, sources, cx.registrations)?)
 }

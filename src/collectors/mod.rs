@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 
 use crate::host::{Clock, Host, Now};
 use crate::probe::shared::{Feature, Shared};
+use crate::probe::stacks::Symbols;
 use crate::probe::{LoadError, Loader, Object, RecordSet, Skeleton};
 use crate::signal::{Capture, Change, Event, EventDef, MetricDef, Metrics, Trigger};
 use crate::workload::Workloads;
@@ -82,6 +83,20 @@ pub struct Info {
 }
 
 impl Info {
+    /// On, and nothing else: for `..Info::DEFAULT`.
+    pub const DEFAULT: Info = Info {
+        name: "",
+        summary: "",
+        doc: "",
+        enabled: true,
+        needs: &[],
+        object: None,
+        optional: &[],
+        capabilities: &[],
+        metrics: &[],
+        events: &[],
+    };
+
     /// [`Self::doc`] as plain markdown, where [`head_doc`] took it from the source.
     #[must_use]
     pub fn markdown(&self) -> String {
@@ -238,6 +253,7 @@ pub struct Context<'a> {
     pub host: &'a Host,
     pub workloads: &'a Workloads,
     pub clock: &'a Clock,
+    pub symbols: &'a Symbols,
     /// Shared probes, loaded with the union of what enabled collectors need.
     pub shared: &'a Shared,
     pub(crate) loader: &'a mut Loader,

@@ -16,6 +16,8 @@ pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::cpu::Cpu>(),
     metrics::<super::metrics::runqlat::RunqLat>(),
     events::<super::events::oom::Oom>(),
+    events::<super::events::softirq::Softirq>(),
+    autotracing::<super::autotracing::cpuidle::CpuIdle>(),
 ];
 
 /// A collector as the agent holds it: its declaration, its settings' shape, and how to build it.

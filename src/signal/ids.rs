@@ -45,6 +45,14 @@ impl EventId {
         u64::from_be_bytes(b)
     }
 
+    /// Below all ids of that time and later.
+    #[must_use]
+    pub fn before(ns: u64) -> Self {
+        let mut b = [0; 12];
+        b[..8].copy_from_slice(&ns.to_be_bytes());
+        EventId(b)
+    }
+
     /// Reads the text form: 24 hex digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Collectors of kind autotracing, one file each.
+
+pub mod cpuidle;

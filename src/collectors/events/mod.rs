@@ -2,3 +2,4 @@
 //! Collectors of kind events, one file each.
 
 pub mod oom;
+pub mod softirq;

@@ -63,10 +63,15 @@ impl AutotracingLoop {
             let at = self.clock.now();
             let changes = slot.run(&*self.outlet, |t| t.check(at)).unwrap_or_default();
             for change in changes {
-                let trigger = if let Change::Onset(t) = &change { Some(t.clone()) } else { None };
-                self.outlet.change(self.slots[i].name, change);
-                if let Some(trigger) = trigger {
-                    self.capture(i, &trigger);
+                match change {
+                    Change::Onset(trigger) => {
+                        self.outlet.change(self.slots[i].name, Change::Onset(trigger.clone()));
+                        self.capture(i, &trigger);
+                    }
+                    Change::Discarded(_, samples) => {
+                        self.outlet.dropped(self.slots[i].name, "did_not_last", samples);
+                    }
+                    Change::Recovered(..) => self.outlet.change(self.slots[i].name, change),
                 }
             }
         }
@@ -80,7 +85,7 @@ impl AutotracingLoop {
             under_way.len() >= MAX_CAPTURES || under_way.contains(&target)
         };
         if busy {
-            self.outlet.dropped(name, "too_many_captures");
+            self.outlet.dropped(name, "too_many_captures", 1);
             return;
         }
         let Some(future) = slot.run(&*self.outlet, |t| Ok(t.capture(trigger, limits))) else { return };
@@ -91,7 +96,7 @@ impl AutotracingLoop {
                 Ok(capture) => outlet.capture(name, capture),
                 Err(e) => {
                     tracing::warn!(collector = name, "capture failed: {e:#}");
-                    outlet.dropped(name, "capture_failed");
+                    outlet.dropped(name, "capture_failed", 1);
                 }
             }
             under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&target);

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::{Command, Outlet, Slot, reload};
 use crate::collectors::Events;
-use crate::collectors::registry::{Running, RunningEvents};
+use crate::collectors::registry::RunningEvents;
 
 /// Records waiting for their collector.
 const QUEUE: usize = 4096;
@@ -44,7 +44,7 @@ impl RecordQueue {
         if matches!(sent, Err(TrySendError::Full(_)))
             && let Some(name) = self.names.get(collector)
         {
-            self.outlet.dropped(name, "queue_full");
+            self.outlet.dropped(name, "queue_full", 1);
         }
     }
 
@@ -80,9 +80,8 @@ impl EventsLoop {
 
     fn on_record(&mut self, collector: usize, ring: usize, bytes: &[u8], out: &mut Events) {
         let Some(slot) = self.slots.get_mut(collector) else { return };
-        slot.restart_if_due(&*self.outlet, |r| if let Running::Events(e) = r { Some(e) } else { None });
         if slot.run(&*self.outlet, |c| c.on_record(ring, bytes, out)).is_none() {
-            self.outlet.dropped(slot.name, "collector_failed");
+            self.outlet.dropped(slot.name, "collector_failed", 1);
         }
         for event in out.drain() {
             self.outlet.event(slot.name, event);

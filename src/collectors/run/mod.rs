@@ -17,7 +17,7 @@ use super::registry::{BuildError, Running};
 use crate::signal::{Capture, Change, Event, Metrics};
 
 pub(crate) use autotracing::{AutotracingLoop, AutotracingSlot};
-pub(crate) use events::{EventsLoop, Message, RecordQueue};
+pub(crate) use events::{EventsLoop, RecordQueue};
 pub(crate) use metrics::{MetricsLoop, MetricsSlot};
 pub use status::{State, Status, Statuses};
 
@@ -27,8 +27,8 @@ pub(crate) trait Outlet: Send + Sync {
     fn event(&self, collector: &'static str, event: Event);
     fn change(&self, collector: &'static str, change: Change);
     fn capture(&self, collector: &'static str, capture: Capture);
-    /// A record or capture that yielded nothing.
-    fn dropped(&self, collector: &'static str, reason: &'static str);
+    /// Records, samples or captures that yielded nothing.
+    fn dropped(&self, collector: &'static str, reason: &'static str, n: u64);
     /// One run of a collector's method.
     fn ran(&self, collector: &'static str, took: Duration, ok: bool);
     /// Runs a capture beside the loop.
@@ -58,12 +58,27 @@ pub(crate) struct Slot<T> {
     backoff: Duration,
     /// Whether the last run failed: an error that stays is logged once.
     failing: bool,
+    /// Whether it goes on after a panic: a record is lost then, but its object need not be loaded again.
+    keeps: bool,
     statuses: Arc<Statuses>,
 }
 
 impl<T> Slot<T> {
     pub fn new(name: &'static str, running: T, statuses: Arc<Statuses>) -> Self {
-        Slot { name, running: Some(running), restart_at: None, backoff: FIRST_RESTART, failing: false, statuses }
+        Slot {
+            name,
+            running: Some(running),
+            restart_at: None,
+            backoff: FIRST_RESTART,
+            failing: false,
+            keeps: false,
+            statuses,
+        }
+    }
+
+    /// One that a panic does not take out.
+    pub fn keeping(name: &'static str, running: T, statuses: Arc<Statuses>) -> Self {
+        Slot { keeps: true, ..Slot::new(name, running, statuses) }
     }
 
     /// Runs one method of the collector; a panic takes only this collector out, until its restart.
@@ -85,6 +100,13 @@ impl<T> Slot<T> {
                     tracing::warn!(collector = self.name, "{e:#}");
                     self.statuses.set(self.name, State::Running, Some(format!("last run: {e:#}")));
                 }
+                None
+            }
+            Err(panic) if self.keeps => {
+                let text = panic_text(&panic);
+                tracing::error!(collector = self.name, "lost a record: {text}");
+                self.failing = true;
+                self.statuses.set(self.name, State::Running, Some(format!("last record: {text}")));
                 None
             }
             Err(panic) => {

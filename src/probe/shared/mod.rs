@@ -2,12 +2,15 @@
 //! Hooks that more than one collector needs: loaded once, with the union of the features asked for.
 
 pub mod cgroups;
+pub mod cpu_sample;
 pub mod sched;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::{LoadError, Loader};
+use super::{LoadError, Loader, Object};
 
+pub use cpu_sample::CpuSample;
 pub use sched::Sched;
 
 /// A feature of a shared probe; an unused one costs nothing.
@@ -24,7 +27,16 @@ pub enum Feature {
 /// Handles of the shared probes that are loaded.
 #[derive(Clone, Default)]
 pub struct Shared {
+    cgroups: Part<Object>,
     sched: Part<Sched>,
+    cpu_sample: Part<CpuSample>,
+}
+
+/// A ring of a shared probe and who takes its records.
+#[derive(Clone)]
+pub struct SharedRing {
+    pub object: Object,
+    pub on_record: Arc<dyn Fn(usize, &[u8]) + Send + Sync>,
 }
 
 /// What became of one shared probe.
@@ -55,13 +67,64 @@ impl<T> Part<T> {
 }
 
 impl Shared {
-    /// Loads each shared probe that a feature belongs to. One that does not load is told to those
-    /// who ask for it; the others work.
+    /// Loads each shared probe that a feature belongs to, and the one that tells of cgroups. One that
+    /// does not load is told to those who ask for it; the others work.
     #[must_use]
     pub fn load(loader: &mut Loader, features: &BTreeSet<Feature>) -> Self {
         let any = |of: &[Feature]| of.iter().any(|f| features.contains(f));
         Shared {
+            cgroups: Part::load(true, || cgroups::load(loader)),
+            cpu_sample: Part::load(any(&[Feature::CpuSample]), || CpuSample::load(loader)),
             sched: Part::load(any(&[Feature::SchedCpuTime, Feature::SchedRunQueue]), || Sched::load(loader, features)),
+        }
+    }
+
+    /// The probe that tells of cgroups: its ring is for [`cgroups::decode`].
+    ///
+    /// # Errors
+    /// Why it is not loaded.
+    pub fn cgroups(&self) -> Result<&Object, LoadError> {
+        self.cgroups.get("cgroups")
+    }
+
+    /// Stacks of chosen cgroups.
+    ///
+    /// # Errors
+    /// Why it is not loaded.
+    pub fn cpu_sample(&self) -> Result<&CpuSample, LoadError> {
+        self.cpu_sample.get("cpu_sample")
+    }
+
+    /// Rings that are to be read for the handles. `on_cgroup` takes what happens to cgroups.
+    #[must_use]
+    pub fn rings(&self, on_cgroup: impl Fn(cgroups::Change<'_>) + Send + Sync + 'static) -> Vec<SharedRing> {
+        let mut rings = Vec::new();
+        if let Ok(object) = self.cgroups().cloned() {
+            let on_record = move |ring: usize, bytes: &[u8]| {
+                if let Ok(Some(change)) = cgroups::decode(ring, bytes) {
+                    on_cgroup(change);
+                }
+            };
+            rings.push(SharedRing { object, on_record: Arc::new(on_record) });
+        }
+        if let Ok(c) = self.cpu_sample().cloned() {
+            rings.push(SharedRing { object: c.object().clone(), on_record: Arc::new(move |r, b| c.on_record(r, b)) });
+        }
+        rings
+    }
+
+    /// Objects that are loaded.
+    #[must_use]
+    pub fn objects(&self) -> Vec<Object> {
+        let parts =
+            [self.cgroups().ok(), self.sched().ok().map(Sched::object), self.cpu_sample().ok().map(CpuSample::object)];
+        parts.into_iter().flatten().cloned().collect()
+    }
+
+    /// Ends what is being captured; what was sampled by then can still be taken.
+    pub fn stop_captures(&self) {
+        if let Ok(c) = self.cpu_sample() {
+            c.stop_all();
         }
     }
 

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A metric collector of your own: how many file handles the node has open.
+//!
+//! `cargo run --example metrics -- run`, then look for `acme_file_handles` on `/metrics`.
+
+use bianque::collectors::{Collector, Context, Info, MetricCollector, NoSettings, Unavailable, head_doc};
+use bianque::signal::{Instrument, Key, MetricDef, Metrics, Panel};
+
+const STATE: Key = Key::new("acme.state", "open: in use; limit: the most there can be");
+
+static HANDLES: MetricDef = MetricDef {
+    name: "acme.file.handles",
+    instrument: Instrument::Gauge,
+    unit: "{handle}",
+    help: "File handles of the node",
+    attributes: &[STATE],
+    panel: Panel::Gauge,
+};
+
+struct FileHandles {
+    file: std::path::PathBuf,
+}
+
+impl Collector for FileHandles {
+    const INFO: Info = Info {
+        name: "file_handles",
+        summary: "file handles that are open on the node",
+        doc: head_doc(include_str!("metrics.rs")),
+        metrics: &[&HANDLES],
+        ..Info::DEFAULT
+    };
+    type Config = NoSettings;
+
+    fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        Ok(FileHandles { file: cx.host.proc.join("sys/fs/file-nr") })
+    }
+
+    fn reload(&mut self, _: NoSettings) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl MetricCollector for FileHandles {
+    fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()> {
+        // allocated, allocated but unused (always 0 since 2.6), maximum
+        let text = std::fs::read_to_string(&self.file)?;
+        let mut numbers = text.split_whitespace().map(str::parse);
+        let open: u64 = numbers.next().ok_or_else(|| anyhow::anyhow!("file-nr is empty"))??;
+        let limit: u64 = numbers.last().ok_or_else(|| anyhow::anyhow!("file-nr has one number"))??;
+        out.count(&HANDLES, None, &[(STATE, "open".into())], open);
+        out.count(&HANDLES, None, &[(STATE, "limit".into())], limit);
+        Ok(())
+    }
+}
+
+fn main() -> std::process::ExitCode {
+    bianque::agent().with(bianque::collectors::metrics::<FileHandles>()).main()
+}

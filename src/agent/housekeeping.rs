@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is looked at once an interval: what probes cost and lost, series of workloads that are gone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::host::Clock;
+use crate::pipeline::metrics::MetricState;
+use crate::probe::Object;
+use crate::telemetry::SelfMetrics;
+use crate::workload::Workloads;
+
+/// The agent's look at itself.
+pub(super) struct Housekeeping {
+    pub objects: Vec<Object>,
+    /// Name of the object that tells of cgroups, whose losses make the table incomplete.
+    pub births: Option<&'static str>,
+    pub workloads: Workloads,
+    pub state: Arc<MetricState>,
+    pub own: SelfMetrics,
+    pub interval: Duration,
+    pub clock: Clock,
+}
+
+/// Figures of the last look, as the kernel's only grow.
+#[derive(Default)]
+struct Before {
+    lost: HashMap<(usize, usize), u64>,
+    runs: HashMap<(usize, &'static str), (u64, f64)>,
+    overflowed: HashMap<&'static str, u64>,
+}
+
+impl Housekeeping {
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let mut before = Before::default();
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.look(&mut before),
+                _ = stop.wait_for(|s| *s) => return,
+            }
+        }
+    }
+
+    fn look(&self, before: &mut Before) {
+        let mut births_lost = false;
+        for (i, object) in self.objects.iter().enumerate() {
+            births_lost |= self.losses(i, object, before) && self.births == Some(object.name());
+            self.costs(i, object, before);
+        }
+        if births_lost && let Err(e) = self.workloads.scan() {
+            tracing::warn!("cgroups were born unseen, and cannot be read: {e}");
+        }
+        let now = self.clock.now().wall;
+        self.state.sweep(now, |key| self.workloads.is_alive(key));
+        let mut series = 0;
+        for family in self.state.stats() {
+            series += family.series;
+            let last = before.overflowed.insert(family.name, family.overflowed).unwrap_or(0);
+            if family.overflowed > last {
+                self.own.series_overflowed(family.name, family.overflowed - last);
+            }
+        }
+        self.own.series(series);
+    }
+
+    /// Whether records were lost since the last look.
+    fn losses(&self, i: usize, object: &Object, before: &mut Before) -> bool {
+        let Ok(lost) = object.lost() else { return false };
+        let mut any = false;
+        for (ring, total) in lost.into_iter().enumerate() {
+            let last = before.lost.insert((i, ring), total).unwrap_or(0);
+            if total > last {
+                any = true;
+                self.own.lost(object.name(), "ring_full", total - last);
+            }
+        }
+        any
+    }
+
+    fn costs(&self, i: usize, object: &Object, before: &mut Before) {
+        for cost in object.costs().unwrap_or_default() {
+            let (runs, ns) = (cost.runs, cost.total_ns());
+            let (last_runs, last_ns) = before.runs.insert((i, cost.program.name), (runs, ns)).unwrap_or((0, 0.0));
+            // The mean moves, so the product may fall: time is added only as far as it grew.
+            let grown = Duration::from_secs_f64((ns - last_ns).max(0.0) / 1e9);
+            let hook = cost.program.to_string();
+            self.own.probe_cost(object.name(), &hook, runs.saturating_sub(last_runs), grown);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Joins the stages: what the collectors' loops deliver goes to the pipeline and the metric state,
+//! what the pipeline sees is counted.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use super::collectors::Builder;
+use crate::collectors::registry::{BuildError, Running};
+use crate::collectors::run::Outlet;
+use crate::host::Clock;
+use crate::pipeline::metrics::MetricState;
+use crate::pipeline::{Input, Observer, Sender};
+use crate::signal::ids::TraceId;
+use crate::signal::{Capture, Change, Event, Metrics};
+use crate::telemetry::SelfMetrics;
+
+/// The agent's side of the collectors' loops.
+pub(super) struct Junction {
+    pub sender: Sender,
+    pub state: Arc<MetricState>,
+    pub own: SelfMetrics,
+    pub clock: Clock,
+    pub runtime: Handle,
+    pub captures: TaskTracker,
+    /// Set once the collectors were built for the first time.
+    pub builder: OnceLock<Builder>,
+}
+
+impl Outlet for Junction {
+    fn metrics(&self, collector: &'static str, points: &mut Metrics) {
+        self.state.update(collector, points, self.clock.now().wall);
+    }
+
+    fn event(&self, collector: &'static str, event: Event) {
+        self.sender.send(Input::Event { collector, event });
+    }
+
+    fn change(&self, collector: &'static str, change: Change) {
+        self.sender.send(Input::Change { collector, change });
+    }
+
+    fn capture(&self, collector: &'static str, capture: Capture) {
+        self.own.lost(collector, "ring_full", capture.lost);
+        self.sender.send(Input::Capture { collector, capture });
+    }
+
+    fn dropped(&self, collector: &'static str, reason: &'static str, n: u64) {
+        self.own.dropped(collector, reason, n);
+    }
+
+    fn ran(&self, collector: &'static str, took: Duration, ok: bool) {
+        self.own.collector_ran(collector, took, !ok);
+    }
+
+    fn spawn(&self, capture: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.captures.spawn_on(capture, &self.runtime);
+    }
+
+    fn rebuild(&self, collector: &'static str) -> Result<Running, BuildError> {
+        self.own.collector_restarted(collector);
+        match self.builder.get() {
+            Some(builder) => builder.rebuild(collector),
+            None => Err(crate::collectors::Unavailable::because("the agent is still starting").into()),
+        }
+    }
+}
+
+/// Counts what passes the pipeline.
+pub(super) struct Counting {
+    pub state: Arc<MetricState>,
+    pub own: SelfMetrics,
+}
+
+impl Observer for Counting {
+    fn event(&self, e: &Event, trace: Option<TraceId>) {
+        self.state.count_event(e.def, e.workload.as_ref(), &e.attributes, trace, e.time);
+    }
+
+    fn dropped(&self, who: &str, reason: &'static str, n: u64) {
+        self.own.dropped(who, reason, n);
+    }
+
+    fn suppressed(&self, collector: &str, n: u64) {
+        if n > 0 {
+            self.own.suppressed(collector, n);
+        }
+    }
+
+    fn accepted(&self, n: u64) {
+        self.own.accepted("all", n);
+    }
+
+    fn incidents_open(&self, n: usize) {
+        self.own.incidents_open(n);
+    }
+
+    fn store_state(&self, state: &'static str) {
+        self.own.store_state(state);
+    }
+
+    fn store_size(&self, bytes: u64) {
+        self.own.store_size(bytes);
+    }
+
+    fn store_committed(&self, took: Duration) {
+        self.own.store_committed(took);
+    }
+}

@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container's CPU use jumps, or stays high against its own limit.
+//!
+//! ## What it tells
+//! Which container left too little CPU idle for itself, since when, how much it used of what it may
+//! use, and in which functions it spent it: a flame graph with user and kernel frames, taken while it
+//! lasted.
+//!
+//! ## How
+//! Once a second the CPU time of every workload comes from the shared scheduler probe in one batch
+//! read. A workload is over its limit when it uses `usage_limit` of what it may use (the tightest
+//! quota of its cgroup and ancestors, its cpuset, the node), or `jump_limit` more than its usual. After one second over the limit
+//! sampling starts, in memory only. If that holds for `window`, the incident is opened with that first
+//! second as its onset and the samples in it; else the samples are dropped and counted. A slow ramp
+//! ends at the same limit, so it counts too.
+//!
+//! ## Signals
+//! `linux.autotracing.cpuidle` with the figures, an incident, a CPU profile.
+//!
+//! ## Limits
+//! User frames need frame pointers. A process that ends before the capture does leaves addresses only.
+//! Systemd units are looked at only with `units = true`.
+//!
+//! ## What to do next
+//! `bianque show ID` has the flame graph. Wide kernel frames: the container asks for system calls or
+//! page faults; wide user frames: its own code. Throttled meanwhile (`linux.container.cpu.throttled.time`)
+//! means that the limit is what it feels.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::collectors::{AutoTracer, Collector, Context, Info, Invalid, Limits, Settings, Unavailable, head_doc};
+use crate::host::cgroup::Cgroups;
+use crate::host::{Host, Now};
+use crate::probe::CgroupId;
+use crate::probe::shared::Feature;
+use crate::probe::shared::cpu_sample::{CpuSample, SAMPLE_PERIOD_NS};
+use crate::probe::shared::sched::Sched;
+use crate::probe::stacks::Symbols;
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::units::HumanDuration;
+use crate::signal::{
+    Capture, Change, EventDef, MetricDef, Severity, StackSample, Target, Timestamp, Trigger, Workload, WorkloadKey,
+    WorkloadKind,
+};
+use crate::workload::Workloads;
+
+static INCIDENTS: MetricDef =
+    counter(metric::CPUIDLE_INCIDENTS, "Workloads that used too much CPU, on this node", &[attr::LINUX_CPUIDLE_REASON]);
+static CONTAINER_INCIDENTS: MetricDef = counter(
+    metric::CONTAINER_CPUIDLE_INCIDENTS,
+    "Times that this workload used too much CPU",
+    &[attr::LINUX_CPUIDLE_REASON],
+);
+
+/// The workload is over its limit.
+pub static CPUIDLE: EventDef = EventDef {
+    name: event::AUTOTRACING_CPUIDLE,
+    summary: "A workload's CPU use jumped, or stays high against its own limit",
+    severity: Severity::Warn,
+    attributes: &[
+        attr::LINUX_CPUIDLE_REASON,
+        attr::LINUX_CPU_USAGE,
+        attr::LINUX_CPU_CAPACITY,
+        attr::LINUX_CPU_UTILIZATION,
+        attr::LINUX_CPU_USUAL,
+    ],
+    counter: &INCIDENTS,
+    container_counter: &CONTAINER_INCIDENTS,
+};
+
+/// Settings of `cpuidle`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Share of what the workload may use that is too much; from 0.1 to 1.
+    pub usage_limit: f64,
+    /// How much more than usual, as a share of what it may use, is too much; from 0.1 to 1.
+    pub jump_limit: f64,
+    /// How long it must hold before an incident is opened; from 2s to 5m.
+    pub window: HumanDuration,
+    /// How long sampling goes on after the incident was opened; from 1s to 5m.
+    pub capture: HumanDuration,
+    /// Time after a capture in which no other is taken of the same workload.
+    pub cool_down: HumanDuration,
+    /// Whether systemd units count, besides containers and plain cgroups.
+    pub units: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            usage_limit: 0.9,
+            jump_limit: 0.4,
+            window: HumanDuration::from_secs(10),
+            capture: HumanDuration::from_secs(10),
+            cool_down: HumanDuration::from_secs(60),
+            units: false,
+        }
+    }
+}
+
+impl Settings for Config {
+    fn validate(&self) -> Result<(), Invalid> {
+        for (key, share) in [("usage_limit", self.usage_limit), ("jump_limit", self.jump_limit)] {
+            if !(0.1..=1.0).contains(&share) {
+                return Err(Invalid { key, value: share.to_string(), expected: "from 0.1 to 1".to_owned() });
+            }
+        }
+        for (key, d, least) in [("window", self.window, 2), ("capture", self.capture, 1)] {
+            if d.get() < Duration::from_secs(least) || d.get() > Duration::from_secs(300) {
+                return Err(Invalid { key, value: d.to_string(), expected: format!("from {least}s to 5m") });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Below this many CPUs nothing is too much: a limit of 0.1 CPU is met by any start-up.
+const LEAST_CPUS: f64 = 0.05;
+/// A limit is read again after this long.
+const LIMIT_AGE_NS: u64 = 30_000_000_000;
+/// The usual use follows the real one with this time constant.
+const USUAL_SECONDS: f64 = 60.0;
+/// Seconds in a row below the limit before it counts as recovered.
+const CALM_CHECKS: u32 = 3;
+/// A jump that lasts this long is the new usual.
+const NEW_USUAL_NS: u64 = 600_000_000_000;
+
+/// What is known of one workload.
+struct Watched {
+    workload: Arc<Workload>,
+    used_ns: u64,
+    /// What it may use, in CPUs, and when that was read.
+    capacity: f64,
+    capacity_read_ns: u64,
+    usual: f64,
+    phase: Phase,
+    calm: u32,
+    last_capture_ns: Option<u64>,
+    seen_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Calm,
+    /// Over the limit and sampled, not yet for the whole window.
+    Suspect {
+        since: Now,
+    },
+    Open {
+        since: Now,
+    },
+}
+
+/// The collector.
+pub struct CpuIdle {
+    config: Config,
+    host: Host,
+    workloads: Workloads,
+    sched: Sched,
+    sampler: CpuSample,
+    symbols: Symbols,
+    cgroups: Cgroups,
+    online: f64,
+    watched: HashMap<WorkloadKey, Watched>,
+    last_ns: Option<u64>,
+}
+
+impl Collector for CpuIdle {
+    const INFO: Info = Info {
+        name: "cpuidle",
+        summary: "containers whose CPU use jumps or stays high, with a flame graph",
+        doc: head_doc(include_str!("cpuidle.rs")),
+        enabled: true,
+        needs: &[Feature::SchedCpuTime, Feature::CpuSample],
+        object: None,
+        optional: &[],
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_SYSLOG"],
+        metrics: &[],
+        events: &[&CPUIDLE],
+    };
+    type Config = Config;
+
+    fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let cgroups = Cgroups::read(cx.host).map_err(|e| Unavailable::because(e.to_string()))?;
+        let online = cx.host.stat().map_err(|e| Unavailable::because(e.to_string()))?.cpus.len();
+        Ok(CpuIdle {
+            config,
+            host: cx.host.clone(),
+            workloads: cx.workloads.clone(),
+            sched: cx.shared.sched()?.clone(),
+            sampler: cx.shared.cpu_sample()?.clone(),
+            symbols: cx.symbols.clone(),
+            cgroups,
+            online: online as f64,
+            watched: HashMap::new(),
+            last_ns: None,
+        })
+    }
+
+    fn reload(&mut self, config: Config) -> anyhow::Result<()> {
+        self.config = config;
+        Ok(())
+    }
+}
+
+impl AutoTracer for CpuIdle {
+    fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>> {
+        let used = self.used_by_workload()?;
+        let elapsed = self.last_ns.replace(now.boot_ns).map(|last| now.boot_ns.saturating_sub(last));
+        let mut changes = Vec::new();
+        for (key, (workload, cgroups, used_ns)) in used {
+            let before = self.remember(key, &workload, used_ns, now);
+            let (Some(before), Some(elapsed)) = (before, elapsed.filter(|e| *e > 0)) else { continue };
+            let cpus = used_ns.saturating_sub(before) as f64 / elapsed as f64;
+            self.judge(key, cpus, &cgroups, now, &mut changes)?;
+        }
+        self.forget_gone(now, &mut changes);
+        Ok(changes)
+    }
+
+    fn capture(
+        &self,
+        trigger: &Trigger,
+        limits: Limits,
+    ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
+        let (sampler, symbols, host) = (self.sampler.clone(), self.symbols.clone(), self.host.clone());
+        let (target, start) = (trigger.target.clone(), trigger.onset);
+        let lasts = self.config.capture.get().min(limits.duration);
+        async move {
+            let stopped = sampler.stopped(sample_target(&target));
+            // Ends early when the agent stops: what was sampled by then is the capture.
+            drop(tokio::time::timeout(lasts, stopped).await);
+            tokio::task::block_in_place(|| profile(&sampler, &symbols, &host, target, start, limits))
+        }
+    }
+}
+
+/// The sampler's number for a workload.
+fn sample_target(target: &Target) -> u64 {
+    target.workload.map_or(0, |w| w.0)
+}
+
+fn profile(
+    sampler: &CpuSample,
+    symbols: &Symbols,
+    _host: &Host,
+    target: Target,
+    start: Timestamp,
+    limits: Limits,
+) -> anyhow::Result<Capture> {
+    let taken = sampler.take(sample_target(&target));
+    let mut raw = taken.stacks;
+    raw.sort_by_key(|s| std::cmp::Reverse(s.count));
+    raw.truncate(limits.stacks);
+    let stacks = raw
+        .into_iter()
+        .map(|s| StackSample {
+            kernel: symbols.kernel(&s.kernel),
+            user: symbols.user(s.thread.pid, &s.user),
+            thread: s.thread,
+            count: s.count,
+        })
+        .collect();
+    Ok(Capture {
+        name: "cpu_profile",
+        target,
+        start,
+        end: start.plus(taken.lasted),
+        stacks,
+        sample_period_ns: SAMPLE_PERIOD_NS,
+        attributes: crate::signal::Attributes::new(),
+        lost: taken.lost,
+    })
+}
+
+type Used = HashMap<WorkloadKey, (Arc<Workload>, Vec<CgroupId>, u64)>;
+
+impl CpuIdle {
+    fn used_by_workload(&self) -> anyhow::Result<Used> {
+        let mut used: Used = HashMap::new();
+        for (cgroup, ns) in self.sched.cpu_time()? {
+            let Some(w) = self.workloads.of_cgroup(cgroup).filter(|w| self.counts(w.kind)) else { continue };
+            let entry = used.entry(w.key).or_insert_with(|| (w, Vec::new(), 0));
+            entry.1.push(cgroup);
+            entry.2 += ns;
+        }
+        Ok(used)
+    }
+
+    fn counts(&self, kind: WorkloadKind) -> bool {
+        match kind {
+            WorkloadKind::Container | WorkloadKind::Cgroup => true,
+            WorkloadKind::Unit => self.config.units,
+            WorkloadKind::Own => false,
+        }
+    }
+
+    /// Keeps the new reading and gives the one before it; `None` for a workload that is new.
+    fn remember(&mut self, key: WorkloadKey, workload: &Arc<Workload>, used_ns: u64, now: Now) -> Option<u64> {
+        let w = self.watched.entry(key).or_insert_with(|| Watched {
+            workload: workload.clone(),
+            used_ns: u64::MAX,
+            capacity: self.online,
+            capacity_read_ns: 0,
+            usual: 0.0,
+            phase: Phase::Calm,
+            calm: 0,
+            last_capture_ns: None,
+            seen_ns: now.boot_ns,
+        });
+        w.workload = workload.clone();
+        w.seen_ns = now.boot_ns;
+        let before = std::mem::replace(&mut w.used_ns, used_ns);
+        (before != u64::MAX).then_some(before)
+    }
+
+    fn judge(
+        &mut self,
+        key: WorkloadKey,
+        cpus: f64,
+        cgroups: &[CgroupId],
+        now: Now,
+        changes: &mut Vec<Change>,
+    ) -> anyhow::Result<()> {
+        let Some(w) = self.watched.get_mut(&key) else { return Ok(()) };
+        // A workload that uses next to nothing of anything needs no limit read.
+        if cpus >= LEAST_CPUS && now.boot_ns.saturating_sub(w.capacity_read_ns) > LIMIT_AGE_NS {
+            w.capacity = capacity(&self.cgroups, &w.workload.cgroup, self.online);
+            w.capacity_read_ns = now.boot_ns;
+        }
+        let share = cpus / w.capacity;
+        let reason = if cpus < LEAST_CPUS {
+            None
+        } else if share >= self.config.usage_limit {
+            Some("usage")
+        } else if share - w.usual >= self.config.jump_limit {
+            Some("jump")
+        } else {
+            None
+        };
+        match (w.phase, reason) {
+            (Phase::Calm, None) => w.usual += (share - w.usual) / USUAL_SECONDS,
+            (Phase::Calm, Some(_)) => {
+                let cooling = w.last_capture_ns.is_some_and(|at| now.boot_ns - at < self.config.cool_down.ns());
+                w.phase = Phase::Suspect { since: now };
+                if !cooling {
+                    self.sampler.watch(key.0, cgroups)?;
+                }
+            }
+            (Phase::Suspect { .. }, None) => {
+                w.phase = Phase::Calm;
+                let dropped = self.sampler.take(key.0).samples;
+                changes.push(Change::Discarded(target(key), dropped));
+            }
+            (Phase::Suspect { since }, Some(reason)) => {
+                self.sampler.extend(key.0, cgroups)?;
+                if now.boot_ns - since.boot_ns >= self.config.window.ns() {
+                    w.phase = Phase::Open { since };
+                    w.calm = 0;
+                    w.last_capture_ns = Some(now.boot_ns);
+                    changes.push(Change::Onset(trigger(w, key, reason, cpus, since, now)));
+                }
+            }
+            (Phase::Open { since }, Some(_)) if now.boot_ns - since.boot_ns < NEW_USUAL_NS => {
+                w.calm = 0;
+                self.sampler.extend(key.0, cgroups)?;
+            }
+            (Phase::Open { .. }, over) => {
+                w.calm += 1;
+                if over.is_some() || w.calm >= CALM_CHECKS {
+                    w.usual = if over.is_some() { share } else { w.usual };
+                    w.phase = Phase::Calm;
+                    self.sampler.stop(key.0);
+                    changes.push(Change::Recovered(target(key), now.wall));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Workloads that are gone: what was open has recovered.
+    fn forget_gone(&mut self, now: Now, changes: &mut Vec<Change>) {
+        self.watched.retain(|key, w| {
+            let gone = now.boot_ns.saturating_sub(w.seen_ns) > LIMIT_AGE_NS;
+            if gone && let Phase::Open { .. } = w.phase {
+                self.sampler.stop(key.0);
+                changes.push(Change::Recovered(target(*key), now.wall));
+            }
+            !gone
+        });
+    }
+}
+
+/// What a cgroup may use, in CPUs: the tightest quota of it and its ancestors, its cpuset, the node.
+fn capacity(cgroups: &Cgroups, path: &str, online: f64) -> f64 {
+    let quota = cgroups.cpus_allowed(path).unwrap_or(online);
+    let cpuset = cgroups.cpuset_cpus(path).map_or(online, f64::from);
+    quota.min(cpuset).min(online).max(f64::MIN_POSITIVE)
+}
+
+fn target(key: WorkloadKey) -> Target {
+    Target { collector: CpuIdle::INFO.name, workload: Some(key), detail: None }
+}
+
+fn trigger(w: &Watched, key: WorkloadKey, reason: &'static str, cpus: f64, since: Now, now: Now) -> Trigger {
+    let mut attributes = crate::signal::Attributes::new();
+    let share = cpus / w.capacity;
+    attributes.set(attr::LINUX_CPUIDLE_REASON, reason).set(attr::LINUX_CPU_USAGE, cpus);
+    attributes.set(attr::LINUX_CPU_CAPACITY, w.capacity).set(attr::LINUX_CPU_UTILIZATION, share);
+    attributes.set(attr::LINUX_CPU_USUAL, w.usual);
+    let name = w.workload.display_name();
+    let message = match reason {
+        "usage" => format!("{name} uses {cpus:.2} of its {:.2} CPUs ({:.0} %)", w.capacity, share * 100.0),
+        _ => format!(
+            "{name} uses {cpus:.2} CPUs ({:.0} % of what it may use), usually {:.0} %",
+            share * 100.0,
+            w.usual * 100.0
+        ),
+    };
+    Trigger {
+        target: target(key),
+        def: &CPUIDLE,
+        severity: CPUIDLE.severity,
+        onset: since.wall,
+        detected: now.wall,
+        workload: Some(w.workload.clone()),
+        message,
+        attributes,
+    }
+}

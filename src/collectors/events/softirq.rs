@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Softirqs that were raised but not run, and CPUs that could not take their timer interrupt.
+//!
+//! ## What it tells
+//! `linux.softirq.delay`: on this CPU a softirq (network, timer, RCU, …) waited longer than its
+//! limit between being raised and being run. Packets, timers and grace periods were late by as much.
+//! `linux.irq.held_off`: on this CPU no interrupt could be taken for longer than the limit: some
+//! code ran with interrupts off, or a handler ran that long. Everything on that CPU stood still.
+//!
+//! ## How
+//! First `softirq_raise` to `softirq_entry`, per CPU and vector, all ten. Every hard timer of the
+//! monotonic clock is a probe for interrupts held off: its lateness at `hrtimer_expire_entry`
+//! (include/trace/events/timer.h) does not depend on the tick. The stack is where the CPU was when
+//! it could serve again: the culprit, or right behind it. Time that the hypervisor took (steal, as
+//! the kernel books it) is subtracted before the limit is compared.
+//!
+//! ## Signals
+//! Both events name the CPU, the thread found running, its container and its kernel stack.
+//!
+//! ## Limits
+//! A hypervisor that reports no steal time makes a paused guest look like interrupts held off.
+//! A CPU without any hard timer armed is not seen. At most 20 records of a kind and CPU at once, one
+//! more each second; what was limited is a number on the next.
+//!
+//! ## What to do next
+//! Read the stack from the inside out: a driver's handler, a long `local_irq_save` section, a
+//! console write. For NET_RX, look at that CPU's interrupt affinity and at RPS. For a culprit in a
+//! container, see what it asks of the kernel at that time (`bianque incidents`).
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::collectors::{Collector, Context, EventCollector, Events, Info, Invalid, Settings, Unavailable, head_doc};
+use crate::host::Clock;
+use crate::probe::skeletons::softirq::{IrqHeldOff, Record, Records, SKELETON, SoftirqDelay, setting};
+use crate::probe::stacks::Symbols;
+use crate::probe::{CgroupRef, Object, ThreadRef};
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::units::HumanDuration;
+use crate::signal::{Event, EventDef, MetricDef, Role, Severity, Thread};
+use crate::workload::Workloads;
+
+static DELAYS: MetricDef =
+    counter(metric::SOFTIRQ_DELAYS, "Softirqs that waited longer than the limit", &[attr::LINUX_SOFTIRQ_VECTOR]);
+static CONTAINER_DELAYS: MetricDef = counter(
+    metric::CONTAINER_SOFTIRQ_DELAYS,
+    "Softirqs that waited longer than the limit while this workload ran",
+    &[attr::LINUX_SOFTIRQ_VECTOR],
+);
+static HELD_OFFS: MetricDef =
+    counter(metric::IRQ_HELD_OFF, "Times that a CPU took no interrupts for longer than the limit", &[]);
+static CONTAINER_HELD_OFFS: MetricDef = counter(
+    metric::CONTAINER_IRQ_HELD_OFF,
+    "Times that a CPU took no interrupts for longer than the limit while this workload ran",
+    &[],
+);
+
+/// A softirq that waited too long.
+pub static DELAY: EventDef = EventDef {
+    name: event::SOFTIRQ_DELAY,
+    summary: "A softirq was raised but not run for longer than the limit",
+    severity: Severity::Warn,
+    attributes: &[attr::LINUX_SOFTIRQ_VECTOR, attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, attr::LINUX_CULPRIT],
+    counter: &DELAYS,
+    container_counter: &CONTAINER_DELAYS,
+};
+
+/// A CPU that took no interrupts.
+pub static HELD_OFF: EventDef = EventDef {
+    name: event::IRQ_HELD_OFF,
+    summary: "A CPU took no interrupts for longer than the limit",
+    severity: Severity::Warn,
+    attributes: &[attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, attr::LINUX_CULPRIT],
+    counter: &HELD_OFFS,
+    container_counter: &CONTAINER_HELD_OFFS,
+};
+
+/// include/linux/interrupt.h, in the order of their numbers, which never changed.
+const VECTORS: [&str; 10] =
+    ["HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"];
+
+/// Settings of `softirq`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Report a softirq that waited longer than this. Steal time does not count. At least 100us.
+    pub delay_limit: HumanDuration,
+    /// Report a CPU that took no interrupts for longer than this. Steal time does not count. At least 1ms.
+    pub held_off_limit: HumanDuration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { delay_limit: HumanDuration::from_millis(100), held_off_limit: HumanDuration::from_millis(100) }
+    }
+}
+
+impl Settings for Config {
+    fn validate(&self) -> Result<(), Invalid> {
+        let at_least = |key, value: HumanDuration, least: Duration, words: &str| {
+            let ok = value.get() >= least && value.get() <= Duration::from_secs(60);
+            if ok { Ok(()) } else { Err(Invalid { key, value: value.to_string(), expected: words.to_owned() }) }
+        };
+        at_least("delay_limit", self.delay_limit, Duration::from_micros(100), "from 100us to 60s")?;
+        at_least("held_off_limit", self.held_off_limit, Duration::from_millis(1), "from 1ms to 60s")
+    }
+}
+
+/// The collector.
+pub struct Softirq {
+    object: Object,
+    clock: Clock,
+    workloads: Workloads,
+    symbols: Symbols,
+}
+
+impl Collector for Softirq {
+    const INFO: Info = Info {
+        name: "softirq",
+        summary: "softirqs not run in time, CPUs that take no interrupts",
+        doc: head_doc(include_str!("softirq.rs")),
+        enabled: true,
+        needs: &[],
+        object: Some(&SKELETON),
+        optional: &[],
+        capabilities: &["CAP_BPF", "CAP_PERFMON"],
+        metrics: &[],
+        events: &[&DELAY, &HELD_OFF],
+    };
+    type Config = Config;
+
+    fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let options = SKELETON
+            .options()
+            .setting(setting::SOFTIRQ_LIMIT_NS, config.delay_limit.ns())
+            .setting(setting::HELD_OFF_LIMIT_NS, config.held_off_limit.ns());
+        Ok(Softirq {
+            object: cx.load(options)?,
+            clock: cx.clock.clone(),
+            workloads: cx.workloads.clone(),
+            symbols: cx.symbols.clone(),
+        })
+    }
+
+    fn reload(&mut self, config: Config) -> anyhow::Result<()> {
+        self.object.set(setting::SOFTIRQ_LIMIT_NS, config.delay_limit.ns())?;
+        self.object.set(setting::HELD_OFF_LIMIT_NS, config.held_off_limit.ns())
+    }
+}
+
+impl EventCollector for Softirq {
+    type Records = Records;
+
+    fn on_record(&mut self, record: Record<'_>, out: &mut Events) -> anyhow::Result<()> {
+        out.emit(match record {
+            Record::SoftirqDelay(r) => self.delayed(r),
+            Record::IrqHeldOff(r) => self.held_off(r),
+        });
+        Ok(())
+    }
+}
+
+impl Softirq {
+    fn delayed(&self, r: &SoftirqDelay) -> Event {
+        let vector = VECTORS.get(r.vector as usize).copied().unwrap_or("unknown");
+        let delay = Duration::from_nanos(r.delay_ns.saturating_sub(r.steal_ns));
+        let mut e = self.event(&DELAY, r.time_ns, delay, r.current_thread, r.cgroup, &r.stack, r.stack_bytes);
+        e.message = format!("softirq {vector} waited {} on CPU {}{}", ms(delay), r.cpu, running(&e));
+        e.attributes.set(attr::LINUX_SOFTIRQ_VECTOR, vector).set(attr::CPU_LOGICAL_NUMBER, r.cpu);
+        e.attributes.set(attr::LINUX_CPU_STEAL, r.steal_ns);
+        e.suppressed = u64::from(r.suppressed);
+        e
+    }
+
+    fn held_off(&self, r: &IrqHeldOff) -> Event {
+        let delay = Duration::from_nanos(r.delay_ns.saturating_sub(r.steal_ns));
+        let mut e = self.event(&HELD_OFF, r.time_ns, delay, r.current_thread, r.cgroup, &r.stack, r.stack_bytes);
+        e.message = format!("CPU {} took no interrupts for {}{}", r.cpu, ms(delay), running(&e));
+        e.attributes.set(attr::CPU_LOGICAL_NUMBER, r.cpu).set(attr::LINUX_CPU_STEAL, r.steal_ns);
+        e.suppressed = u64::from(r.suppressed);
+        e
+    }
+
+    /// The node suffers: whatever was to run on that CPU waited. The thread found there is involved.
+    #[expect(clippy::too_many_arguments, reason = "the two records share these fields, not a type")]
+    fn event(
+        &self,
+        def: &'static EventDef,
+        time_ns: u64,
+        delay: Duration,
+        thread: ThreadRef,
+        cgroup: CgroupRef,
+        stack: &[u64],
+        stack_bytes: i32,
+    ) -> Event {
+        let mut e = Event::new(def, self.clock.wall(time_ns), None, String::new());
+        let frames = usize::try_from(stack_bytes).unwrap_or(0) / size_of::<u64>();
+        e.duration = Some(delay);
+        e.kernel_stack = self.symbols.kernel(&stack[..frames.min(stack.len())]);
+        if thread.tid != 0 {
+            let thread = Thread::from(thread);
+            e.thread = Some(thread.clone());
+            e.involve(Role::Culprit, self.workloads.of_cgroup(cgroup.into()), thread);
+        }
+        e
+    }
+}
+
+fn ms(d: Duration) -> String {
+    format!("{:.0} ms", d.as_secs_f64() * 1e3)
+}
+
+/// Who was there, for the message.
+fn running(e: &Event) -> String {
+    let Some(culprit) = e.related.first() else { return String::new() };
+    let at = culprit.workload.as_ref().map(|w| format!(" in {}", w.display_name())).unwrap_or_default();
+    format!("; {} (pid {}){at} was running", culprit.thread.comm, culprit.thread.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Limits that would flood, or never fire, are refused with what would be valid.
+    #[test]
+    fn limits_are_checked() {
+        let mut c = Config::default();
+        assert_eq!(c.validate(), Ok(()));
+        c.delay_limit = HumanDuration::from_micros(1);
+        let e = c.validate().unwrap_err();
+        assert_eq!((e.key, e.expected.as_str()), ("delay_limit", "from 100us to 60s"));
+    }
+}
