@@ -15,6 +15,9 @@ pub type Link = Box<dyn Any + Send + Sync>;
 /// helper 0xbad2310 (libbpf and aya alike), shown by the verifier in decimal.
 const POISON: &str = "195896080";
 
+/// How the statistics begin that end the verifier's log: the reason is what comes before.
+const STATISTICS: &[&str] = &["processed ", "verification time", "stack depth", "insns processed"];
+
 /// Lines of the verifier's log that are quoted.
 const LOG_LINES: usize = 2;
 
@@ -75,7 +78,7 @@ pub fn explain(e: &ProgramError) -> String {
         let said: Vec<&str> = log
             .lines()
             .map(str::trim)
-            .filter(|l| !l.is_empty() && !l.starts_with("processed ") && !l.starts_with("verification time"))
+            .filter(|l| !l.is_empty() && !STATISTICS.iter().any(|s| l.starts_with(s)))
             .collect();
         let tail = said[said.len().saturating_sub(LOG_LINES)..].join(" / ");
         return match (tail.is_empty(), hint(io_error)) {
@@ -83,17 +86,22 @@ pub fn explain(e: &ProgramError) -> String {
             (false, hint) => format!("the verifier refuses it: {io_error}{hint}: {tail}"),
         };
     }
+    chain(e)
+}
+
+/// An error and its causes in one line, without saying anything twice.
+pub fn chain(e: &(dyn std::error::Error + 'static)) -> String {
     let mut text = e.to_string();
-    let mut source = std::error::Error::source(e);
-    while let Some(s) = source {
-        let s_text = s.to_string();
-        if !text.contains(&s_text) {
-            text = format!("{text}: {s_text}");
+    let mut next = Some(e);
+    while let Some(e) = next {
+        let said = e.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
         }
-        if let Some(io) = s.downcast_ref::<std::io::Error>() {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
             text += hint(io);
         }
-        source = s.source();
+        next = e.source();
     }
     text
 }

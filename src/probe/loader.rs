@@ -4,7 +4,7 @@
 use aya::{Btf, Ebpf, EbpfLoader};
 use zerocopy::IntoBytes;
 
-use super::attach::{Link, attach};
+use super::attach::{Link, attach, chain};
 use super::{Hook, LoadError, LoadOptions, Object, Skeleton, VariableDef};
 
 /// Loads objects; keeps the kernel's BTF (tens of MiB) while it lives, so drop it after start.
@@ -133,17 +133,4 @@ fn patched(options: &LoadOptions) -> Result<Vec<u64>, String> {
         write("setting", options.skeleton.settings, name, value)?;
     }
     Ok(object)
-}
-
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut source = e.source();
-    while let Some(s) = source {
-        let said = s.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = s.source();
-    }
-    text
 }

@@ -97,3 +97,54 @@ fn perf_map_text() {
     assert_eq!(map.find(0x2007).unwrap().1, 7);
     assert!(map.find(0x2008).is_none() && map.find(0xfff).is_none());
 }
+
+/// In a mount namespace of its own, a program whose path the host does not have gets its module and
+/// build id, and the names of the perf map that lies in its own /tmp.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a process to look at")]
+fn process_in_its_own_mount_namespace() {
+    if !crate::probe::tests::can_load() {
+        return;
+    }
+    let script = "mount -t tmpfs none /tmp && cp \"$(command -v sleep)\" /tmp/only-here && exec /tmp/only-here 60";
+    let mut child = std::process::Command::new("unshare").args(["-m", "sh", "-c", script]).spawn().unwrap();
+    let maps = format!("/proc/{}/maps", child.id());
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let start = loop {
+        let maps = std::fs::read_to_string(&maps).unwrap();
+        if let Some(l) = maps.lines().find(|l| l.contains("r-xp") && l.ends_with("/only-here")) {
+            break u64::from_str_radix(l.split('-').next().unwrap(), 16).unwrap();
+        }
+        assert!(std::time::Instant::now() < until, "{maps}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    assert!(!std::path::Path::new("/tmp/only-here").exists());
+    let symbols = Symbols::new();
+    let unnamed = &symbols.user(child.id(), &[start + 0x10])[0];
+    assert_eq!(unnamed.module.as_deref(), Some("/tmp/only-here"));
+    assert!(unnamed.build_id.is_some() && unnamed.offset > 0, "{unnamed:?}");
+    let map = format!("/proc/{0}/root/tmp/perf-{0}.map", child.id());
+    std::fs::write(map, format!("{start:x} 100 jitted function\n")).unwrap();
+    let named = &symbols.user(child.id(), &[start + 0x10])[0];
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Debian's sleep is stripped; where it is not, the ELF symbol goes first.
+    assert_eq!((named.symbol.as_deref(), named.offset), (Some("jitted function"), 0x10));
+}
+
+/// A symbolic link that a container put in place of its perf map leads nowhere outside of it, and
+/// a FIFO does not hold us up.
+#[test]
+fn links_do_not_lead_out_of_the_root() {
+    use crate::probe::sys::open_in_root;
+    use std::path::Path;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("tmp")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("tmp/out.map")).unwrap();
+    std::os::unix::fs::symlink("/tmp/in.map", dir.path().join("tmp/link.map")).unwrap();
+    std::fs::write(dir.path().join("tmp/in.map"), "inside").unwrap();
+    assert!(open_in_root(dir.path(), Path::new("tmp/out.map")).is_err());
+    assert!(open_in_root(dir.path(), Path::new("../../etc/passwd")).is_err());
+    let inside = open_in_root(dir.path(), Path::new("tmp/link.map")).unwrap();
+    assert_eq!(inside.metadata().unwrap().len(), 6);
+}
