@@ -115,7 +115,6 @@ impl Telemetry {
     }
 
     /// A handle that gathers, for who outlives the borrow.
-    #[must_use]
     pub fn gatherer(&self) -> impl Fn() -> Vec<prometheus::proto::MetricFamily> + Clone + Send + Sync + 'static {
         let registry = self.registry.clone();
         move || registry.gather()

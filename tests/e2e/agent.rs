@@ -125,7 +125,7 @@ impl Agent {
     pub async fn stop(self) {
         for (stop, task) in self.deliveries {
             // It may have ended by itself only by a panic, which the join shows.
-            drop(stop.send(Instant::now() + Duration::from_secs(5)));
+            let _ended = stop.send(Instant::now() + Duration::from_secs(5));
             task.await.unwrap();
         }
         self.stop.store(true, Ordering::Relaxed);

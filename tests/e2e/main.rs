@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the agent sends, as it comes out of the real OpenTelemetry Collector and of Jaeger, with
 //! the configuration in `otel-config/`.
-#![expect(clippy::disallowed_methods, reason = "tests start the servers")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "tests start the servers, and may end so"
+)]
 
 mod agent;
 mod servers;

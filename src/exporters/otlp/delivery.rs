@@ -169,7 +169,7 @@ impl<S: Source> Delivery<S> {
     async fn deliver(&mut self, batch: &S::Batch, stop: &mut Stop) -> bool {
         let entries = batch.entries();
         // What is to be sent, next last: a part that fails is replaced by its halves.
-        let mut parts: Vec<Range<usize>> = vec![0..entries.len()];
+        let mut parts = Vec::from([Range { start: 0, end: entries.len() }]);
         while let Some(part) = parts.pop() {
             let (body, records) = encode::request(self.signal, &entries[part.clone()], batch.resources(), &self.node);
             if records == 0 {

@@ -40,8 +40,8 @@ pub struct Transport {
 }
 
 enum Kind {
-    Grpc(grpc::Client),
-    Http(http::Client),
+    Grpc(Box<grpc::Client>),
+    Http(Box<http::Client>),
 }
 
 impl Transport {
@@ -51,8 +51,8 @@ impl Transport {
     /// Which file or header cannot be used, and why.
     pub fn new(endpoint: &Endpoint) -> anyhow::Result<Transport> {
         let kind = match endpoint.protocol {
-            Protocol::Grpc => Kind::Grpc(grpc::Client::new(endpoint)?),
-            Protocol::Http => Kind::Http(http::Client::new(endpoint)?),
+            Protocol::Grpc => Kind::Grpc(Box::new(grpc::Client::new(endpoint)?)),
+            Protocol::Http => Kind::Http(Box::new(http::Client::new(endpoint)?)),
         };
         Ok(Transport { kind, timeout: endpoint.timeout, target: endpoint.url.clone() })
     }
