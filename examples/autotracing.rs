@@ -26,7 +26,7 @@ static BURST: EventDef = EventDef {
     severity: Severity::Warn,
     attributes: &[OPEN, USUAL],
     counter: &COUNT,
-    container_counter: &CONTAINER_COUNT,
+    container_counter: Some(&CONTAINER_COUNT),
 };
 
 /// Settings: `collectors.file_burst`.

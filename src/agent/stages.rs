@@ -160,7 +160,7 @@ impl Stages {
         let tasks = TaskTracker::new();
         let deadline = Arc::new(OnceLock::new());
         let prometheus = Arc::new(Prometheus::new(state.clone(), &own_node, Box::new(telemetry.gatherer())));
-        let answers = queries::Answers::new(store.clone(), log.clone(), statuses.clone(), &resource);
+        let answers = queries::answers(store.clone(), &log, statuses.clone(), &resource);
         serve_api(&config, answers, prometheus, clock.clone(), &tasks, stop_seen.clone()).await?;
         let exporting = deliver::Exporting { log: &log, state: &state, own: &own, resource: &resource };
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
@@ -336,7 +336,7 @@ fn start_names(workloads: &Workloads, sender: &pipeline::Sender) -> anyhow::Resu
 
 async fn serve_api(
     config: &Config,
-    answers: queries::Answers,
+    answers: api::Local,
     metrics: Arc<Prometheus>,
     clock: Clock,
     tasks: &TaskTracker,

@@ -82,8 +82,9 @@ impl MetricState {
         let Inner { families, .. } = &mut *self.lock();
         for def in defs {
             families.entry(def.counter.name).or_insert_with(|| Family::counted(def.counter, collector)).zero(now);
-            let per_workload = def.container_counter;
-            families.entry(per_workload.name).or_insert_with(|| Family::counted(per_workload, collector));
+            if let Some(counter) = def.container_counter {
+                families.entry(counter.name).or_insert_with(|| Family::counted(counter, collector));
+            }
         }
     }
 
@@ -122,8 +123,8 @@ impl MetricState {
             family.count(who, picked, exemplar, time, self.max_series, owners);
         };
         count(def.counter, None);
-        if workload.is_some() {
-            count(def.container_counter, workload);
+        if let (Some(counter), Some(_)) = (def.container_counter, workload) {
+            count(counter, workload);
         }
     }
 

@@ -29,7 +29,7 @@ pub(crate) static DEF: EventDef = EventDef {
     severity: Severity::Warn,
     attributes: &[],
     counter: &METRIC,
-    container_counter: &METRIC,
+    container_counter: Some(&METRIC),
 };
 
 pub(crate) static INFO: EventDef = EventDef {
@@ -38,7 +38,7 @@ pub(crate) static INFO: EventDef = EventDef {
     severity: Severity::Info,
     attributes: &[],
     counter: &METRIC,
-    container_counter: &METRIC,
+    container_counter: Some(&METRIC),
 };
 
 pub(crate) fn workload(key: u64) -> Arc<Workload> {

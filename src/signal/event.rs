@@ -49,8 +49,8 @@ pub struct EventDef {
     pub attributes: &'static [Key],
     /// Counts every such event of the node, from zero at start.
     pub counter: &'static MetricDef,
-    /// The same per workload, from the first hit.
-    pub container_counter: &'static MetricDef,
+    /// The same per workload, from the first hit; `None` where only the node suffers.
+    pub container_counter: Option<&'static MetricDef>,
 }
 
 /// The counter that every event has, in the two families that design keeps apart: the node's and

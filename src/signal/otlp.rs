@@ -196,7 +196,7 @@ mod tests {
         severity: Severity::Error,
         attributes: &[],
         counter: &METRIC,
-        container_counter: &METRIC,
+        container_counter: Some(&METRIC),
     };
 
     fn event() -> Event {

@@ -185,9 +185,7 @@ pub mod metric {
     pub const OOM_KILLS: &str = "linux.memory.oom_kills";
     pub const CONTAINER_OOM_KILLS: &str = "linux.container.memory.oom_kills";
     pub const SOFTIRQ_DELAYS: &str = "linux.softirq.delays";
-    pub const CONTAINER_SOFTIRQ_DELAYS: &str = "linux.container.softirq.delays";
     pub const IRQ_HELD_OFF: &str = "linux.irq.held_offs";
-    pub const CONTAINER_IRQ_HELD_OFF: &str = "linux.container.irq.held_offs";
     pub const CPUIDLE_INCIDENTS: &str = "linux.autotracing.cpuidle.incidents";
     pub const CONTAINER_CPUIDLE_INCIDENTS: &str = "linux.container.autotracing.cpuidle.incidents";
 }

@@ -32,7 +32,7 @@ static KILL: EventDef = EventDef {
     severity: Severity::Error,
     attributes: &[],
     counter: &COUNTER,
-    container_counter: &CONTAINER_COUNTER,
+    container_counter: Some(&CONTAINER_COUNTER),
 };
 
 pub fn now() -> Timestamp {

@@ -25,7 +25,7 @@ static CRASH: EventDef = EventDef {
     severity: Severity::Error,
     attributes: &[SIGNAL],
     counter: &COUNT,
-    container_counter: &CONTAINER_COUNT,
+    container_counter: Some(&CONTAINER_COUNT),
 };
 
 struct Crash {

@@ -72,7 +72,7 @@ pub static CPUIDLE: EventDef = EventDef {
         attr::LINUX_CPU_USUAL,
     ],
     counter: &INCIDENTS,
-    container_counter: &CONTAINER_INCIDENTS,
+    container_counter: Some(&CONTAINER_INCIDENTS),
 };
 
 /// Settings of `cpuidle`.

@@ -69,7 +69,7 @@ pub static OOM_KILL: EventDef = EventDef {
         attr::LINUX_TRIGGER,
     ],
     counter: &KILLS,
-    container_counter: &CONTAINER_KILLS,
+    container_counter: Some(&CONTAINER_KILLS),
 };
 
 /// `enum oom_constraint` (include/linux/oom.h).

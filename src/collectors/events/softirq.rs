@@ -45,18 +45,8 @@ use crate::workload::Workloads;
 
 static DELAYS: MetricDef =
     counter(metric::SOFTIRQ_DELAYS, "Softirqs that waited longer than the limit", &[attr::LINUX_SOFTIRQ_VECTOR]);
-static CONTAINER_DELAYS: MetricDef = counter(
-    metric::CONTAINER_SOFTIRQ_DELAYS,
-    "Softirqs that waited longer than the limit while this workload ran",
-    &[attr::LINUX_SOFTIRQ_VECTOR],
-);
 static HELD_OFFS: MetricDef =
     counter(metric::IRQ_HELD_OFF, "Times that a CPU took no interrupts for longer than the limit", &[]);
-static CONTAINER_HELD_OFFS: MetricDef = counter(
-    metric::CONTAINER_IRQ_HELD_OFF,
-    "Times that a CPU took no interrupts for longer than the limit while this workload ran",
-    &[],
-);
 
 /// A softirq that waited too long.
 pub static DELAY: EventDef = EventDef {
@@ -65,7 +55,7 @@ pub static DELAY: EventDef = EventDef {
     severity: Severity::Warn,
     attributes: &[attr::LINUX_SOFTIRQ_VECTOR, attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, attr::LINUX_CULPRIT],
     counter: &DELAYS,
-    container_counter: &CONTAINER_DELAYS,
+    container_counter: None,
 };
 
 /// A CPU that took no interrupts.
@@ -75,7 +65,7 @@ pub static HELD_OFF: EventDef = EventDef {
     severity: Severity::Warn,
     attributes: &[attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, attr::LINUX_CULPRIT],
     counter: &HELD_OFFS,
-    container_counter: &CONTAINER_HELD_OFFS,
+    container_counter: None,
 };
 
 /// include/linux/interrupt.h, in the order of their numbers, which never changed.

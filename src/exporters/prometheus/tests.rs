@@ -26,7 +26,7 @@ static KILL: EventDef = EventDef {
     severity: Severity::Error,
     attributes: &[],
     counter: &KILLS,
-    container_counter: &CONTAINER_KILLS,
+    container_counter: Some(&CONTAINER_KILLS),
 };
 
 fn workload(key: u64) -> Workload {

@@ -161,6 +161,16 @@ impl Log {
         Watch { live: self.shared.live.subscribe() }
     }
 
+    /// How far each reader is behind, by name.
+    #[must_use]
+    pub fn behind(&self) -> Vec<(String, Behind)> {
+        let m = self.shared.memory();
+        let mut all: Vec<_> =
+            m.cursors.keys().map(|name| (name.clone(), reader::behind(&self.shared, &m, name))).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
     /// What the store is doing.
     #[must_use]
     pub fn state(&self) -> StoreState {

@@ -182,19 +182,22 @@ impl Reader {
     /// How far it is behind.
     #[must_use]
     pub fn behind(&self) -> Behind {
-        let m = self.shared.memory();
-        let Some(c) = m.cursors.get(&self.name) else { return Behind::default() };
-        if c.events == 0 {
-            return Behind::default();
-        }
-        let oldest = match m.after(c.id) {
-            After::Here(mut slots) => slots.next().map(|s| s.id),
-            After::InStore { .. } | After::Soon => None,
-        };
-        let oldest = oldest.unwrap_or(c.id).time_ns();
-        let age = (self.shared.now)().since(Timestamp(oldest));
-        Behind { events: c.events, bytes: c.bytes, age }
+        behind(&self.shared, &self.shared.memory(), &self.name)
     }
+}
+
+pub(super) fn behind(shared: &Shared, m: &Memory, name: &str) -> Behind {
+    let Some(c) = m.cursors.get(name) else { return Behind::default() };
+    if c.events == 0 {
+        return Behind::default();
+    }
+    let oldest = match m.after(c.id) {
+        After::Here(mut slots) => slots.next().map(|s| s.id),
+        After::InStore { .. } | After::Soon => None,
+    };
+    let oldest = oldest.unwrap_or(c.id).time_ns();
+    let age = (shared.now)().since(Timestamp(oldest));
+    Behind { events: c.events, bytes: c.bytes, age }
 }
 
 fn attrs_of(m: &Memory, s: &Slot) -> Option<Arc<ResourceAttrs>> {

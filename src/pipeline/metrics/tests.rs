@@ -22,7 +22,7 @@ static KILL: EventDef = EventDef {
     severity: Severity::Warn,
     attributes: &[attr::CPU_MODE],
     counter: &KILLS,
-    container_counter: &CONTAINER_KILLS,
+    container_counter: Some(&CONTAINER_KILLS),
 };
 
 const SECOND: u64 = 1_000_000_000;

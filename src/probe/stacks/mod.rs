@@ -38,14 +38,14 @@ impl Symbols {
     /// Frames of a kernel stack, in the order given.
     #[must_use]
     pub fn kernel(&self, addresses: &[u64]) -> Vec<Frame> {
-        self.with(|s| addresses.iter().map(|a| s.kernel.frame(*a)).collect())
+        self.with(|s| restore(addresses, call_sites(addresses).into_iter().map(|a| s.kernel.frame(a)).collect()))
     }
 
     /// Frames of a user stack of process `pid` (as the host numbers it), in the order given. Of a
     /// process that is gone and was not seen before, addresses only.
     #[must_use]
     pub fn user(&self, pid: u32, addresses: &[u64]) -> Vec<Frame> {
-        self.with(|s| s.processes.frames(pid, addresses))
+        self.with(|s| restore(addresses, s.processes.frames(pid, &call_sites(addresses))))
     }
 
     /// Why kernel symbols are not to be had, if so, and what to do about it.
@@ -62,4 +62,19 @@ impl Symbols {
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// All but the innermost are return addresses: the call is the instruction before, and where it is a
+/// function's last (a call that never returns), only that is inside of it.
+fn call_sites(addresses: &[u64]) -> Vec<u64> {
+    addresses.iter().enumerate().map(|(i, a)| if i == 0 { *a } else { a.saturating_sub(1) }).collect()
+}
+
+/// Frames as they are on the stack.
+fn restore(addresses: &[u64], mut frames: Vec<Frame>) -> Vec<Frame> {
+    for (frame, address) in frames.iter_mut().zip(addresses) {
+        frame.offset += address - frame.address;
+        frame.address = *address;
+    }
+    frames
 }
