@@ -82,12 +82,17 @@ fn records(elf: &Elf<'_>, btf: &Btf, types: &mut Types<'_>) -> Result<Records> {
         lifetime = "<'a>";
     }
     let elided = if lifetime.is_empty() { "" } else { "<'_>" };
+    let unknown = "Err(bianque::probe::DecodeError { ring, got: bytes.len(), want: 0 })";
+    let body = if arms.is_empty() {
+        unknown.to_owned()
+    } else {
+        format!("match ring {{\n{arms}            _ => {unknown},\n        }}")
+    };
     let text = format!(
         "/// A record of any ring.\n#[derive(Debug, Clone, Copy)]\npub enum Record{lifetime} {{\n{variants}}}\n\n\
          /// Decodes the records of all rings.\n#[derive(Debug)]\npub enum Records {{}}\n\n\
          impl bianque::probe::RecordSet for Records {{\n    type Ref<'a> = Record{lifetime};\n\n    \
-         fn decode(ring: usize, bytes: &[u8]) -> Result<Record{elided}, bianque::probe::DecodeError> {{\n        match ring {{\n{arms}            \
-         _ => Err(bianque::probe::DecodeError {{ ring, got: bytes.len(), want: 0 }}),\n        }}\n    }}\n}}\n"
+         fn decode(ring: usize, bytes: &[u8]) -> Result<Record{elided}, bianque::probe::DecodeError> {{\n        {body}\n    }}\n}}\n"
     );
     Ok(Records { defs, text })
 }
