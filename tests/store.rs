@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The store under real faults: its process is killed, its disk is full.
 
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "starts itself and mounts; helpers of tests")]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

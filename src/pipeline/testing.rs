@@ -15,7 +15,7 @@ use crate::signal::{
 };
 
 pub(crate) static METRIC: MetricDef = MetricDef {
-    name: "linux.test",
+    name: "made.up",
     instrument: Instrument::Counter,
     unit: "{event}",
     help: "",
@@ -24,7 +24,7 @@ pub(crate) static METRIC: MetricDef = MetricDef {
 };
 
 pub(crate) static DEF: EventDef = EventDef {
-    name: "linux.test.warning",
+    name: "made.up.warning",
     summary: "",
     severity: Severity::Warn,
     attributes: &[],
@@ -33,7 +33,7 @@ pub(crate) static DEF: EventDef = EventDef {
 };
 
 pub(crate) static INFO: EventDef = EventDef {
-    name: "linux.test.info",
+    name: "made.up.info",
     summary: "",
     severity: Severity::Info,
     attributes: &[],

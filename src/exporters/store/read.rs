@@ -32,6 +32,7 @@ pub struct StoredIncident {
 
 /// What an id's prefix stands for.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart where it is received")]
 pub enum Found {
     Nothing,
     Event(Stored),

@@ -132,7 +132,7 @@ impl Reader {
             After::Soon => return Taken::Nothing(Some(Instant::now() + DEGRADED)),
         };
         let mut batch = Batch::default();
-        let mut encoded: Vec<(Arc<[u8]>, Option<Arc<ResourceAttrs>>)> = Vec::new();
+        let mut encoded = Vec::new();
         let mut size = 0;
         let mut held = None;
         for s in slots {
