@@ -120,15 +120,15 @@ impl Rig {
         Rig { sender, accepted, sent: 0, stop, threads, store }
     }
 
-    /// Sends batches of [`BATCH`], one every millisecond so that the queue holds, and waits for the last commit.
+    /// Sends events so that the queue always holds them, and waits for the last commit.
     fn send(&mut self, events: u64) {
         for i in 0..events {
-            self.sender.send(Input::Event { collector: "softirq", event: event(i) });
-            if i % BATCH == 0 {
+            while self.sent - self.accepted.0.load(Ordering::Relaxed) >= 1500 {
                 std::thread::sleep(Duration::from_millis(1));
             }
+            self.sender.send(Input::Event { collector: "softirq", event: event(i) });
+            self.sent += 1;
         }
-        self.sent += events;
         while self.accepted.0.load(Ordering::Relaxed) < self.sent {
             std::thread::sleep(Duration::from_millis(1));
         }
