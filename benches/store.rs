@@ -37,7 +37,7 @@ static DEF: EventDef = EventDef {
     severity: Severity::Warn,
     attributes: &[],
     counter: &METRIC,
-    container_counter: &METRIC,
+    container_counter: Some(&METRIC),
 };
 const VECTOR: Key = Key::new("linux.softirq.vector", "");
 const DELAY: Key = Key::new("linux.softirq.delay", "");
