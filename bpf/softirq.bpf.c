@@ -232,6 +232,9 @@ int PROBE(expire__btf, struct hrtimer *timer)
 	/* One interruption makes several timers late: the first tells of it. */
 	if ((s64)late < (s64)held_off_limit_ns || (u64)timer->node.expires < s->late_seen_ns)
 		return 0;
+	/* The next interruption came before any steal was booked: there was none. */
+	if (s->late_ns)
+		judge_late(s, now);
 	keep_late(ctx, s, now, late);
 	return 0;
 }

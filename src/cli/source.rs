@@ -47,7 +47,7 @@ impl Source {
     /// Events, oldest first, one JSON text each.
     pub fn events(&self, q: &Query) -> Result<Vec<String>, Failure> {
         match self {
-            Source::Agent(client) => lines(block_on(client.events(q))?),
+            Source::Agent(client) => lines(client.events(q)),
             Source::Store(store) => {
                 let node = store.node()?;
                 Ok(store.events(q)?.iter().map(|s| event(s, &node).to_string()).collect())
@@ -58,7 +58,7 @@ impl Source {
     /// Incidents, oldest first, one JSON text each.
     pub fn incidents(&self, q: &Query) -> Result<Vec<String>, Failure> {
         match self {
-            Source::Agent(client) => lines(block_on(client.incidents(q))?),
+            Source::Agent(client) => lines(client.incidents(q)),
             Source::Store(store) => {
                 let node = store.node()?;
                 let row = |i: &crate::exporters::store::StoredIncident| {
@@ -122,9 +122,10 @@ fn is_nobody(kind: std::io::ErrorKind) -> bool {
     matches!(kind, std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
 }
 
-fn lines(answer: Result<Lines, ClientError>) -> Result<Vec<String>, Failure> {
-    let mut lines = answer?;
+/// All lines of an answer, read on the runtime that its connection was opened on.
+fn lines(answer: impl Future<Output = Result<Lines, ClientError>>) -> Result<Vec<String>, Failure> {
     block_on(async {
+        let mut lines = answer.await?;
         let mut out = Vec::new();
         while let Some(line) = lines.next().await? {
             out.push(line);

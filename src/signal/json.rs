@@ -154,9 +154,10 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The node's attributes, overwritten by the workload's.
+/// The node's attributes; of a workload, those that hold for it too, overwritten by its own.
 fn resource(workload: Option<&ResourceAttrs>, node: &[KeyValue]) -> Json {
-    object(node.iter().chain(workload.into_iter().flat_map(|w| &w.attributes)))
+    let Some(workload) = workload else { return object(node.iter()) };
+    object(node.iter().filter(|a| otlp::is_of_node(&a.key)).chain(&workload.attributes))
 }
 
 fn object<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Json {

@@ -9,6 +9,13 @@ use super::ids::{EventId, SpanId, TraceId};
 use super::semconv::attr;
 use super::{Attributes, Event, Frame, Severity, Thread, Timestamp, Trigger, Value};
 
+/// Whether an attribute of the node's resource also holds for what runs on it: what tells the node
+/// from others, in the style of `host.*`. The rest describes the agent: its service, its own pod.
+#[must_use]
+pub fn is_of_node(key: &str) -> bool {
+    ["host.", "os.", "cloud.", "k8s.node.", "k8s.cluster.", "deployment."].iter().any(|p| key.starts_with(p))
+}
+
 /// One value as OTLP has it.
 #[must_use]
 pub fn any_value(v: &Value) -> AnyValue {

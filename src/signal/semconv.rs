@@ -173,7 +173,7 @@ pub mod event {
 pub mod metric {
     pub const SYSTEM_CPU_TIME: &str = "system.cpu.time";
     pub const SYSTEM_CPU_UTILIZATION: &str = "system.cpu.utilization";
-    pub const SYSTEM_CPU_LOGICAL_COUNT: &str = "system.cpu.logical.count";
+    pub const LINUX_CPU_ONLINE: &str = "linux.cpu.online";
     pub const CONTAINER_CPU_TIME: &str = "container.cpu.time";
     pub const CONTAINER_CPU_USAGE: &str = "container.cpu.usage";
     pub const LINUX_CONTAINER_CPU_LIMIT: &str = "linux.container.cpu.limit";

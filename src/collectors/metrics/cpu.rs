@@ -9,7 +9,7 @@
 //! Limits and throttling from the cgroup's `cpu.max` and `cpu.stat` (v1: `cpu.cfs_quota_us`).
 //!
 //! # Signals
-//! `system.cpu.time`, `system.cpu.utilization`, `system.cpu.logical.count`; `container.cpu.time`,
+//! `system.cpu.time`, `system.cpu.utilization`, `linux.cpu.online`; `container.cpu.time`,
 //! `container.cpu.usage`, `linux.container.cpu.limit`, `linux.container.cpu.throttled.time`,
 //! `linux.container.cpu.throttled.periods`, `linux.container.cpu.periods`.
 //!
@@ -64,7 +64,7 @@ static NODE_UTILIZATION: MetricDef = def(
     MODES,
 );
 static NODE_COUNT: MetricDef =
-    def(metric::SYSTEM_CPU_LOGICAL_COUNT, Instrument::UpDownCounter, "{cpu}", "CPUs that are online", &[]);
+    def(metric::LINUX_CPU_ONLINE, Instrument::UpDownCounter, "{cpu}", "CPUs that are online", &[]);
 static TIME: MetricDef =
     def(metric::CONTAINER_CPU_TIME, Instrument::Counter, "s", "CPU time that the workload used", &[]);
 static USAGE: MetricDef = def(
@@ -303,7 +303,7 @@ mod tests {
         node.write(&stat(10, 90), false, &mut out);
         assert_eq!(get(&out, "system.cpu.time", Some("user")), [10.0]);
         assert_eq!(get(&out, "system.cpu.utilization", None), [] as [f64; 0]);
-        assert_eq!(get(&out, "system.cpu.logical.count", None), [2.0]);
+        assert_eq!(get(&out, "linux.cpu.online", None), [2.0]);
         out.drain();
         node.write(&stat(13, 91), false, &mut out);
         assert_eq!(get(&out, "system.cpu.utilization", Some("user")), [0.75]);

@@ -13,10 +13,6 @@ use crate::signal::entry::{Entry, ResourceAttrs};
 use crate::signal::semconv::{SCHEMA_URL, attr};
 use crate::signal::{Attributes, WorkloadKey, otlp};
 
-/// What tells the node from others, in the style of `host.*`: the part of the node's resource that
-/// also holds for what runs on it. The rest describes the agent: its service, its own pod.
-const SHARED: [&str; 6] = ["host.", "os.", "cloud.", "k8s.node.", "k8s.cluster.", "deployment."];
-
 /// The node's resource, and its part in the resources of workloads.
 #[derive(Debug, Clone, Default)]
 pub struct Node {
@@ -30,7 +26,7 @@ impl Node {
     #[must_use]
     pub fn new(resource: &Attributes) -> Self {
         let all = otlp::key_values(resource);
-        let shared = all.iter().filter(|kv| SHARED.iter().any(|p| kv.key.starts_with(p))).cloned().collect();
+        let shared = all.iter().filter(|kv| otlp::is_of_node(&kv.key)).cloned().collect();
         let service = all.iter().find(|kv| kv.key == attr::SERVICE_NAME.name).cloned();
         Node { all, shared, service }
     }
