@@ -232,9 +232,15 @@ fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) 
     })
 }
 
-/// Its own object and the shared probes that it reads.
+/// Its own object and the shared probes that it reads, each once.
 fn skeletons(r: &Registration) -> Vec<&'static Skeleton> {
-    r.info.object.into_iter().collect()
+    let mut all: Vec<&Skeleton> = r.info.object.into_iter().collect();
+    for shared in r.info.needs.iter().map(|f| f.skeleton()) {
+        if !all.iter().any(|s| s.name == shared.name) {
+            all.push(shared);
+        }
+    }
+    all
 }
 
 /// What the collector does without, by its own words.

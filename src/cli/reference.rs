@@ -76,8 +76,10 @@ fn index(registrations: &[Registration]) -> String {
 
 fn collector(r: &Registration) -> String {
     let info = r.info;
-    // The page's own headings stand one below its title.
-    let mut out = format!("{MADE}# {} ({})\n\n{}\n", info.name, r.kind.name(), info.markdown().trim_end());
+    // rustdoc's first heading is the page's second.
+    let deeper = |l: &str| if l.starts_with("# ") { format!("#{l}\n") } else { format!("{l}\n") };
+    let text: String = info.markdown().trim_end().lines().map(deeper).collect();
+    let mut out = format!("{MADE}# {} ({})\n\n{text}", info.name, r.kind.name());
     if !info.metrics.is_empty() {
         out.push_str("\n## Metrics\n\n");
         out.push_str(METRICS_HEAD);

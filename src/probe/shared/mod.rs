@@ -8,7 +8,7 @@ pub mod sched;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{LoadError, Loader, Object};
+use super::{LoadError, Loader, Object, Skeleton};
 
 pub use cpu_sample::CpuSample;
 pub use sched::Sched;
@@ -22,6 +22,17 @@ pub enum Feature {
     SchedRunQueue,
     /// `cpu_sample`: stacks of chosen cgroups at 99 Hz, while asked for.
     CpuSample,
+}
+
+impl Feature {
+    /// The shared object that it is a part of, for `doctor` to try.
+    #[must_use]
+    pub fn skeleton(self) -> &'static Skeleton {
+        match self {
+            Feature::SchedCpuTime | Feature::SchedRunQueue => &super::skeletons::sched::SKELETON,
+            Feature::CpuSample => &super::skeletons::cpu_sample::SKELETON,
+        }
+    }
 }
 
 /// Handles of the shared probes that are loaded.
