@@ -122,7 +122,7 @@ fn metrics(registrations: &[Registration]) -> String {
     );
     out.push_str("| collector | metric | instrument | unit | what it is | attributes |\n|---|---|---|---|---|---|\n");
     for r in registrations {
-        let counters = r.info.events.iter().flat_map(|e| [e.counter, e.container_counter]);
+        let counters = r.info.events.iter().flat_map(|e| std::iter::once(e.counter).chain(e.container_counter));
         let mut seen: Vec<&str> = Vec::new();
         for m in r.info.metrics.iter().copied().chain(counters) {
             if !seen.contains(&m.name) {
