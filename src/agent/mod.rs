@@ -11,12 +11,13 @@ mod queries;
 mod stages;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use crate::collectors::{BUILT_IN, Registration};
-use crate::config::{Loaded, Sources};
+use crate::config::{Config, Loaded, Sources};
 
 /// How long the agent takes at most to stop: captures and deliveries that are under way end by then.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
@@ -55,24 +56,53 @@ impl Agent {
 pub fn run(loaded: Loaded, sources: Sources, registrations: &[Registration]) -> anyhow::Result<()> {
     // One arena: with more, fjall's threads keep tens of MiB that were free long ago.
     crate::host::sys::limit_malloc_arenas(1);
+    let kept = kept_for_life(&loaded.config, registrations);
+    let of_tasks = kept.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(move || drop_privileges(&of_tasks))
         .worker_threads(2)
         .max_blocking_threads(4)
         .thread_name("tasks")
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(supervise(loaded, &sources, registrations));
+    let result = runtime.block_on(supervise(loaded, &sources, registrations, &kept));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn supervise(loaded: Loaded, sources: &Sources, registrations: &[Registration]) -> anyhow::Result<()> {
+/// Capabilities that the agent keeps once it runs.
+type Kept = Arc<[&'static str]>;
+
+/// To read maps and rings and to open perf events; to read cgroupfs and who a process is; and what
+/// enabled collectors name.
+fn kept_for_life(config: &Config, registrations: &[Registration]) -> Kept {
+    let enabled = registrations.iter().filter(|r| config.collector(r.info.name).enabled);
+    let mut all: Vec<_> = enabled.flat_map(|r| r.info.capabilities.iter().copied()).collect();
+    all.extend(["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]);
+    all.sort_unstable();
+    all.dedup();
+    all.into()
+}
+
+/// Of this thread; those that it starts have no more.
+fn drop_privileges(kept: &Kept) {
+    if let Err(e) = crate::host::capabilities::keep_only(kept) {
+        tracing::warn!("keeps more privileges than it needs: {e:#}");
+    }
+}
+
+async fn supervise(
+    loaded: Loaded,
+    sources: &Sources,
+    registrations: &[Registration],
+    kept: &Kept,
+) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    let mut stages = stages::Stages::start(loaded, sources, registrations).await?;
+    let mut stages = stages::Stages::start(loaded, sources, registrations, kept).await?;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::collectors::{Builder, Built, Owned};
 use super::outlet::{Counting, Junction};
-use super::{deliver, housekeeping, node, queries};
+use super::{Kept, deliver, drop_privileges, housekeeping, node, queries};
 use crate::api;
 use crate::collectors::run::{AutotracingLoop, Command, EventsLoop, MetricsLoop, RecordQueue, Statuses};
 use crate::collectors::{Kind, Limits, Registration};
@@ -83,7 +83,12 @@ pub(super) struct Stages {
 impl Stages {
     /// Starts everything. A collector, shared probe or back end that does not work is said and left
     /// out; only what the agent cannot do without is an error.
-    pub async fn start(loaded: Loaded, sources: &Sources, registrations: &[Registration]) -> anyhow::Result<Stages> {
+    pub async fn start(
+        loaded: Loaded,
+        sources: &Sources,
+        registrations: &[Registration],
+        kept: &Kept,
+    ) -> anyhow::Result<Stages> {
         let config = loaded.config.clone();
         let host = Host::default();
         let clock = Clock::default();
@@ -98,7 +103,9 @@ impl Stages {
         let counting = Arc::new(Counting { state: state.clone(), own: own.clone() });
 
         // From the back: a stage's exit is there before anything enters it.
-        let store = open_store(&config, &resource);
+        let (of_store, of_node) = (config.clone(), resource.clone());
+        // On a thread that has few privileges, as fjall's own inherit them.
+        let store = tokio::task::spawn_blocking(move || open_store(&of_store, &of_node)).await?;
         let last_id = store.last_id().ok().flatten();
         let wall = clock.clone();
         let start_id = last_id.unwrap_or(EventId::before(clock.now().wall.0));
@@ -117,8 +124,8 @@ impl Stages {
             last_id,
             left_open: store.open_incidents().unwrap_or_default(),
         });
-        let committer = stoppable("commit", move |stop| committer.run(stop))?;
-        let pipeline = stoppable("pipeline", move |stop| pipeline.run(stop))?;
+        let committer = stoppable("commit", with_less(kept, move |stop| committer.run(stop)))?;
+        let pipeline = stoppable("pipeline", with_less(kept, move |stop| pipeline.run(stop)))?;
 
         let workloads = Workloads::new(&host, &clock);
         let symbols = Symbols::new();
@@ -154,6 +161,8 @@ impl Stages {
         drop(junction.builder.set(builder));
         // The kernel's types were some 20 MiB.
         crate::host::sys::trim_malloc();
+        // Before the first record is read; the threads that are started from here on inherit it.
+        drop_privileges(kept);
 
         let names = start_names(&workloads, &sender)?;
         let (stopping, stop_seen) = watch::channel(false);
@@ -274,6 +283,18 @@ fn stoppable(name: &'static str, body: impl FnOnce(&AtomicBool) + Send + 'static
     let stop = Arc::new(AtomicBool::new(false));
     let seen = stop.clone();
     Ok((stop, worker(name, move || body(&seen))?))
+}
+
+/// For threads that are started while the others still need their privileges.
+fn with_less(
+    kept: &Kept,
+    body: impl FnOnce(&AtomicBool) + Send + 'static,
+) -> impl FnOnce(&AtomicBool) + Send + 'static {
+    let kept = kept.clone();
+    move |stop| {
+        drop_privileges(&kept);
+        body(stop);
+    }
 }
 
 fn start_telemetry(config: &Config, resource: &Attributes) -> anyhow::Result<Telemetry> {
