@@ -4,6 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::print_stderr,
     clippy::disallowed_methods,
     reason = "tests start the servers, and may end so"
 )]

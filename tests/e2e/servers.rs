@@ -44,18 +44,22 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let name = self.run.parent().and_then(Path::file_name).unwrap_or_default();
+            let log = Path::new(&self.env["BACKENDS_RUN"]).join(name).join("log");
+            eprintln!("--- {}\n{}---", log.display(), std::fs::read_to_string(&log).unwrap_or_default());
+        }
         // Not `call`: a panic here would hide the test's own.
         drop(Command::new(&self.run).arg("stop").envs(&self.env).output());
     }
 }
 
-/// A free port. Another process may take it before the server does; then the start fails and says so.
-fn port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
-}
-
+/// Free ports under these names; all are held until each is chosen, so that none is given twice.
+/// Another process may take one before the server does; then the start fails and says so.
 fn with_ports(names: &[&str], run: &Path) -> HashMap<String, String> {
-    let mut env: HashMap<_, _> = names.iter().map(|n| ((*n).to_owned(), port())).collect();
+    let held: Vec<_> = names.iter().map(|n| (n, TcpListener::bind("127.0.0.1:0").unwrap())).collect();
+    let port = |l: &TcpListener| l.local_addr().unwrap().port().to_string();
+    let mut env: HashMap<_, _> = held.iter().map(|(n, l)| ((**n).to_owned(), port(l))).collect();
     env.insert("BACKENDS_RUN".to_owned(), run.to_str().unwrap().to_owned());
     env
 }
@@ -209,12 +213,12 @@ fn records(line: &Value) -> Vec<Record> {
 
 /// Looks again and again until there is something.
 pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < end, "not within 30 s: {what}");
+        assert!(Instant::now() < end, "not within 60 s: {what}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
