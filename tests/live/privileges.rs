@@ -8,10 +8,7 @@ use crate::support::{Agent, Need, place};
 fn without_privileges_it_says_what_is_missing() {
     let _place = place!(Need::Agent);
     let mut agent = Agent::prepare("");
-    let dir = agent.config_file().parent().unwrap().to_owned();
-    std::os::unix::fs::chown(&dir, Some(65534), Some(65534)).unwrap();
-    // The log is opened by the test; only the agent itself is nobody.
-    agent.wrapped(&["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps", "-all"]);
+    agent.as_nobody("");
     agent.run();
     agent.wait_ready();
     let list = agent.json(&["list"]);
@@ -26,11 +23,7 @@ fn without_privileges_it_says_what_is_missing() {
 fn named_capabilities_are_enough() {
     let _place = place!(Need::Agent);
     let mut agent = Agent::prepare("");
-    let dir = agent.config_file().parent().unwrap().to_owned();
-    std::os::unix::fs::chown(&dir, Some(65534), Some(65534)).unwrap();
-    let caps = "-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search,+net_admin,+syslog,+sys_resource";
-    let identity = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    agent.wrapped(&[&identity[..], &["--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps]].concat());
+    agent.as_nobody("+bpf,+perfmon,+sys_ptrace,+dac_read_search,+net_admin,+syslog");
     agent.run();
     agent.wait_ready();
     for row in agent.json(&["list"]) {

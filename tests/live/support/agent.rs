@@ -30,6 +30,8 @@ pub struct Agent {
     env: Vec<(String, String)>,
     /// Put before the binary: `setpriv …`, `unshare …`.
     wrapper: Vec<String>,
+    /// Another place of the binary.
+    copy: Option<PathBuf>,
 }
 
 impl Agent {
@@ -54,7 +56,7 @@ impl Agent {
         }
         let _ = writeln!(text, "{config}");
         fs::write(dir.path().join("config.toml"), text).unwrap();
-        Agent { child: None, dir, port, env: Vec::new(), wrapper: Vec::new() }
+        Agent { child: None, dir, port, env: Vec::new(), wrapper: Vec::new(), copy: None }
     }
 
     pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
@@ -65,6 +67,19 @@ impl Agent {
     pub fn wrapped(&mut self, words: &[&str]) -> &mut Self {
         self.wrapper = words.iter().map(|w| (*w).to_owned()).collect();
         self
+    }
+
+    /// Runs it as nobody, with these capabilities alone: `+bpf,+perfmon`.
+    pub fn as_nobody(&mut self, capabilities: &str) -> &mut Self {
+        const NOBODY: &str = "65534";
+        let caps = if capabilities.is_empty() { "-all".to_owned() } else { format!("-all,{capabilities}") };
+        let copy = self.dir.path().join("bianque");
+        // Where it was built nobody may not go.
+        fs::copy(bianque().get_program(), &copy).unwrap();
+        std::os::unix::fs::chown(self.dir.path(), Some(65534), Some(65534)).unwrap();
+        self.copy = Some(copy);
+        let who = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
+        self.wrapped(&[&who[..], &["--inh-caps", &caps, "--ambient-caps", &caps, "--bounding-set", &caps]].concat())
     }
 
     /// A new configuration; takes effect at the next start or SIGHUP.
@@ -86,7 +101,8 @@ impl Agent {
             None => plain,
             Some((first, rest)) => {
                 let mut c = Command::new(first);
-                c.args(rest).arg(plain.get_program()).stdin(Stdio::null());
+                let program = self.copy.as_deref().map_or(plain.get_program(), Path::as_os_str);
+                c.args(rest).arg(program).stdin(Stdio::null());
                 for (name, _) in plain.get_envs() {
                     c.env_remove(name);
                 }
@@ -179,12 +195,13 @@ impl Agent {
         c.output().unwrap()
     }
 
-    /// What a command prints with `-o json`, one value a line.
+    /// What a command prints with `-o json`, one value a line; of events and incidents all.
     ///
     /// # Panics
     /// When it fails.
     pub fn json(&self, args: &[&str]) -> Vec<Json> {
-        let out = self.cli(&[args, &["-o", "json"]].concat());
+        let all: &[&str] = if matches!(args[0], "events" | "incidents") { &["--limit", "10000"] } else { &[] };
+        let out = self.cli(&[args, all, &["-o", "json"]].concat());
         let text = String::from_utf8_lossy(&out.stdout);
         assert!(out.status.success(), "{args:?}: {} {text}{}", out.status, String::from_utf8_lossy(&out.stderr));
         text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{args:?}: {e}: {l}"))).collect()
