@@ -13,11 +13,13 @@
  * it at the next tick only, so a late timer waits for that before it is judged.
  */
 #include "probe.h"
+#include "found_at.h"
+#include "limit.h"
 
 LICENSE;
 
-#define NR_VECTORS 10
-#define STACK_DEPTH 48
+/* vectors are below 10; a power of two, so that old verifiers see the bound in the mask */
+#define VECTOR_SLOTS 16
 #define CLOCK_MONOTONIC 1
 
 struct softirq_delay {
@@ -26,13 +28,8 @@ struct softirq_delay {
 	u64 steal_ns;
 	/* the task that was running when the softirq was raised: tgid << 32 | tid */
 	u64 raised_in;
-	/* in the cpu controller's hierarchy: of the task found running at last */
-	struct cgroup_ref cgroup;
-	struct thread_ref current_thread;
-	u64 stack[STACK_DEPTH];
-	s32 stack_bytes;
+	struct found_at at;
 	u32 vector;
-	u32 cpu;
 	/* records of this CPU that were over the limit since the last one */
 	u32 suppressed;
 };
@@ -41,12 +38,7 @@ struct irq_held_off {
 	u64 time_ns;
 	u64 delay_ns;
 	u64 steal_ns;
-	/* of the interrupted task, where interrupts came back on */
-	struct cgroup_ref cgroup;
-	struct thread_ref current_thread;
-	u64 stack[STACK_DEPTH];
-	s32 stack_bytes;
-	u32 cpu;
+	struct found_at at;
 	u32 suppressed;
 	u32 reserved;
 };
@@ -57,20 +49,14 @@ RECORDS(irq_held_off, 128 * 1024);
 SETTING(u64, softirq_limit_ns, 100000000);
 SETTING(u64, held_off_limit_ns, 100000000);
 
-/* At most BURST records of a kind and CPU at once, one more each REFILL_NS. */
-#define BURST 20
-#define REFILL_NS 1000000000ULL
-
-struct limiter {
-	u64 refilled_ns;
-	u32 tokens;
-	u32 suppressed;
+struct raised {
+	u64 time_ns;
+	u64 in;
+	u64 steal_ns;
 };
 
 struct cpu_state {
-	u64 raised_ns[NR_VECTORS];
-	u64 raised_in[NR_VECTORS];
-	u64 steal_at_raise_ns[NR_VECTORS];
+	struct raised raised[VECTOR_SLOTS];
 	/* steal that the kernel had booked at the last timer, once there was one */
 	u64 steal_ns;
 	u64 steal_known;
@@ -90,111 +76,61 @@ struct {
 	__type(value, struct cpu_state);
 } cpu_states SEC(".maps");
 
-static __always_inline struct cpu_state *this_cpu(void)
-{
-	u32 zero = 0;
-
-	return bpf_map_lookup_elem(&cpu_states, &zero);
-}
-
-static __always_inline bool allowed(struct limiter *l, u64 now)
-{
-	u64 since = now - l->refilled_ns;
-
-	if (since >= REFILL_NS) {
-		u64 tokens = l->tokens + since / REFILL_NS;
-
-		l->tokens = tokens > BURST ? BURST : tokens;
-		l->refilled_ns = now;
-	}
-	if (!l->tokens) {
-		l->suppressed++;
-		return false;
-	}
-	l->tokens--;
-	return true;
-}
-
-static __always_inline u64 booked_steal(struct task_struct *task)
-{
-	struct rq *rq = BPF_CORE_READ(task, se.cfs_rq, rq);
-
-	if (!bpf_core_field_exists(rq->prev_steal_time))
-		return 0;
-	return BPF_CORE_READ(rq, prev_steal_time);
-}
+#define this_cpu() bpf_map_lookup_elem(&cpu_states, &(u32){ 0 })
 
 SEC("tp_btf/softirq_raise")
 int PROBE(raise__btf, unsigned int vector)
 {
 	struct cpu_state *s = this_cpu();
+	struct raised *raised;
 
-	if (!s || !s->steal_known || vector >= NR_VECTORS || s->raised_ns[vector])
+	if (!s || !s->steal_known)
 		return 0;
-	s->raised_ns[vector] = bpf_ktime_get_ns();
-	s->raised_in[vector] = bpf_get_current_pid_tgid();
-	s->steal_at_raise_ns[vector] = s->steal_ns;
+	raised = &s->raised[vector & (VECTOR_SLOTS - 1)];
+	if (raised->time_ns)
+		return 0;
+	raised->time_ns = bpf_ktime_get_ns();
+	raised->in = bpf_get_current_pid_tgid();
+	raised->steal_ns = s->steal_ns;
 	return 0;
-}
-
-static __always_inline void report_softirq(void *ctx, struct cpu_state *s, u32 vector, u64 now, u64 delay, u64 steal)
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct softirq_delay *r;
-
-	if (!allowed(&s->softirq, now))
-		return;
-	r = RESERVE(softirq_delay);
-	if (!r)
-		return;
-	r->time_ns = bpf_ktime_get_boot_ns();
-	r->delay_ns = delay;
-	r->steal_ns = steal;
-	r->raised_in = s->raised_in[vector];
-	r->vector = vector;
-	r->cpu = bpf_get_smp_processor_id();
-	r->suppressed = s->softirq.suppressed;
-	s->softirq.suppressed = 0;
-	cgroup_of_any(&r->cgroup, task, cpu_cgrp_id);
-	thread_of(&r->current_thread, task);
-	r->stack_bytes = bpf_get_stack(ctx, r->stack, sizeof(r->stack), 0);
-	SUBMIT(softirq_delay, r);
 }
 
 SEC("tp_btf/softirq_entry")
 int PROBE(entry__btf, unsigned int vector)
 {
 	struct cpu_state *s = this_cpu();
+	struct softirq_delay *r;
+	struct raised *raised;
 	u64 now, delay, steal;
 
-	if (!s || vector >= NR_VECTORS || !s->raised_ns[vector])
+	if (!s)
+		return 0;
+	raised = &s->raised[vector & (VECTOR_SLOTS - 1)];
+	if (!raised->time_ns)
 		return 0;
 	now = bpf_ktime_get_ns();
-	delay = now - s->raised_ns[vector];
-	s->raised_ns[vector] = 0;
+	delay = now - raised->time_ns;
+	raised->time_ns = 0;
 	if ((s64)delay < (s64)softirq_limit_ns)
 		return 0;
-	steal = booked_steal((void *)bpf_get_current_task()) - s->steal_at_raise_ns[vector];
+	steal = booked_steal((void *)bpf_get_current_task()) - raised->steal_ns;
 	if ((s64)steal < 0)
 		steal = 0;
-	if (delay < softirq_limit_ns + steal)
+	if (delay < softirq_limit_ns + steal || !allowed(&s->softirq, now))
 		return 0;
-	report_softirq(ctx, s, vector, now, delay, steal);
+	r = RESERVE(softirq_delay);
+	if (!r)
+		return 0;
+	r->time_ns = bpf_ktime_get_boot_ns();
+	r->delay_ns = delay;
+	r->steal_ns = steal;
+	r->raised_in = raised->in;
+	r->vector = vector;
+	r->suppressed = s->softirq.suppressed;
+	s->softirq.suppressed = 0;
+	find_current(ctx, &r->at);
+	SUBMIT(softirq_delay, r);
 	return 0;
-}
-
-/* The evidence is gone once the interrupt returns: keep it until the steal is known. */
-static __always_inline void keep_late(void *ctx, struct cpu_state *s, u64 now, u64 late)
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	s->late_ns = late;
-	s->late_seen_ns = now;
-	s->late_steal_ns = s->steal_ns;
-	s->late.time_ns = bpf_ktime_get_boot_ns();
-	cgroup_of_any(&s->late.cgroup, task, cpu_cgrp_id);
-	thread_of(&s->late.current_thread, task);
-	s->late.stack_bytes = bpf_get_stack(ctx, s->late.stack, sizeof(s->late.stack), 0);
 }
 
 static __always_inline void judge_late(struct cpu_state *s, u64 now)
@@ -212,7 +148,6 @@ static __always_inline void judge_late(struct cpu_state *s, u64 now)
 	__builtin_memcpy(r, &s->late, sizeof(*r));
 	r->delay_ns = late;
 	r->steal_ns = steal;
-	r->cpu = bpf_get_smp_processor_id();
 	r->suppressed = s->held_off.suppressed;
 	s->held_off.suppressed = 0;
 	SUBMIT(irq_held_off, r);
@@ -235,7 +170,12 @@ int PROBE(expire__btf, struct hrtimer *timer)
 	/* The next interruption came before any steal was booked: there was none. */
 	if (s->late_ns)
 		judge_late(s, now);
-	keep_late(ctx, s, now, late);
+	/* The evidence is gone once the interrupt returns: keep it until the steal is known. */
+	s->late_ns = late;
+	s->late_seen_ns = now;
+	s->late_steal_ns = s->steal_ns;
+	s->late.time_ns = bpf_ktime_get_boot_ns();
+	find_current(ctx, &s->late.at);
 	return 0;
 }
 

@@ -46,7 +46,7 @@ impl MetricCollector for FileHandles {
         let text = std::fs::read_to_string(&self.file)?;
         let mut numbers = text.split_whitespace().map(str::parse);
         let open: u64 = numbers.next().ok_or_else(|| anyhow::anyhow!("file-nr is empty"))??;
-        let limit: u64 = numbers.last().ok_or_else(|| anyhow::anyhow!("file-nr has one number"))??;
+        let limit: u64 = numbers.next_back().ok_or_else(|| anyhow::anyhow!("file-nr has one number"))??;
         out.count(&HANDLES, None, &[(STATE, "open".into())], open);
         out.count(&HANDLES, None, &[(STATE, "limit".into())], limit);
         Ok(())

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the table of workloads costs in memory. Alone in its process, so that nothing else counts.
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 use bianque::host::{Clock, Host};
 use bianque::probe::CgroupId;

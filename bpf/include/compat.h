@@ -104,3 +104,13 @@ static __always_inline u64 first_argument(const struct pt_regs *ctx)
 	return BPF_CORE_READ((const struct pt_regs___x86 *)ctx, di);
 #endif
 }
+
+/* Time that the hypervisor took from the task's CPU, as booked at its last tick (CONFIG_PARAVIRT). */
+static __always_inline u64 booked_steal(struct task_struct *task)
+{
+	struct rq *rq = BPF_CORE_READ(task, se.cfs_rq, rq);
+
+	if (!bpf_core_field_exists(rq->prev_steal_time))
+		return 0;
+	return BPF_CORE_READ(rq, prev_steal_time);
+}

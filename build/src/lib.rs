@@ -31,6 +31,8 @@ const HEADERS: &[(&str, &str)] = &[
     ("compat.h", include_str!("../../bpf/include/compat.h")),
     ("probe.h", include_str!("../../bpf/include/probe.h")),
     ("histogram.h", include_str!("../../bpf/include/histogram.h")),
+    ("found_at.h", include_str!("../../bpf/include/found_at.h")),
+    ("limit.h", include_str!("../../bpf/include/limit.h")),
 ];
 
 /// Compiles every `*.bpf.c` in `dir` and its folder `shared`, for a `build.rs`: objects and

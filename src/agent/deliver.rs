@@ -2,6 +2,7 @@
 //! Starts the exporters that are configured.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -9,10 +10,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::exporters::otlp::{Delivery, MetricDelivery, Node, Shutdown, Signal, Transport};
-use crate::pipeline::log::Log;
+use crate::pipeline::log::{Log, Reader};
 use crate::pipeline::metrics::MetricState;
 use crate::signal::Attributes;
 use crate::telemetry::SelfMetrics;
+
+/// Between two looks whether a store that could not be opened is back.
+const STORE_RETRY: Duration = Duration::from_secs(2);
 
 /// What exporters read.
 pub(super) struct Exporting<'a> {
@@ -31,6 +35,21 @@ fn shutdown(mut stop: watch::Receiver<bool>, deadline: Arc<OnceLock<Instant>>) -
     })
 }
 
+/// The reader with its saved cursor; waits for a store that cannot be read yet. `None`: the agent stops.
+async fn reader(log: &Log, signal: Signal, stop: &mut watch::Receiver<bool>) -> Option<Reader> {
+    let name = format!("otlp/{}", signal.name());
+    loop {
+        match log.reader(&name) {
+            Ok(reader) => return Some(reader),
+            Err(e) => tracing::debug!("delivery of {} waits for the store: {e:#}", signal.name()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(STORE_RETRY) => {}
+            _ = stop.wait_for(|s| *s) => return None,
+        }
+    }
+}
+
 impl Exporting<'_> {
     /// One delivery for each signal that has an endpoint.
     pub fn start(
@@ -45,10 +64,13 @@ impl Exporting<'_> {
         let seed = u64::from(std::process::id());
         for signal in [Signal::Logs, Signal::Traces] {
             let Some(endpoint) = otlp.endpoint(signal)? else { continue };
-            let reader = self.log.reader(&format!("otlp/{}", signal.name()))?;
             let transport = Transport::new(&endpoint)?;
-            let delivery = Delivery::new(signal, reader, transport, node.clone(), self.own.clone(), seed);
-            tasks.spawn(delivery.run(shutdown(stop.clone(), deadline.clone())));
+            let (log, node, own) = (self.log.clone(), node.clone(), self.own.clone());
+            let (mut stop, end) = (stop.clone(), shutdown(stop.clone(), deadline.clone()));
+            tasks.spawn(async move {
+                let Some(reader) = reader(&log, signal, &mut stop).await else { return };
+                Delivery::new(signal, reader, transport, node, own, seed).run(end).await;
+            });
         }
         if let Some(endpoint) = otlp.endpoint(Signal::Metrics)? {
             let interval = config.metrics.interval.get();

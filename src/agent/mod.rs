@@ -4,11 +4,14 @@
 
 mod collectors;
 mod deliver;
+mod front;
 mod housekeeping;
 mod node;
 mod outlet;
 mod queries;
+mod rear;
 mod stages;
+mod threads;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -28,8 +28,7 @@ pub(super) struct Junction {
     pub clock: Clock,
     pub runtime: Handle,
     pub captures: TaskTracker,
-    /// Set once the collectors were built for the first time.
-    pub builder: OnceLock<Builder>,
+    pub builder: Builder,
 }
 
 impl Outlet for Junction {
@@ -64,10 +63,7 @@ impl Outlet for Junction {
 
     fn rebuild(&self, collector: &'static str) -> Result<Running, BuildError> {
         self.own.collector_restarted(collector);
-        match self.builder.get() {
-            Some(builder) => builder.rebuild(collector),
-            None => Err(crate::collectors::Unavailable::because("the agent is still starting").into()),
-        }
+        self.builder.rebuild(collector)
     }
 }
 

@@ -39,7 +39,7 @@ pub struct Registration {
 pub enum SettingsError {
     /// Wrong type, unknown key: serde's word.
     #[error("{0}")]
-    Shape(figment::Error),
+    Shape(Box<figment::Error>),
     #[error(transparent)]
     Invalid(#[from] super::Invalid),
 }
@@ -90,8 +90,8 @@ const fn registration<C: Collector>(
 
 fn settings<C: Collector>(table: &toml::Table) -> Result<C::Config, SettingsError> {
     // By way of figment, as its errors carry the key.
-    let section = figment::value::Value::serialize(table).map_err(SettingsError::Shape)?;
-    let config: C::Config = section.deserialize().map_err(SettingsError::Shape)?;
+    let section = figment::value::Value::serialize(table).map_err(|e| SettingsError::Shape(Box::new(e)))?;
+    let config: C::Config = section.deserialize().map_err(|e| SettingsError::Shape(Box::new(e)))?;
     config.validate()?;
     Ok(config)
 }

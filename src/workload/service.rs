@@ -4,6 +4,7 @@
 
 use crate::host::{Host, Reading};
 use crate::signal::Workload;
+use crate::signal::semconv::attr;
 
 const NAME: &str = "OTEL_SERVICE_NAME";
 const RESOURCE: &str = "OTEL_RESOURCE_ATTRIBUTES";
@@ -20,9 +21,9 @@ impl ServiceEnv {
     fn new(name: Option<&str>, resource: Option<&str>) -> Self {
         let get = |key: &str| resource.and_then(|r| attribute(r, key)).filter(|v| !v.is_empty());
         ServiceEnv {
-            name: name.filter(|n| !n.is_empty()).map(str::to_owned).or_else(|| get("service.name")),
-            namespace: get("service.namespace"),
-            version: get("service.version"),
+            name: name.filter(|n| !n.is_empty()).map(str::to_owned).or_else(|| get(attr::SERVICE_NAME.name)),
+            namespace: get(attr::SERVICE_NAMESPACE.name),
+            version: get(attr::SERVICE_VERSION.name),
         }
     }
 

@@ -34,9 +34,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::collectors::{Collector, Context, EventCollector, Events, Info, Invalid, Settings, Unavailable, head_doc};
 use crate::host::Clock;
-use crate::probe::skeletons::softirq::{IrqHeldOff, Record, Records, SKELETON, SoftirqDelay, setting};
+use crate::probe::Object;
+use crate::probe::skeletons::softirq::{FoundAt, IrqHeldOff, Record, Records, SKELETON, SoftirqDelay, setting};
 use crate::probe::stacks::Symbols;
-use crate::probe::{CgroupRef, Object, ThreadRef};
 use crate::signal::event::counter;
 use crate::signal::semconv::{attr, event, metric};
 use crate::signal::units::HumanDuration;
@@ -157,9 +157,9 @@ impl Softirq {
     fn delayed(&self, r: &SoftirqDelay) -> Event {
         let vector = VECTORS.get(r.vector as usize).copied().unwrap_or("unknown");
         let delay = Duration::from_nanos(r.delay_ns.saturating_sub(r.steal_ns));
-        let mut e = self.event(&DELAY, r.time_ns, delay, r.current_thread, r.cgroup, &r.stack, r.stack_bytes);
-        e.message = format!("softirq {vector} waited {} on CPU {}{}", ms(delay), r.cpu, running(&e));
-        e.attributes.set(attr::LINUX_SOFTIRQ_VECTOR, vector).set(attr::CPU_LOGICAL_NUMBER, r.cpu);
+        let mut e = self.event(&DELAY, r.time_ns, delay, &r.at);
+        e.message = format!("softirq {vector} waited {} on CPU {}{}", ms(delay), r.at.cpu, running(&e));
+        e.attributes.set(attr::LINUX_SOFTIRQ_VECTOR, vector).set(attr::CPU_LOGICAL_NUMBER, r.at.cpu);
         e.attributes.set(attr::LINUX_CPU_STEAL, r.steal_ns);
         e.suppressed = u64::from(r.suppressed);
         e
@@ -167,33 +167,23 @@ impl Softirq {
 
     fn held_off(&self, r: &IrqHeldOff) -> Event {
         let delay = Duration::from_nanos(r.delay_ns.saturating_sub(r.steal_ns));
-        let mut e = self.event(&HELD_OFF, r.time_ns, delay, r.current_thread, r.cgroup, &r.stack, r.stack_bytes);
-        e.message = format!("CPU {} took no interrupts for {}{}", r.cpu, ms(delay), running(&e));
-        e.attributes.set(attr::CPU_LOGICAL_NUMBER, r.cpu).set(attr::LINUX_CPU_STEAL, r.steal_ns);
+        let mut e = self.event(&HELD_OFF, r.time_ns, delay, &r.at);
+        e.message = format!("CPU {} took no interrupts for {}{}", r.at.cpu, ms(delay), running(&e));
+        e.attributes.set(attr::CPU_LOGICAL_NUMBER, r.at.cpu).set(attr::LINUX_CPU_STEAL, r.steal_ns);
         e.suppressed = u64::from(r.suppressed);
         e
     }
 
     /// The node suffers: whatever was to run on that CPU waited. The thread found there is involved.
-    #[expect(clippy::too_many_arguments, reason = "the two records share these fields, not a type")]
-    fn event(
-        &self,
-        def: &'static EventDef,
-        time_ns: u64,
-        delay: Duration,
-        thread: ThreadRef,
-        cgroup: CgroupRef,
-        stack: &[u64],
-        stack_bytes: i32,
-    ) -> Event {
+    fn event(&self, def: &'static EventDef, time_ns: u64, delay: Duration, at: &FoundAt) -> Event {
         let mut e = Event::new(def, self.clock.wall(time_ns), None, String::new());
-        let frames = usize::try_from(stack_bytes).unwrap_or(0) / size_of::<u64>();
+        let frames = usize::try_from(at.stack_bytes).unwrap_or(0) / size_of::<u64>();
         e.duration = Some(delay);
-        e.kernel_stack = self.symbols.kernel(&stack[..frames.min(stack.len())]);
-        if thread.tid != 0 {
-            let thread = Thread::from(thread);
+        e.kernel_stack = self.symbols.kernel(&at.stack[..frames.min(at.stack.len())]);
+        if at.thread.tid != 0 {
+            let thread = Thread::from(at.thread);
             e.thread = Some(thread.clone());
-            e.involve(Role::Culprit, self.workloads.of_cgroup(cgroup.into()), thread);
+            e.involve(Role::Culprit, self.workloads.of_cgroup(at.cgroup.into()), thread);
         }
         e
     }

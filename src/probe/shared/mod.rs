@@ -43,11 +43,14 @@ pub struct Shared {
     cpu_sample: Part<CpuSample>,
 }
 
+/// Takes a record: the ring's index and its bytes.
+pub type OnRecord = Arc<dyn Fn(usize, &[u8]) + Send + Sync>;
+
 /// A ring of a shared probe and who takes its records.
 #[derive(Clone)]
 pub struct SharedRing {
     pub object: Object,
-    pub on_record: Arc<dyn Fn(usize, &[u8]) + Send + Sync>,
+    pub on_record: OnRecord,
 }
 
 /// What became of one shared probe.

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The front of the data's way: probes, the table of workloads, and the collectors.
+
+use std::sync::{Arc, Mutex};
+
+use tokio_util::task::TaskTracker;
+
+use super::collectors::{Builder, Built, features};
+use super::housekeeping::Housekeeping;
+use super::outlet::Junction;
+use super::rear::Rear;
+use crate::collectors::Registration;
+use crate::collectors::run::Statuses;
+use crate::config::Config;
+use crate::host::{Clock, Host};
+use crate::probe::shared::Shared;
+use crate::probe::stacks::Symbols;
+use crate::probe::{Loader, Object};
+use crate::workload::{NameResolver, Workloads};
+
+/// What makes signals, built but not yet running.
+pub(super) struct Front {
+    pub workloads: Workloads,
+    pub resolver: NameResolver,
+    pub shared: Shared,
+    pub junction: Arc<Junction>,
+    pub built: Built,
+}
+
+impl Front {
+    pub fn build(
+        registrations: &[Registration],
+        config: &Config,
+        host: &Host,
+        clock: &Clock,
+        statuses: &Arc<Statuses>,
+        rear: &Rear,
+    ) -> Front {
+        let workloads = Workloads::new(host, clock);
+        let resolver = NameResolver::new(&workloads);
+        let mut loader = Loader::new();
+        let shared = Shared::load(&mut loader, &features(registrations, config));
+        // Births are recorded from now on, so the scan cannot miss one.
+        if let Err(e) = workloads.scan() {
+            tracing::error!("cgroups cannot be read, so nothing will be named: {e}");
+        }
+        let builder = Builder {
+            registrations: registrations.to_vec(),
+            host: host.clone(),
+            clock: clock.clone(),
+            workloads: workloads.clone(),
+            symbols: Symbols::new(),
+            shared: shared.clone(),
+            statuses: statuses.clone(),
+            config: Mutex::new(config.clone()),
+        };
+        let built = builder.build_all(&mut loader, &rear.state, &rear.own);
+        let junction = Arc::new(Junction {
+            sender: rear.sender.clone(),
+            state: rear.state.clone(),
+            own: rear.own.clone(),
+            clock: clock.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            captures: TaskTracker::new(),
+            builder,
+        });
+        Front { workloads, resolver, shared, junction, built }
+    }
+
+    pub fn housekeeping(&self, config: &Config, rear: &Rear, clock: Clock) -> Housekeeping {
+        let own_objects = self.built.objects.iter().map(|o| o.object.clone());
+        Housekeeping {
+            objects: own_objects.chain(self.shared.objects()).collect(),
+            births: self.shared.cgroups().ok().map(Object::name),
+            workloads: self.workloads.clone(),
+            state: rear.state.clone(),
+            own: rear.own.clone(),
+            interval: config.metrics.interval.get(),
+            clock,
+        }
+    }
+}

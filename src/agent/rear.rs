@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rear of the data's way: telemetry, store, log and pipeline, started before anything enters them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::outlet::Counting;
+use super::threads::{Stoppable, stoppable, with_less};
+use super::{Kept, node};
+use crate::config::{self, Config, Loaded, Sources};
+use crate::exporters::prometheus::Prometheus;
+use crate::exporters::store::{self, OpenError, Store};
+use crate::host::{Clock, Host};
+use crate::pipeline::incident::Moment;
+use crate::pipeline::log::Log;
+use crate::pipeline::metrics::MetricState;
+use crate::pipeline::{self, Pipeline, Sender};
+use crate::signal::ids::EventId;
+use crate::signal::{Attributes, otlp};
+use crate::telemetry::{self, SelfMetrics, Telemetry};
+
+/// What all that follows hands its signals to.
+pub(super) struct Rear {
+    pub telemetry: Telemetry,
+    pub own: SelfMetrics,
+    /// The node alone, and with the agent.
+    pub node: Attributes,
+    pub resource: Attributes,
+    pub state: Arc<MetricState>,
+    pub store: Store,
+    pub log: Log,
+    pub sender: Sender,
+    pub pipeline: Stoppable,
+    pub committer: Stoppable,
+}
+
+impl Rear {
+    /// # Errors
+    /// Telemetry's settings cannot be used, another agent has the store, or a thread cannot be had.
+    pub async fn start(
+        loaded: &Loaded,
+        sources: &Sources,
+        host: &Host,
+        clock: &Clock,
+        kept: &Kept,
+    ) -> anyhow::Result<Rear> {
+        let config = &loaded.config;
+        let node = node::resource(host, &sources.env);
+        let (resource, warning) = telemetry::resource(&node, &sources.env);
+        let telemetry = start_telemetry(config, &resource)?;
+        for text in loaded.warnings.iter().chain(&warning) {
+            tracing::warn!("{text}");
+        }
+        let own = telemetry.own();
+        let state = Arc::new(MetricState::new(config.metrics.max_series as usize, clock.now().wall));
+        let counting = Arc::new(Counting { state: state.clone(), own: own.clone() });
+        let (of_store, of_node) = (config.clone(), resource.clone());
+        // On a thread that has few privileges, as fjall's own inherit them.
+        let store = tokio::task::spawn_blocking(move || open_store(&of_store, &of_node)).await??;
+        let last_id = store.last_id().ok().flatten();
+        let start_id = last_id.unwrap_or(EventId::before(clock.now().wall.0));
+        let (wall, steady) = (clock.clone(), clock.clone());
+        let (log, committer) = Log::new(Arc::new(store.clone()), counting.clone(), move || wall.now().wall, start_id);
+        let (sender, pipeline) = Pipeline::new(pipeline::Setup {
+            identity: node::identity(host),
+            incidents: incident_settings(config),
+            limit: pipeline::limits::RateLimit::default(),
+            log: log.clone(),
+            observer: counting,
+            now: Box::new(move || {
+                let now = steady.now();
+                Moment { wall: now.wall, steady: Duration::from_nanos(now.boot_ns) }
+            }),
+            last_id,
+            left_open: store.open_incidents().unwrap_or_default(),
+        });
+        let committer = stoppable("commit", with_less(kept, move |stop| committer.run(stop)))?;
+        let pipeline = stoppable("pipeline", with_less(kept, move |stop| pipeline.run(stop)))?;
+        Ok(Rear { telemetry, own, node, resource, state, store, log, sender, pipeline, committer })
+    }
+
+    /// The writer of `/metrics`.
+    pub fn prometheus(&self) -> Arc<Prometheus> {
+        Arc::new(Prometheus::new(self.state.clone(), &self.node, Box::new(self.telemetry.gatherer())))
+    }
+}
+
+fn start_telemetry(config: &Config, resource: &Attributes) -> anyhow::Result<Telemetry> {
+    let telemetry = Telemetry::start(telemetry::Options {
+        resource: resource.clone(),
+        otlp: &config.exporters.otlp,
+        interval: config.metrics.interval.get(),
+    })?;
+    let output = match config.log.format {
+        config::LogFormat::Text => telemetry::Output::Text,
+        config::LogFormat::Json => telemetry::Output::Json,
+    };
+    let subscriber = telemetry.subscriber(config.log.level.as_str(), output)?;
+    // A second agent in one process, as tests have it, keeps the first one's.
+    drop(tracing::subscriber::set_global_default(subscriber));
+    Ok(telemetry)
+}
+
+/// The store; a closed one, to be tried again, where it cannot be opened now. Two agents cannot share one.
+fn open_store(config: &Config, resource: &Attributes) -> anyhow::Result<Store> {
+    let settings = store::Settings {
+        path: config.store.path.clone(),
+        max_size: config.store.max_size.bytes(),
+        max_age: config.store.max_age.get(),
+    };
+    let store = match Store::open(settings.clone(), store::LOCK_WAIT) {
+        Ok((store, opened)) => {
+            if let Some(text) = opened.set_aside_message() {
+                tracing::error!("{text}");
+            }
+            store
+        }
+        Err(e @ OpenError::Locked(_)) => return Err(e.into()),
+        Err(e) => {
+            tracing::error!("running without a store for now: {e}");
+            Store::closed(settings, e.to_string())
+        }
+    };
+    if let Err(e) = store.set_node(&otlp::key_values(resource)) {
+        tracing::debug!("{e}");
+    }
+    Ok(store)
+}
+
+pub(super) fn incident_settings(config: &Config) -> pipeline::incident::Settings {
+    pipeline::incident::Settings { quiet: config.incident.quiet.get(), ..Default::default() }
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent's threads: each with a name, and a way to be asked to end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::collectors::{Built, Owned};
+use super::outlet::Junction;
+use super::{Kept, drop_privileges};
+use crate::collectors::run::{AutotracingLoop, Command, EventsLoop, MetricsLoop, RecordQueue};
+use crate::collectors::{Kind, Limits};
+use crate::host::Clock;
+use crate::pipeline::{Input, Sender};
+use crate::probe::shared::Shared;
+use crate::probe::{Reader, Stop};
+use crate::workload::{NameResolver, Workloads};
+
+/// What one capture may cost.
+const CAPTURE: Limits = Limits { duration: Duration::from_secs(300), stacks: 2000 };
+/// How long a thread waits before it looks whether to end.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A thread of ours and how it is asked to end.
+pub(super) struct Worker {
+    name: &'static str,
+    thread: JoinHandle<()>,
+}
+
+fn worker(name: &'static str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<Worker> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    Ok(Worker { name, thread: thread.with_context(|| format!("start the thread {name}"))? })
+}
+
+impl Worker {
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the thread {} panicked", self.name);
+        }
+    }
+}
+
+/// A thread that looks at a flag.
+pub(super) type Stoppable = (Arc<AtomicBool>, Worker);
+
+pub(super) fn stoppable(
+    name: &'static str,
+    body: impl FnOnce(&AtomicBool) + Send + 'static,
+) -> anyhow::Result<Stoppable> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = stop.clone();
+    Ok((stop, worker(name, move || body(&seen))?))
+}
+
+/// For threads that are started while the others still need their privileges.
+pub(super) fn with_less(
+    kept: &Kept,
+    body: impl FnOnce(&AtomicBool) + Send + 'static,
+) -> impl FnOnce(&AtomicBool) + Send + 'static {
+    let kept = kept.clone();
+    move |stop| {
+        drop_privileges(&kept);
+        body(stop);
+    }
+}
+
+/// Looks names up, and tells the pipeline of every workload that is new or got a name.
+pub(super) fn start_names(
+    resolver: NameResolver,
+    workloads: &Workloads,
+    sender: &Sender,
+) -> anyhow::Result<[Stoppable; 2]> {
+    let (changes, sender) = (workloads.changes(), sender.clone());
+    let telling = move |stop: &AtomicBool| {
+        while !stop.load(Ordering::Relaxed) {
+            for w in changes.wait(LOOK) {
+                sender.send(Input::Workload(w));
+            }
+        }
+    };
+    Ok([stoppable("names", |stop| resolver.run(stop))?, stoppable("workloads", telling)?])
+}
+
+/// The threads that run collectors, and how they are told something.
+pub(super) struct Loops {
+    metrics: SyncSender<Command>,
+    autotracing: SyncSender<Command>,
+    events: RecordQueue,
+    collectors: Vec<Worker>,
+    reader: (Stop, Worker),
+}
+
+impl Loops {
+    pub fn start(
+        built: Built,
+        shared: &Shared,
+        workloads: &Workloads,
+        junction: &Arc<Junction>,
+        clock: Clock,
+    ) -> anyhow::Result<Loops> {
+        let names: Arc<[&'static str]> = built.events.iter().map(|s| s.name).collect();
+        let (events, messages) = RecordQueue::new(names, junction.clone());
+        let (metrics, metrics_commands) = mpsc::sync_channel(16);
+        let (autotracing, autotracing_commands) = mpsc::sync_channel(16);
+        let metrics_loop = MetricsLoop::new(built.metrics, junction.clone());
+        let events_loop = EventsLoop::new(built.events, junction.clone());
+        let autotracing_loop = AutotracingLoop::new(built.autotracing, CAPTURE, clock, junction.clone());
+        let reader = start_reader(built.objects, shared, workloads, &events)?;
+        let collectors = vec![
+            worker("metrics", move || metrics_loop.run(&metrics_commands))?,
+            worker("events", move || events_loop.run(&messages))?,
+            worker("autotracing", move || autotracing_loop.run(&autotracing_commands))?,
+        ];
+        Ok(Loops { metrics, autotracing, events, collectors, reader })
+    }
+
+    /// Hands a command to the loop of a kind.
+    pub fn tell(&self, kind: Kind, command: Command) {
+        match kind {
+            Kind::Metrics => drop(self.metrics.try_send(command)),
+            Kind::Autotracing => drop(self.autotracing.try_send(command)),
+            Kind::Events => self.events.command(command),
+        }
+    }
+
+    /// Reads what is left in the rings, works it off, and ends. Blocks.
+    pub fn stop(self) {
+        drop(self.metrics.send(Command::Stop));
+        drop(self.autotracing.send(Command::Stop));
+        self.reader.0.stop();
+        self.reader.1.join();
+        self.events.command(Command::Stop);
+        self.collectors.into_iter().for_each(Worker::join);
+    }
+}
+
+/// One thread reads all rings: those of the shared probes for their handles, the others for the
+/// events loop.
+fn start_reader(
+    owned: Vec<Owned>,
+    shared: &Shared,
+    workloads: &Workloads,
+    queue: &RecordQueue,
+) -> anyhow::Result<(Stop, Worker)> {
+    let workloads = workloads.clone();
+    let readers = shared.rings(move |change| workloads.on_change(change));
+    let first_owned = readers.len();
+    let objects: Vec<_> =
+        readers.iter().map(|r| r.object.clone()).chain(owned.iter().map(|o| o.object.clone())).collect();
+    let slots: Vec<Option<usize>> = owned.iter().map(|o| o.slot).collect();
+    let (stop, queue) = (Stop::new().context("make the readers' stop handle")?, queue.clone());
+    let (seen, reader) = (stop.clone(), Reader::new(&objects).context("read the ring buffers")?);
+    let body = move || {
+        let result = reader.run(&seen, |object, ring, bytes| match readers.get(object) {
+            Some(shared) => (shared.on_record)(ring, bytes),
+            None => {
+                if let Some(slot) = slots.get(object - first_owned).copied().flatten() {
+                    queue.record(slot, ring, bytes);
+                }
+            }
+        });
+        if let Err(e) = result {
+            tracing::error!("records are no longer read: {e}");
+        }
+    };
+    Ok((stop, worker("records", body)?))
+}
