@@ -14,9 +14,13 @@
     reason = "tests start programs, and may end so"
 )]
 
+#[expect(dead_code, reason = "the e2e tests use all of it")]
+#[path = "../e2e/servers.rs"]
+mod servers;
 mod support;
 
 mod cpu;
+mod delivered;
 mod doctor;
 mod faults;
 mod oom;

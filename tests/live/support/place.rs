@@ -23,6 +23,8 @@ pub enum Need {
     OwnMachine,
     /// A C compiler.
     Compiler,
+    /// The servers of `tests/backends`, built; not in a VM, where they would take minutes to start.
+    Servers,
 }
 
 /// Is this a machine of our own, started for the tests?
@@ -94,6 +96,11 @@ fn missing(need: Need) -> Option<String> {
         }
         Need::OwnMachine => (own_machine(), "would ruin this machine"),
         Need::Compiler => (on_path("cc"), "no C compiler"),
+        Need::Servers => {
+            let cache = "${BACKENDS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/bianque/backends}";
+            let built = format!("test -x {cache}/collector/bin/otelcol && test -x {cache}/jaeger/bin/jaeger");
+            (!own_machine() && shell(&built).0, "no Collector and Jaeger: run tests/backends/*/install")
+        }
     };
     (!there).then(|| why.to_owned())
 }
