@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query as Parameters, Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -99,11 +99,11 @@ async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Resp
     let kind = (header::CONTENT_TYPE, format.content_type());
     if negotiate::gzip_accepted(said(header::ACCEPT_ENCODING).as_deref()) {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP));
-        let done = gzip.write_all(&text).and_then(|()| gzip.finish());
+        let done = gzip.write_all(text.as_ref()).and_then(|()| gzip.finish());
         let bytes = done.map_err(|e| anyhow::Error::from(e).context("cannot compress the metrics"))?;
         return Ok(([kind, vary, (header::CONTENT_ENCODING, "gzip")], bytes).into_response());
     }
-    Ok(([kind, vary], text).into_response())
+    Ok(([kind, vary], Bytes::from_owner(text)).into_response())
 }
 
 async fn ready(State(api): State<Arc<Api>>) -> Response {

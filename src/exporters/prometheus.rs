@@ -14,9 +14,7 @@ mod own;
 mod text;
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::Once;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use prometheus::proto::MetricFamily;
 
@@ -30,13 +28,42 @@ use text::Out;
 /// Gathers the counters that the agent keeps of itself in the OpenTelemetry SDK.
 pub type Gather = Box<dyn Fn() -> Vec<MetricFamily> + Send + Sync>;
 
+/// The buffer of the last scrape. To write into memory that the kernel has to give anew costs several
+/// times what the writing costs: 4 ms instead of 0.8 ms for 6 MB.
+type Spare = Arc<Mutex<Vec<u8>>>;
+
+/// More than this is given back; it is some 25,000 series.
+const KEPT: usize = 8 << 20;
+
+/// One scrape's text; its memory serves the next.
+pub struct Page {
+    bytes: Vec<u8>,
+    spare: Spare,
+}
+
+impl AsRef<[u8]> for Page {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        if self.bytes.capacity() <= KEPT {
+            let mut bytes = std::mem::take(&mut self.bytes);
+            bytes.clear();
+            *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+        }
+    }
+}
+
 /// The writer. One per agent; may be called from several threads at once.
 pub struct Prometheus {
     state: Arc<MetricState>,
     /// The node's resource as label text.
     target: String,
     gather: Gather,
-    last_size: AtomicUsize,
+    spare: Spare,
     conflict: Once,
 }
 
@@ -44,20 +71,14 @@ impl Prometheus {
     /// `node`: the resource of the node; `gather`: the agent's own counters.
     #[must_use]
     pub fn new(state: Arc<MetricState>, node: &Attributes, gather: Gather) -> Self {
-        Prometheus {
-            state,
-            target: text::labels(node.iter()),
-            gather,
-            last_size: AtomicUsize::new(0),
-            conflict: Once::new(),
-        }
+        Prometheus { state, target: text::labels(node.iter()), gather, spare: Spare::default(), conflict: Once::new() }
     }
 
     /// All that is known now, in one format.
     #[must_use]
-    pub fn scrape(&self, format: Format) -> Vec<u8> {
-        let last = self.last_size.load(Ordering::Relaxed);
-        let mut out = Out::new(format, last + last / 8 + 4096);
+    pub fn scrape(&self, format: Format) -> Page {
+        let buffer = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut out = Out::new(format, buffer);
         let own = (self.gather)();
         self.info(&mut out, "target", "The node and the agent", std::iter::once(self.target.as_str()));
         let mut written = HashSet::new();
@@ -81,9 +102,7 @@ impl Prometheus {
             }
         }
         own::write(&mut out, &own, &written);
-        let bytes = out.finish();
-        self.last_size.store(bytes.len(), Ordering::Relaxed);
-        bytes
+        Page { bytes: out.finish(), spare: self.spare.clone() }
     }
 
     fn info<'a>(&self, out: &mut Out, name: &str, help: &str, labels: impl Iterator<Item = &'a str>) {

@@ -90,7 +90,7 @@ fn sample() -> (Arc<MetricState>, Prometheus) {
 }
 
 fn text(writer: &Prometheus, format: Format) -> String {
-    String::from_utf8(writer.scrape(format)).unwrap()
+    String::from_utf8(writer.scrape(format).as_ref().to_vec()).unwrap()
 }
 
 /// Plain text, whole: order, names, escapes, the workload's labels and nothing more, equal bounds on every
@@ -235,7 +235,7 @@ fn special_numbers() {
 #[test]
 fn promtool_finds_nothing() {
     let (_state, writer) = sample();
-    let (said, ok) = promtool(&["check", "metrics"], &writer.scrape(Format::Text));
+    let (said, ok) = promtool(&["check", "metrics"], writer.scrape(Format::Text).as_ref());
     assert!(ok && said.is_empty(), "promtool check metrics: {said}");
     let dir = tempfile::tempdir().unwrap();
     let page = dir.path().join("page");

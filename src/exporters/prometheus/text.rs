@@ -110,8 +110,9 @@ pub(super) struct Out {
 }
 
 impl Out {
-    pub fn new(format: Format, capacity: usize) -> Self {
-        Out { bytes: Vec::with_capacity(capacity), format }
+    /// Writes into an empty buffer that was used before.
+    pub fn new(format: Format, buffer: Vec<u8>) -> Self {
+        Out { bytes: buffer, format }
     }
 
     pub fn format(&self) -> Format {
