@@ -12,14 +12,17 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bianque::probe::shared::{Feature, Sched};
 use bianque::probe::{Loader, Object};
+use rig::Agent;
+
+#[expect(dead_code, reason = "only that it runs is of interest")]
+mod rig;
 
 #[expect(dead_code, reason = "only the object is of interest")]
 mod fixtures {
@@ -138,7 +141,7 @@ fn play(first: bool, trips: u32) {
 
 /// The agent with all default collectors, or its shared probe alone; ends when dropped.
 enum UnderTest {
-    Agent { child: Child, _dir: tempfile::TempDir },
+    Agent { _agent: Agent },
     Probe { _sched: Sched },
 }
 
@@ -148,42 +151,9 @@ impl UnderTest {
             let features = BTreeSet::from([Feature::SchedCpuTime, Feature::SchedRunQueue]);
             return UnderTest::Probe { _sched: Sched::load(&mut Loader::new(), &features).unwrap() };
         }
-        let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let mut c = Command::new(env!("CARGO_BIN_EXE_bianque"));
-        c.arg("run")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(dir.path().join("log")).unwrap());
-        c.env("BIANQUE_STORE__PATH", dir.path().join("store"));
-        c.env("BIANQUE_API__SOCKET", dir.path().join("api.sock"));
-        c.env("BIANQUE_HTTP__LISTEN", format!("127.0.0.1:{port}"));
-        let mut child = c.spawn().unwrap();
-        let end = Instant::now() + Duration::from_secs(60);
-        while !is_ready(port) {
-            let over = child.try_wait().unwrap().is_some() || Instant::now() > end;
-            let log = || std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
-            assert!(!over, "the agent did not get ready:\n{}", log());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        let agent = Agent::start();
         // Its own start is not what is measured.
         std::thread::sleep(Duration::from_secs(1));
-        UnderTest::Agent { child, _dir: dir }
+        UnderTest::Agent { _agent: agent }
     }
-}
-
-impl Drop for UnderTest {
-    fn drop(&mut self) {
-        if let UnderTest::Agent { child, .. } = self {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn is_ready(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
-    let mut answer = String::new();
-    let asked = stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    asked.and_then(|()| stream.read_to_string(&mut answer)).is_ok() && answer.starts_with("HTTP/1.1 200")
 }

@@ -75,6 +75,7 @@ impl Front {
             workloads: self.workloads.clone(),
             state: rear.state.clone(),
             own: rear.own.clone(),
+            symbols: self.junction.builder.symbols.clone(),
             interval: config.metrics.interval.get(),
             clock,
         }

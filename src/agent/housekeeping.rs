@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is looked at once an interval: what probes cost and lost, series of workloads that are gone.
+//! What is looked at once an interval: what probes cost and lost, series of workloads that are gone,
+//! symbols that nobody asks for any more.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,8 +11,12 @@ use tokio::sync::watch;
 use crate::host::Clock;
 use crate::pipeline::metrics::MetricState;
 use crate::probe::Object;
+use crate::probe::stacks::Symbols;
 use crate::telemetry::SelfMetrics;
 use crate::workload::Workloads;
+
+/// Captures that follow each other closer than this share what is kept of processes.
+const SYMBOLS_KEPT: Duration = Duration::from_secs(60);
 
 /// The agent's look at itself.
 pub(super) struct Housekeeping {
@@ -21,6 +26,7 @@ pub(super) struct Housekeeping {
     pub workloads: Workloads,
     pub state: Arc<MetricState>,
     pub own: SelfMetrics,
+    pub symbols: Symbols,
     pub interval: Duration,
     pub clock: Clock,
 }
@@ -54,6 +60,9 @@ impl Housekeeping {
         }
         if births_lost && let Err(e) = self.workloads.scan() {
             tracing::warn!("cgroups were born unseen, and cannot be read: {e}");
+        }
+        if self.symbols.trim(SYMBOLS_KEPT) {
+            crate::host::sys::trim_malloc();
         }
         let now = self.clock.now().wall;
         self.state.sweep(now, |key| self.workloads.is_alive(key));

@@ -137,6 +137,7 @@ impl Stages {
             self.loops.stop();
             for (stop, worker) in self.names.into_iter().chain([self.pipeline, self.committer]) {
                 stop.store(true, Ordering::Relaxed);
+                self.junction.builder.workloads.wake();
                 worker.join();
             }
         });

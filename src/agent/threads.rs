@@ -22,8 +22,8 @@ use crate::workload::{NameResolver, Workloads};
 
 /// What one capture may cost.
 const CAPTURE: Limits = Limits { duration: Duration::from_secs(300), stacks: 2000 };
-/// How long a thread waits before it looks whether to end.
-const LOOK: Duration = Duration::from_millis(500);
+/// A thread that has nothing to do waits so long, unless it is woken.
+const LOOK: Duration = Duration::from_secs(3600);
 
 /// A thread of ours and how it is asked to end.
 pub(super) struct Worker {
@@ -77,6 +77,7 @@ pub(super) fn start_names(
     let (changes, sender) = (workloads.changes(), sender.clone());
     let telling = move |stop: &AtomicBool| {
         while !stop.load(Ordering::Relaxed) {
+            // Woken when the agent stops, too.
             for w in changes.wait(LOOK) {
                 sender.send(Input::Workload(w));
             }

@@ -29,6 +29,8 @@ struct Waiting {
     newest: HashMap<WorkloadKey, Arc<Workload>>,
     /// Changes that were refused because nobody read: the reader must look at all workloads.
     refused: u64,
+    /// Who waits on a thread is to return, whatever there is.
+    woken: bool,
 }
 
 /// What was new or renamed since the last look, each workload once and as it is now.
@@ -49,12 +51,20 @@ impl Subscribers {
             true
         });
     }
+
+    pub fn wake(&self) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for queue in all.iter().filter_map(Weak::upgrade) {
+            queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).woken = true;
+            queue.thread.notify_one();
+        }
+    }
 }
 
 impl Queue {
     fn push(&self, w: &Arc<Workload>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Waiting { order, newest, refused } = &mut *waiting;
+        let Waiting { order, newest, refused, .. } = &mut *waiting;
         if let Some(slot) = newest.get_mut(&w.key) {
             *slot = Arc::clone(w);
         } else if order.len() < MAX_WAITING {
@@ -95,15 +105,17 @@ impl Changes {
         }
     }
 
-    /// Waits for changes, on a thread; empty when there were none in time.
+    /// Waits for changes, on a thread; empty when there were none in time, or it was
+    /// [woken](super::Workloads::wake).
     #[must_use]
     pub fn wait(&self, at_most: Duration) -> Vec<Arc<Workload>> {
         let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut waiting, _) = self
             .0
             .thread
-            .wait_timeout_while(waiting, at_most, |w| w.order.is_empty())
+            .wait_timeout_while(waiting, at_most, |w| w.order.is_empty() && !w.woken)
             .unwrap_or_else(PoisonError::into_inner);
+        waiting.woken = false;
         waiting.take()
     }
 

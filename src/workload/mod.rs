@@ -133,6 +133,11 @@ impl Workloads {
         self.inner.subscribers.subscribe()
     }
 
+    /// Wakes all who wait for changes on a thread, so that they look whether to end.
+    pub fn wake(&self) {
+        self.inner.subscribers.wake();
+    }
+
     /// A cgroup was made. `path` is the one below its hierarchy's root.
     pub fn on_mkdir(&self, cgroup: CgroupId, path: &str) {
         let pending = self.inner.resolving.load(Ordering::Relaxed);

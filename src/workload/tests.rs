@@ -197,6 +197,20 @@ fn listeners_hear_the_newest() {
     assert!(w.update(WorkloadKey(1), |_| ()).is_none());
 }
 
+/// Who waits on a thread is let go when woken, also when that came before the wait, and once only.
+#[test]
+fn a_thread_is_woken() {
+    let (_d, _c, w) = table();
+    let changes = w.changes();
+    w.wake();
+    let long = Duration::from_secs(3600);
+    assert!(changes.wait(long).is_empty());
+    let waiting = std::thread::spawn(move || (changes.wait(long).len(), changes.wait(Duration::from_millis(1)).len()));
+    std::thread::sleep(Duration::from_millis(20));
+    w.wake();
+    assert_eq!(waiting.join().unwrap(), (0, 0));
+}
+
 /// A listener in a task is woken.
 #[tokio::test]
 async fn a_task_is_woken() {

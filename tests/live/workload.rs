@@ -60,6 +60,7 @@ impl Drop for Fed {
     fn drop(&mut self) {
         self.stop.stop();
         self.names.store(true, Ordering::Relaxed);
+        self.workloads.wake();
         for t in self.threads.drain(..) {
             t.join().unwrap();
         }

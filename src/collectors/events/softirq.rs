@@ -116,7 +116,8 @@ impl Collector for Softirq {
         needs: &[],
         object: Some(&SKELETON),
         optional: &[],
-        capabilities: &["CAP_BPF", "CAP_PERFMON"],
+        // CAP_SYSLOG: kernel symbols.
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
         metrics: &[],
         events: &[&DELAY, &HELD_OFF],
     };

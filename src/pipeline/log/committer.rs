@@ -11,7 +11,7 @@ use super::Shared;
 use crate::pipeline::backing::{Commit, Stored};
 use crate::signal::entry::Entry;
 
-/// Entries gather so long before they are committed.
+/// Entries gather so long after the commit before; the first after a quiet time do not wait.
 const GATHER: Duration = Duration::from_millis(50);
 /// Between two looks whether to stop, or whether cursors are to be saved.
 const IDLE: Duration = Duration::from_millis(500);
@@ -33,11 +33,20 @@ pub struct Committer {
     retry: Duration,
     retry_at: Option<Instant>,
     retention_at: Instant,
+    /// When the last commit of entries had been tried.
+    committed_at: Option<Instant>,
 }
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Committer { shared, failing: false, retry: FIRST_RETRY, retry_at: None, retention_at: Instant::now() }
+        Committer {
+            shared,
+            failing: false,
+            retry: FIRST_RETRY,
+            retry_at: None,
+            retention_at: Instant::now(),
+            committed_at: None,
+        }
     }
 
     /// Commits until `stop`; then what is left, and returns. For a thread of its own.
@@ -61,7 +70,8 @@ impl Committer {
             wait.is_ok_and(|(_, timeout)| timeout.timed_out())
         };
         if !idle && !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(GATHER);
+            let since = self.committed_at.map_or(GATHER, |at| at.elapsed());
+            std::thread::sleep(GATHER.saturating_sub(since));
         }
     }
 
@@ -86,6 +96,7 @@ impl Committer {
     fn commit(&mut self, stop: &AtomicBool) {
         let c = self.shared.memory().begin();
         let started = Instant::now();
+        let any = !c.is_empty();
         let result = self.until_room(stop).and_then(|()| self.shared.backing.commit(&c));
         match result {
             Ok(()) => {
@@ -105,6 +116,9 @@ impl Committer {
                 self.shared.observer.dropped("store", "store", lost);
                 self.fail(&why);
             }
+        }
+        if any {
+            self.committed_at = Some(Instant::now());
         }
         let degraded = self.shared.memory().degraded().is_some();
         self.shared.observer.store_state(if degraded { "degraded" } else { "ok" });

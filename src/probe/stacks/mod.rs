@@ -12,6 +12,7 @@ mod process;
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::signal::Frame;
 use kernel::Kallsyms;
@@ -27,6 +28,8 @@ pub struct Symbols {
 struct State {
     kernel: Kallsyms,
     processes: Processes,
+    /// When a process was last asked for; `None`: nothing is kept of any.
+    asked: Option<Instant>,
 }
 
 impl Symbols {
@@ -45,7 +48,10 @@ impl Symbols {
     /// process that is gone and was not seen before, addresses only.
     #[must_use]
     pub fn user(&self, pid: u32, addresses: &[u64]) -> Vec<Frame> {
-        self.with(|s| restore(addresses, s.processes.frames(pid, &call_sites(addresses))))
+        self.with(|s| {
+            s.asked = Some(Instant::now());
+            restore(addresses, s.processes.frames(pid, &call_sites(addresses)))
+        })
     }
 
     /// Why kernel symbols are not to be had, if so, and what to do about it.
@@ -54,9 +60,17 @@ impl Symbols {
         self.with(|s| s.kernel.hidden())
     }
 
-    /// Gives all caches back, e.g. when nothing was captured for a while.
-    pub fn trim(&self) {
-        self.with(|s| *s = State::default());
+    /// Gives back what is kept of processes and their files when nobody asked for `quiet`: symbols of
+    /// a large program are tens of MiB, and an open file cannot be freed. `false`: nothing to give.
+    /// The kernel's symbols stay, as the next event would wait for them.
+    pub fn trim(&self, quiet: Duration) -> bool {
+        self.with(|s| {
+            let over = s.asked.is_some_and(|at| at.elapsed() >= quiet);
+            if over {
+                (s.processes, s.asked) = (Processes::default(), None);
+            }
+            over
+        })
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {

@@ -32,6 +32,20 @@ fn library_function_is_named() {
     assert!(frames[0].build_id.as_deref().is_some_and(|b| b.len() >= 16));
 }
 
+/// What is kept of processes goes when nobody asks for it, once, and is found again.
+#[test]
+fn processes_are_forgotten_when_nobody_asks() {
+    let symbols = Symbols::new();
+    let quiet = std::time::Duration::from_millis(50);
+    assert!(!symbols.trim(std::time::Duration::ZERO), "nothing was kept");
+    let address = [a_function_to_be_found()];
+    let before = symbols.user(std::process::id(), &address);
+    assert!(!symbols.trim(std::time::Duration::from_secs(3600)), "asked for just now");
+    std::thread::sleep(quiet);
+    assert!(symbols.trim(quiet) && !symbols.trim(quiet));
+    assert_eq!(symbols.user(std::process::id(), &address), before);
+}
+
 /// A process that nobody has: addresses, no error, no delay.
 #[test]
 fn gone_process_gives_addresses() {

@@ -36,8 +36,8 @@ const ATTEMPTS: [Duration; 7] = [
 /// program that was asked for.
 const ENVIRONMENT_AFTER: Duration = Duration::from_millis(1000);
 
-/// The longest that a stop is not noticed.
-const TICK: Duration = Duration::from_millis(250);
+/// How long to wait when there is nothing to look up.
+const NOTHING: Duration = Duration::from_secs(3600);
 
 /// What a runtime knows of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -79,7 +79,7 @@ impl NameResolver {
         NameResolver { workloads: workloads.clone(), born: workloads.changes(), jobs: Vec::new() }
     }
 
-    /// Works until stopped, which it notices within a quarter of a second. Blocks: give it a thread.
+    /// Works until stopped, which it notices when [woken](Workloads::wake). Blocks: give it a thread.
     pub fn run(mut self, stop: &AtomicBool) {
         for w in self.workloads.all() {
             self.take_on(&w, w.kind == WorkloadKind::Container && w.container_name.is_none());
@@ -87,7 +87,7 @@ impl NameResolver {
         while !stop.load(Ordering::Relaxed) {
             self.work();
             let next = self.jobs.iter().map(|j| j.due().saturating_duration_since(Instant::now())).min();
-            for w in self.born.wait(next.unwrap_or(TICK).min(TICK)) {
+            for w in self.born.wait(next.unwrap_or(NOTHING)) {
                 self.take_on(&w, w.pending);
             }
         }

@@ -183,5 +183,6 @@ fn late_names_and_no_names() {
     assert!(!w.of_cgroup(id(1000)).unwrap().pending);
     assert!(wait(&|| !w.of_cgroup(id(1001)).unwrap().pending, 3000));
     stop.store(true, Ordering::Relaxed);
+    w.wake();
     thread.join().unwrap();
 }
