@@ -17,7 +17,6 @@ setup: ## install what building and testing need (root, or through sudo)
 run: ## build the agent and run it on this node, with its store, until Ctrl-C
 	@tests/setup build
 	$(CARGO) build --release
-	@echo "page     http://127.0.0.1:9774/"
 	@echo "metrics  http://127.0.0.1:9774/metrics"
 	@echo "store    /var/lib/bianque        socket  /run/bianque/api.sock"
 	@echo "look     $(TARGET)/release/bianque events --follow    (and: incidents, list, doctor)"

@@ -5,12 +5,7 @@
 
 use std::future::Future;
 
-use bianque::collectors::{AutoTracer, Collector, Context, Info, Invalid, Limits, Settings, Unavailable, head_doc};
-use bianque::host::{Host, Now};
-use bianque::signal::event::counter;
-use bianque::signal::{
-    Attributes, Capture, Change, EventDef, Key, MetricDef, Severity, Target, Timestamp, Trigger, Value,
-};
+use bianque::prelude::*;
 
 const OPEN: Key = Key::new("acme.file.open", "File handles in use");
 const USUAL: Key = Key::new("acme.file.usual", "File handles usually in use");
@@ -64,6 +59,8 @@ impl Collector for FileBurst {
         name: "file_burst",
         summary: "jumps of the file handles in use, and who holds them",
         doc: head_doc(include_str!("autotracing.rs")),
+        // To look at what other users' processes have open.
+        capabilities: &["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"],
         events: &[&BURST],
         ..Info::DEFAULT
     };
@@ -141,9 +138,10 @@ fn holders(host: &Host) -> anyhow::Result<Vec<Value>> {
         .processes()?
         .0
         .into_iter()
-        .map(|p| {
-            let held = std::fs::read_dir(host.proc.join(p.pid.to_string()).join("fd")).map_or(0, Iterator::count);
-            (held, p.pid, p.comm)
+        .filter_map(|p| {
+            // One that is gone meanwhile holds nothing.
+            let held = std::fs::read_dir(host.proc.join(p.pid.to_string()).join("fd")).ok()?.count();
+            Some((held, p.pid, p.comm))
         })
         .collect();
     rows.sort_by(|a, b| b.cmp(a));
@@ -155,5 +153,5 @@ fn holders(host: &Host) -> anyhow::Result<Vec<Value>> {
 }
 
 fn main() -> std::process::ExitCode {
-    bianque::agent().with(bianque::collectors::autotracing::<FileBurst>()).main()
+    bianque::agent().with(collectors::autotracing::<FileBurst>()).main()
 }

@@ -3,8 +3,7 @@
 //!
 //! `cargo run --example metrics -- run`, then look for `acme_file_handles` on `/metrics`.
 
-use bianque::collectors::{Collector, Context, Info, MetricCollector, NoSettings, Unavailable, head_doc};
-use bianque::signal::{Instrument, Key, MetricDef, Metrics, Panel};
+use bianque::prelude::*;
 
 const STATE: Key = Key::new("acme.state", "open: in use; limit: the most there can be");
 
@@ -34,10 +33,6 @@ impl Collector for FileHandles {
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         Ok(FileHandles { file: cx.host.proc.join("sys/fs/file-nr") })
     }
-
-    fn reload(&mut self, _: NoSettings) -> anyhow::Result<()> {
-        Ok(())
-    }
 }
 
 impl MetricCollector for FileHandles {
@@ -54,5 +49,5 @@ impl MetricCollector for FileHandles {
 }
 
 fn main() -> std::process::ExitCode {
-    bianque::agent().with(bianque::collectors::metrics::<FileHandles>()).main()
+    bianque::agent().with(collectors::metrics::<FileHandles>()).main()
 }

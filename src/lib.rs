@@ -28,6 +28,21 @@ pub mod agent;
 
 pub mod cli;
 
+/// What a collector's file uses, to be had in one line: `use bianque::prelude::*;`.
+pub mod prelude {
+    pub use crate::collectors::{
+        self, AutoTracer, Collector, Context, EventCollector, Events, Info, Invalid, Limits, MetricCollector,
+        NoSettings, Settings, Unavailable, head_doc,
+    };
+    pub use crate::host::{Clock, Host, Now};
+    pub use crate::signal::event::counter;
+    pub use crate::signal::{
+        Attributes, Capture, Change, Event, EventDef, Instrument, Key, MetricDef, Metrics, Panel, Severity, Target,
+        Timestamp, Trigger, Value,
+    };
+    pub use crate::workload::Workloads;
+}
+
 /// For code that `bianque-build` writes.
 #[doc(hidden)]
 pub use zerocopy;

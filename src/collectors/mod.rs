@@ -180,11 +180,15 @@ pub trait Collector: Sized + Send + 'static {
     /// [`Unavailable`] where this node cannot run it.
     fn new(config: Self::Config, cx: &mut Context<'_>) -> Result<Self, Unavailable>;
 
-    /// Takes changed settings while running (SIGHUP).
+    /// Takes changed settings while running (SIGHUP). A collector without one of its own keeps those it
+    /// started with, and says so.
     ///
     /// # Errors
     /// What could not be applied; the old settings stay.
-    fn reload(&mut self, config: Self::Config) -> anyhow::Result<()>;
+    fn reload(&mut self, config: Self::Config) -> anyhow::Result<()> {
+        drop(config);
+        anyhow::bail!("its settings take effect when the agent is started anew")
+    }
 }
 
 /// Reads something on a timer.

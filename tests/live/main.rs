@@ -22,6 +22,7 @@ mod support;
 mod cpu;
 mod delivered;
 mod doctor;
+mod examples;
 mod faults;
 mod oom;
 mod privileges;

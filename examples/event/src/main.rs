@@ -3,12 +3,9 @@
 //!
 //! `cargo run -- run`, then `sh -c 'kill -SEGV $$'`, then `cargo run -- events --name acme.process.crash`.
 
-use bianque::collectors::{Collector, Context, EventCollector, Events, Info, NoSettings, Unavailable, head_doc};
-use bianque::host::Clock;
-use bianque::signal::event::counter;
-use bianque::signal::{Event, EventDef, Key, MetricDef, Severity};
-use bianque::workload::Workloads;
+use bianque::prelude::*;
 
+#[expect(dead_code, reason = "the setting stays at its default")]
 mod probes {
     bianque::include_skeletons!();
 }
@@ -49,10 +46,6 @@ impl Collector for Crash {
         cx.load(SKELETON.options())?;
         Ok(Crash { clock: cx.clock.clone(), workloads: cx.workloads.clone() })
     }
-
-    fn reload(&mut self, _: NoSettings) -> anyhow::Result<()> {
-        Ok(())
-    }
 }
 
 impl EventCollector for Crash {
@@ -70,5 +63,5 @@ impl EventCollector for Crash {
 }
 
 fn main() -> std::process::ExitCode {
-    bianque::agent().with(bianque::collectors::events::<Crash>()).main()
+    bianque::agent().with(collectors::events::<Crash>()).main()
 }

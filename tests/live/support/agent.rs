@@ -15,7 +15,11 @@ use super::{patience, wait_for};
 
 /// The binary, without what the tests' own environment would set in it.
 pub fn bianque() -> Command {
-    let mut c = Command::new(env!("CARGO_BIN_EXE_bianque"));
+    clean(Path::new(env!("CARGO_BIN_EXE_bianque")))
+}
+
+fn clean(program: &Path) -> Command {
+    let mut c = Command::new(program);
     c.stdin(Stdio::null());
     for (name, _) in std::env::vars().filter(|(n, _)| n.starts_with("BIANQUE_") || n.starts_with("OTEL_")) {
         c.env_remove(name);
@@ -30,8 +34,8 @@ pub struct Agent {
     env: Vec<(String, String)>,
     /// Put before the binary: `setpriv …`, `unshare …`.
     wrapper: Vec<String>,
-    /// Another place of the binary.
-    copy: Option<PathBuf>,
+    /// Its binary.
+    program: PathBuf,
 }
 
 impl Agent {
@@ -56,11 +60,17 @@ impl Agent {
         }
         let _ = writeln!(text, "{config}");
         fs::write(dir.path().join("config.toml"), text).unwrap();
-        Agent { child: None, dir, port, env: Vec::new(), wrapper: Vec::new(), copy: None }
+        Agent { child: None, dir, port, env: Vec::new(), wrapper: Vec::new(), program: bianque().get_program().into() }
     }
 
     pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another binary, built from the same library: an example.
+    pub fn program(&mut self, path: PathBuf) -> &mut Self {
+        self.program = path;
         self
     }
 
@@ -77,7 +87,7 @@ impl Agent {
         // Where it was built nobody may not go.
         fs::copy(bianque().get_program(), &copy).unwrap();
         std::os::unix::fs::chown(self.dir.path(), Some(65534), Some(65534)).unwrap();
-        self.copy = Some(copy);
+        self.program = copy;
         let who = ["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
         self.wrapped(&[&who[..], &["--inh-caps", &caps, "--ambient-caps", &caps]].concat())
     }
@@ -96,13 +106,12 @@ impl Agent {
     }
 
     fn command(&self) -> Command {
-        let plain = bianque();
+        let plain = clean(&self.program);
         let mut c = match self.wrapper.split_first() {
             None => plain,
             Some((first, rest)) => {
                 let mut c = Command::new(first);
-                let program = self.copy.as_deref().map_or(plain.get_program(), Path::as_os_str);
-                c.args(rest).arg(program).stdin(Stdio::null());
+                c.args(rest).arg(&self.program).stdin(Stdio::null());
                 for (name, _) in plain.get_envs() {
                     c.env_remove(name);
                 }
@@ -190,7 +199,7 @@ impl Agent {
 
     /// A command of the same configuration: `events`, `incidents`, `show` …
     pub fn cli(&self, args: &[&str]) -> Output {
-        let mut c = bianque();
+        let mut c = clean(&self.program);
         c.args(args).arg("--config").arg(self.config_file()).envs(self.env.iter().map(|(n, v)| (n, v)));
         c.output().unwrap()
     }

@@ -55,6 +55,10 @@ impl Process {
         let child = command("bash").arg("-c").arg(line).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Process(child.expect("bash"))
     }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
 }
 
 impl Drop for Process {
