@@ -159,7 +159,8 @@ fn step(code: &[bpf_insn], at: usize, mut r: Registers) -> Vec<(usize, Registers
     let insn = &code[at];
     let (dst, src, imm) = (usize::from(insn.dst_reg()), usize::from(insn.src_reg()), i64::from(insn.imm));
     let class = insn.code & 7;
-    let target = at.wrapping_add_signed(isize::from(insn.off)) + 1;
+    // Only of a jump; of a store the same field is an offset into memory.
+    let target = at.wrapping_add_signed(isize::from(insn.off)).wrapping_add(1);
     let operand = if insn.code & 8 == 0 { Some(imm) } else { r[src] };
     match class {
         // ld: only the 64-bit immediate, in two slots.

@@ -253,8 +253,8 @@ mod tests {
   "span_id": "cdcdcdcdcdcdcdcd",
   "resource": {
     "host.name": "n1",
-    "service.name": "shop",
-    "container.name": "shop"
+    "container.name": "shop",
+    "service.name": "shop"
   },
   "attributes": {
     "small": 9007199254740992,
