@@ -11,6 +11,7 @@ use super::screen::{Screen, Style};
 use super::source::{Item, Source};
 use super::table::{cut, len, one_line};
 use super::{Context, Done};
+use crate::signal::semconv::attr;
 
 /// Width of a flame graph that goes into a file or a pipe.
 const DEFAULT_WIDTH: usize = 120;
@@ -63,7 +64,9 @@ fn incident(screen: &mut Screen, tree: &Json) -> std::io::Result<()> {
     head(screen, &format!("Incident {}", text(tree, "id")), tree, &time)?;
     screen.line("")?;
     let onset = time_ns(&tree["time"]).unwrap_or(0);
-    let entries: Vec<&Json> = tree["entries"].as_array().into_iter().flatten().collect();
+    // The incident's own span, written when it is closed, is what the head says.
+    let own = |e: &&Json| e["attributes"].get(attr::LINUX_INCIDENT_STATE.name).is_some();
+    let entries: Vec<&Json> = tree["entries"].as_array().into_iter().flatten().filter(|e| !own(e)).collect();
     for (i, e) in entries.iter().enumerate() {
         let (branch, below) = if i + 1 == entries.len() { ("└─", "   ") } else { ("├─", "│  ") };
         entry(screen, e, onset, branch, below)?;
