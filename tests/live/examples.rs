@@ -109,4 +109,11 @@ async fn incident_of_ones_own_tracer() {
     // 64 bits are text in OTLP's JSON.
     let pid = format!("\"{}\"", holder.pid());
     assert!(rows.iter().any(|r| r.to_string().contains(&pid)), "the holder, pid {pid}, is not in {table}");
+
+    // Closed, its own span is the head of the tree, no second capture.
+    drop(holder);
+    let closed = agent.wait_incident(patience(20), |i| i["id"] == incident["id"] && i["state"] == "closed");
+    let shown = agent.cli(&["show", closed["id"].as_str().unwrap()]);
+    let tree = String::from_utf8_lossy(&shown.stdout);
+    assert_eq!(tree.lines().filter(|l| l.contains(" capture ")).count(), 1, "{tree}");
 }
