@@ -129,6 +129,7 @@ fn trigger(in_use: u64, usual: u64, now: Timestamp) -> Trigger {
         workload: None,
         message: format!("{in_use} file handles in use, usually {usual}"),
         attributes,
+        capture: true,
     }
 }
 

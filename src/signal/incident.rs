@@ -28,6 +28,8 @@ pub struct Trigger {
     pub workload: Option<Arc<Workload>>,
     pub message: String,
     pub attributes: Attributes,
+    /// Whether evidence is to be taken: not again right after the last time.
+    pub capture: bool,
 }
 
 /// What [`check`](crate::collectors::AutoTracer::check) found changed since the last time.

@@ -35,8 +35,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::collectors::{AutoTracer, Collector, Context, Info, Invalid, Limits, Settings, Unavailable, head_doc};
+use crate::host::Now;
 use crate::host::cgroup::Cgroups;
-use crate::host::{Host, Now};
 use crate::probe::CgroupId;
 use crate::probe::shared::Feature;
 use crate::probe::shared::cpu_sample::{CpuSample, SAMPLE_PERIOD_NS};
@@ -150,19 +150,96 @@ struct Watched {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Calm,
-    /// Over the limit and sampled, not yet for the whole window.
+    /// Over the limit, not yet for the whole window.
     Suspect {
         since: Now,
+        sampled: bool,
     },
     Open {
         since: Now,
     },
 }
 
+/// What is to be done after a check of one workload.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Nothing,
+    /// It is over its limit for the first second: sample it.
+    Sample,
+    /// It still is.
+    Wait,
+    /// It did not last.
+    Drop,
+    Open {
+        since: Now,
+        reason: &'static str,
+        sampled: bool,
+    },
+    Recover,
+}
+
+impl Watched {
+    /// Why this use is too much, if it is.
+    fn reason(&self, config: &Config, cpus: f64) -> Option<&'static str> {
+        let share = cpus / self.capacity;
+        if cpus < LEAST_CPUS {
+            None
+        } else if share >= config.usage_limit {
+            Some("usage")
+        } else if share - self.usual >= config.jump_limit {
+            Some("jump")
+        } else {
+            None
+        }
+    }
+
+    fn step(&mut self, config: &Config, cpus: f64, now: Now) -> Step {
+        let share = cpus / self.capacity;
+        match (self.phase, self.reason(config, cpus)) {
+            (Phase::Calm, None) => {
+                self.usual += (share - self.usual) / USUAL_SECONDS;
+                Step::Nothing
+            }
+            (Phase::Calm, Some(_)) => {
+                let sampled = self.last_capture_ns.is_none_or(|at| now.boot_ns - at >= config.cool_down.ns());
+                self.phase = Phase::Suspect { since: now, sampled };
+                if sampled { Step::Sample } else { Step::Nothing }
+            }
+            (Phase::Suspect { .. }, None) => {
+                self.phase = Phase::Calm;
+                Step::Drop
+            }
+            (Phase::Suspect { since, sampled }, Some(reason)) if now.boot_ns - since.boot_ns >= config.window.ns() => {
+                self.phase = Phase::Open { since };
+                self.calm = 0;
+                if sampled {
+                    self.last_capture_ns = Some(now.boot_ns);
+                }
+                Step::Open { since, reason, sampled }
+            }
+            (Phase::Open { since }, Some(_)) if now.boot_ns - since.boot_ns < NEW_USUAL_NS => {
+                self.calm = 0;
+                Step::Wait
+            }
+            (Phase::Suspect { .. }, Some(_)) => Step::Wait,
+            (Phase::Open { .. }, None) if self.calm + 1 < CALM_CHECKS => {
+                self.calm += 1;
+                Step::Nothing
+            }
+            (Phase::Open { .. }, over) => {
+                if over.is_some() {
+                    self.usual = share;
+                }
+                self.phase = Phase::Calm;
+                Step::Recover
+            }
+        }
+    }
+}
+
 /// The collector.
 pub struct CpuIdle {
     config: Config,
-    host: Host,
     workloads: Workloads,
     sched: Sched,
     sampler: CpuSample,
@@ -193,7 +270,6 @@ impl Collector for CpuIdle {
         let online = cx.host.stat().map_err(|e| Unavailable::because(e.to_string()))?.cpus.len();
         Ok(CpuIdle {
             config,
-            host: cx.host.clone(),
             workloads: cx.workloads.clone(),
             sched: cx.shared.sched()?.clone(),
             sampler: cx.shared.cpu_sample()?.clone(),
@@ -231,14 +307,14 @@ impl AutoTracer for CpuIdle {
         trigger: &Trigger,
         limits: Limits,
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
-        let (sampler, symbols, host) = (self.sampler.clone(), self.symbols.clone(), self.host.clone());
+        let (sampler, symbols) = (self.sampler.clone(), self.symbols.clone());
         let (target, start) = (trigger.target.clone(), trigger.onset);
         let lasts = self.config.capture.get().min(limits.duration);
         async move {
             let stopped = sampler.stopped(sample_target(&target));
             // Ends early when the agent stops: what was sampled by then is the capture.
             drop(tokio::time::timeout(lasts, stopped).await);
-            tokio::task::block_in_place(|| profile(&sampler, &symbols, &host, target, start, limits))
+            tokio::task::block_in_place(|| profile(&sampler, &symbols, target, start, limits))
         }
     }
 }
@@ -251,7 +327,6 @@ fn sample_target(target: &Target) -> u64 {
 fn profile(
     sampler: &CpuSample,
     symbols: &Symbols,
-    _host: &Host,
     target: Target,
     start: Timestamp,
     limits: Limits,
@@ -336,51 +411,20 @@ impl CpuIdle {
             w.capacity = capacity(&self.cgroups, &w.workload.cgroup, self.online);
             w.capacity_read_ns = now.boot_ns;
         }
-        let share = cpus / w.capacity;
-        let reason = if cpus < LEAST_CPUS {
-            None
-        } else if share >= self.config.usage_limit {
-            Some("usage")
-        } else if share - w.usual >= self.config.jump_limit {
-            Some("jump")
-        } else {
-            None
-        };
-        match (w.phase, reason) {
-            (Phase::Calm, None) => w.usual += (share - w.usual) / USUAL_SECONDS,
-            (Phase::Calm, Some(_)) => {
-                let cooling = w.last_capture_ns.is_some_and(|at| now.boot_ns - at < self.config.cool_down.ns());
-                w.phase = Phase::Suspect { since: now };
-                if !cooling {
-                    self.sampler.watch(key.0, cgroups)?;
-                }
+        match w.step(&self.config, cpus, now) {
+            Step::Nothing => {}
+            Step::Sample => self.sampler.watch(key.0, cgroups)?,
+            // It may have got cgroups since.
+            Step::Wait => self.sampler.extend(key.0, cgroups)?,
+            Step::Drop => changes.push(Change::Discarded(target(key), self.sampler.take(key.0).samples)),
+            Step::Open { since, reason, sampled } => {
+                let mut trigger = trigger(w, key, reason, cpus, since, now);
+                trigger.capture = sampled;
+                changes.push(Change::Onset(trigger));
             }
-            (Phase::Suspect { .. }, None) => {
-                w.phase = Phase::Calm;
-                let dropped = self.sampler.take(key.0).samples;
-                changes.push(Change::Discarded(target(key), dropped));
-            }
-            (Phase::Suspect { since }, Some(reason)) => {
-                self.sampler.extend(key.0, cgroups)?;
-                if now.boot_ns - since.boot_ns >= self.config.window.ns() {
-                    w.phase = Phase::Open { since };
-                    w.calm = 0;
-                    w.last_capture_ns = Some(now.boot_ns);
-                    changes.push(Change::Onset(trigger(w, key, reason, cpus, since, now)));
-                }
-            }
-            (Phase::Open { since }, Some(_)) if now.boot_ns - since.boot_ns < NEW_USUAL_NS => {
-                w.calm = 0;
-                self.sampler.extend(key.0, cgroups)?;
-            }
-            (Phase::Open { .. }, over) => {
-                w.calm += 1;
-                if over.is_some() || w.calm >= CALM_CHECKS {
-                    w.usual = if over.is_some() { share } else { w.usual };
-                    w.phase = Phase::Calm;
-                    self.sampler.stop(key.0);
-                    changes.push(Change::Recovered(target(key), now.wall));
-                }
+            Step::Recover => {
+                self.sampler.stop(key.0);
+                changes.push(Change::Recovered(target(key), now.wall));
             }
         }
         Ok(())
@@ -434,5 +478,119 @@ fn trigger(w: &Watched, key: WorkloadKey, reason: &'static str, cpus: f64, since
         workload: Some(w.workload.clone()),
         message,
         attributes,
+        capture: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn watched(capacity: f64) -> Watched {
+        let workload = Workload {
+            key: WorkloadKey(7),
+            kind: WorkloadKind::Container,
+            cgroup: "/shop".into(),
+            container_id: None,
+            container_name: Some("shop".into()),
+            image_name: None,
+            image_tag: None,
+            runtime: None,
+            unit: None,
+            pod: None,
+            service_name: None,
+            service_namespace: None,
+            service_version: None,
+            labels: std::collections::BTreeMap::new(),
+            pending: false,
+        };
+        Watched {
+            workload: Arc::new(workload),
+            used_ns: 0,
+            capacity,
+            capacity_read_ns: 0,
+            usual: 0.0,
+            phase: Phase::Calm,
+            calm: 0,
+            last_capture_ns: None,
+            seen_ns: 0,
+        }
+    }
+
+    /// What each second of this use leads to, in one letter.
+    fn steps(w: &mut Watched, from_s: u64, cpus: &[f64]) -> String {
+        let config = Config { window: HumanDuration::from_secs(3), ..Config::default() };
+        let at = |i: usize| {
+            let ns = (from_s + i as u64) * SECOND;
+            Now { wall: Timestamp(ns), boot_ns: ns }
+        };
+        let letter = |step| match step {
+            Step::Nothing => '.',
+            Step::Sample => 's',
+            Step::Wait => 'w',
+            Step::Drop => 'd',
+            Step::Open { .. } => 'O',
+            Step::Recover => 'R',
+        };
+        cpus.iter().enumerate().map(|(i, c)| letter(w.step(&config, *c, at(i)))).collect()
+    }
+
+    /// High for the whole window: sampled after one second, opened with that second as its onset,
+    /// recovered after three calm seconds.
+    #[test]
+    fn high_use_is_opened_and_recovers() {
+        let mut w = watched(1.0);
+        assert_eq!(steps(&mut w, 100, &[0.1, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.1]), ".swwOw..R.");
+    }
+
+    /// A peak shorter than the window opens nothing, and its samples are dropped.
+    #[test]
+    fn a_peak_is_dropped() {
+        assert_eq!(steps(&mut watched(1.0), 100, &[0.1, 1.0, 1.0, 0.1, 0.1]), ".swd.");
+    }
+
+    /// Half of what it may use is a jump for who used next to nothing, not for who usually does.
+    #[test]
+    fn a_jump_is_told_from_the_usual() {
+        assert_eq!(steps(&mut watched(2.0), 100, &[0.1, 1.0, 1.0, 1.0, 1.0]), ".swwO");
+        let mut used_to_it = watched(2.0);
+        used_to_it.usual = 0.4;
+        assert_eq!(steps(&mut used_to_it, 100, &[0.8, 1.0, 1.0, 1.0, 1.0]), ".....");
+    }
+
+    /// A slow ramp never jumps, and is found at the limit.
+    #[test]
+    fn a_ramp_is_found() {
+        let ramp: Vec<f64> = (0..200).map(|i| (f64::from(i) * 0.01).min(1.0)).collect();
+        assert!(steps(&mut watched(1.0), 100, &ramp).contains('O'));
+    }
+
+    /// Right after a capture the next onset is told, but not sampled again.
+    #[test]
+    fn a_second_onset_within_the_cool_down_is_not_sampled() {
+        let mut w = watched(1.0);
+        assert_eq!(steps(&mut w, 100, &[1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1]), "swwO..R");
+        assert_eq!(steps(&mut w, 110, &[1.0, 1.0, 1.0, 1.0]), ".wwO");
+    }
+
+    /// A load that stays for ten minutes is the new usual: its incident ends.
+    #[test]
+    fn what_stays_is_the_new_usual() {
+        let mut w = watched(2.0);
+        let all = steps(&mut w, 100, &[1.0; 700]);
+        assert_eq!((all.matches('O').count(), all.matches('R').count()), (1, 1));
+        assert!(all.ends_with("...."), "{all}");
+    }
+
+    /// Settings out of range are refused with what would be valid.
+    #[test]
+    fn settings_are_checked() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let e = Config { usage_limit: 1.5, ..Config::default() }.validate().unwrap_err();
+        assert_eq!((e.key, e.expected.as_str()), ("usage_limit", "from 0.1 to 1"));
+        let e = Config { window: HumanDuration::from_secs(1), ..Config::default() }.validate().unwrap_err();
+        assert_eq!(e.key, "window");
     }
 }

@@ -66,7 +66,9 @@ impl AutotracingLoop {
                 match change {
                     Change::Onset(trigger) => {
                         self.outlet.change(self.slots[i].name, Change::Onset(trigger.clone()));
-                        self.capture(i, &trigger);
+                        if trigger.capture {
+                            self.capture(i, &trigger);
+                        }
                     }
                     Change::Discarded(_, samples) => {
                         self.outlet.dropped(self.slots[i].name, "did_not_last", samples);

@@ -61,6 +61,7 @@ fn trigger(w: Option<&Arc<Workload>>, s: u64) -> Trigger {
         workload: w.cloned(),
         message: "busy".into(),
         attributes: Attributes::new(),
+        capture: true,
     }
 }
 
