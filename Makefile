@@ -6,6 +6,8 @@ CARGO ?= cargo
 # Flags for the agent: make run ARGS="--config my.toml"
 ARGS ?=
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+# For what cargo builds as you and runs as root.
+AS_ROOT := $(if $(SUDO),--config 'target."cfg(unix)".runner="sudo -E"')
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 help: ## this list
@@ -36,8 +38,10 @@ test-kernels: ## the live tests on 5.10, 6.1, 6.12, 6.18 and the newest kernel
 soak: ## the tests that watch for half an hour (BIANQUE_SOAK_SECONDS)
 	@tests/run soak
 
-bench: ## the benchmarks, each against a floor or a peer in the same run
-	$(CARGO) bench
+bench: ## the benchmarks, each against its bar, a floor or a peer (root; docs/performance.md)
+	$(CARGO) bench --bench scrape --bench store --bench workload
+	$(CARGO) bench $(AS_ROOT) --bench ping_pong -- --check
+	$(CARGO) bench $(AS_ROOT) --bench agent_cost -- --check
 
 lint: ## format, clippy, shell scripts, licences
 	$(CARGO) fmt --all --check
