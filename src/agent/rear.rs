@@ -56,7 +56,8 @@ impl Rear {
         let counting = Arc::new(Counting { state: state.clone(), own: own.clone() });
         let (of_store, of_node) = (config.clone(), resource.clone());
         // On a thread that has few privileges, as fjall's own inherit them.
-        let store = tokio::task::spawn_blocking(move || open_store(&of_store, &of_node)).await??;
+        let now_ns = clock.now().wall.0;
+        let store = tokio::task::spawn_blocking(move || open_store(&of_store, &of_node, now_ns)).await??;
         let last_id = store.last_id().ok().flatten();
         let start_id = last_id.unwrap_or(EventId::before(clock.now().wall.0));
         let (wall, steady) = (clock.clone(), clock.clone());
@@ -102,7 +103,7 @@ fn start_telemetry(config: &Config, resource: &Attributes) -> anyhow::Result<Tel
 }
 
 /// The store; a closed one, to be tried again, where it cannot be opened now. Two agents cannot share one.
-fn open_store(config: &Config, resource: &Attributes) -> anyhow::Result<Store> {
+fn open_store(config: &Config, resource: &Attributes, now_ns: u64) -> anyhow::Result<Store> {
     let settings = store::Settings {
         path: config.store.path.clone(),
         max_size: config.store.max_size.bytes(),
@@ -121,7 +122,7 @@ fn open_store(config: &Config, resource: &Attributes) -> anyhow::Result<Store> {
             Store::closed(settings, e.to_string())
         }
     };
-    if let Err(e) = store.set_node(&otlp::key_values(resource)) {
+    if let Err(e) = store.set_node(&otlp::key_values(resource)).and_then(|()| store.prepare(now_ns)) {
         tracing::debug!("{e}");
     }
     Ok(store)

@@ -294,7 +294,7 @@ impl AutoTracer for CpuIdle {
         let mut changes = Vec::new();
         for (key, (workload, cgroups, used_ns)) in used {
             let before = self.remember(key, &workload, used_ns, now);
-            let (Some(before), Some(elapsed)) = (before, elapsed.filter(|e| *e > 0)) else { continue };
+            let Some(elapsed) = elapsed.filter(|e| *e > 0) else { continue };
             let cpus = used_ns.saturating_sub(before) as f64 / elapsed as f64;
             self.judge(key, cpus, &cgroups, now, &mut changes)?;
         }
@@ -378,11 +378,11 @@ impl CpuIdle {
         }
     }
 
-    /// Keeps the new reading and gives the one before it; `None` for a workload that is new.
-    fn remember(&mut self, key: WorkloadKey, workload: &Arc<Workload>, used_ns: u64, now: Now) -> Option<u64> {
+    /// Keeps the new reading and gives the one before it. A workload that was not in it had used nothing.
+    fn remember(&mut self, key: WorkloadKey, workload: &Arc<Workload>, used_ns: u64, now: Now) -> u64 {
         let w = self.watched.entry(key).or_insert_with(|| Watched {
             workload: workload.clone(),
-            used_ns: u64::MAX,
+            used_ns: 0,
             capacity: self.online,
             capacity_read_ns: 0,
             usual: 0.0,
@@ -393,8 +393,7 @@ impl CpuIdle {
         });
         w.workload = workload.clone();
         w.seen_ns = now.boot_ns;
-        let before = std::mem::replace(&mut w.used_ns, used_ns);
-        (before != u64::MAX).then_some(before)
+        std::mem::replace(&mut w.used_ns, used_ns)
     }
 
     fn judge(

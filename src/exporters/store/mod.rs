@@ -190,14 +190,27 @@ impl Store {
         self.write(&db, c).map_err(|e| self.failed(&e))
     }
 
+    /// Makes the segment that entries of now go to: the first of them need not wait for it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn prepare(&self, now_ns: u64) -> Result<(), StoreError> {
+        let db = self.db()?;
+        let mut segments = db.segments.write().unwrap_or_else(PoisonError::into_inner);
+        self.segment(&db, &mut segments, now_ns).map(drop).map_err(|e| self.failed(&e))
+    }
+
+    fn segment(&self, db: &Db, all: &mut Vec<Arc<Segment>>, now_ns: u64) -> fjall::Result<Arc<Segment>> {
+        let limit = self.inner.settings.max_size / 8;
+        segments::current(&db.database, all, now_ns, limit, db.database.write_buffer_size())
+    }
+
     fn write(&self, db: &Db, c: &Commit) -> fjall::Result<()> {
         let mut segments = db.segments.write().unwrap_or_else(PoisonError::into_inner);
         let mut batch = db.database.batch();
         let closed = c.incidents.iter().any(|i| !i.is_open());
         if let Some(now_ns) = c.entries.first().map(|e| e.id.time_ns()).or(closed.then_some(0)) {
-            let limit = self.inner.settings.max_size / 8;
-            let buffered = db.database.write_buffer_size();
-            let segment = segments::current(&db.database, &mut segments, now_ns, limit, buffered)?;
+            let segment = self.segment(db, &mut segments, now_ns)?;
             let mut known = segment.known.lock().unwrap_or_else(PoisonError::into_inner);
             for e in &c.entries {
                 batch.insert(&segment.entries, e.id.0, &*e.bytes);
