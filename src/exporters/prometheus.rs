@@ -29,7 +29,7 @@ use text::Out;
 pub type Gather = Box<dyn Fn() -> Vec<MetricFamily> + Send + Sync>;
 
 /// The buffer of the last scrape. To write into memory that the kernel has to give anew costs several
-/// times what the writing costs: 4 ms instead of 0.8 ms for 6 MB.
+/// times what the writing costs: 4 ms instead of 0.5 ms for 6 MB.
 type Spare = Arc<Mutex<Vec<u8>>>;
 
 /// More than this is given back; it is some 25,000 series.
@@ -49,9 +49,12 @@ impl AsRef<[u8]> for Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        if self.bytes.capacity() <= KEPT {
-            let mut bytes = std::mem::take(&mut self.bytes);
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let len = bytes.len();
+        if len <= KEPT {
             bytes.clear();
+            // A buffer that grew by doubling has up to as much again to spare.
+            bytes.shrink_to(len + len / 8);
             *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
         }
     }

@@ -174,6 +174,24 @@ fn open_metrics() {
     assert_eq!(out.matches("# EOF").count(), 1);
 }
 
+/// A scrape is written where the last one was, whatever its buffer had grown to.
+#[test]
+fn memory_is_used_again() {
+    let (state, writer) = sample();
+    let mut m = Metrics::default();
+    for n in 0..50 {
+        m.value(&CPU, Some(&Arc::new(workload(n))), &[], 1.0);
+    }
+    state.update("cpu", &mut m, Timestamp(2));
+    // The first grows, the second finds what was left of it.
+    drop(writer.scrape(Format::Text));
+    let places: Vec<_> = (0..3).map(|_| writer.scrape(Format::Text).as_ref().as_ptr()).collect();
+    assert!(places.windows(2).all(|w| w[0] == w[1]), "{places:?}");
+    let spare = writer.spare.lock().unwrap().capacity();
+    let size = writer.scrape(Format::Text).as_ref().len();
+    assert!((size..=size * 5 / 4).contains(&spare), "{spare} bytes kept for {size}");
+}
+
 /// Bounds far from 1 are written as Go writes them, so that they are the same in every Prometheus.
 #[test]
 fn bounds_are_canonical() {
