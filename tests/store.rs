@@ -88,12 +88,9 @@ fn stored(store: &Store) -> Vec<EventId> {
     all.iter().map(|s| s.entry.id()).collect()
 }
 
-/// Not a test by itself: the process that the next test kills. Prints what is accepted.
-#[test]
-#[ignore = "started by an_accepted_event_survives_kill_9"]
-fn child_that_commits() {
-    let Some(path) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
-    let mut rig = Rig::new(&path);
+/// The process that the next test starts and kills: commits, and prints what is accepted.
+fn commit_until_killed(path: &Path) {
+    let mut rig = Rig::new(path);
     let mut watch = rig.log.watch();
     let follower = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -115,11 +112,15 @@ fn child_that_commits() {
 /// kill -9 under load, three times over on the same store: every event that was accepted is there.
 #[test]
 fn an_accepted_event_survives_kill_9() {
+    // This very test is what the child runs.
+    if let Some(path) = std::env::var_os(CHILD) {
+        return commit_until_killed(Path::new(&path));
+    }
     let dir = tempfile::tempdir().unwrap();
     let mut accepted = Vec::new();
     for _ in 0..3 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_commits", "--ignored", "--nocapture"])
+            .args(["--exact", "an_accepted_event_survives_kill_9", "--nocapture"])
             .env(CHILD, dir.path())
             .stdout(Stdio::piped())
             .spawn()
