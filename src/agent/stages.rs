@@ -71,7 +71,7 @@ impl Stages {
             deliver::Exporting { log: &rear.log, state: &rear.state, own: &rear.own, resource: &rear.resource };
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
         tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen));
-        let names = threads::start_names(front.resolver, &front.workloads, &rear.sender)?;
+        let names = threads::start_names(front.resolver, &front.workloads, &front.junction)?;
         let loops = Loops::start(front.built, &front.shared, &front.workloads, &front.junction, clock)?;
         tracing::info!(listen = %config.http.listen, store = %config.store.path.display(), "running");
         Ok(Stages {

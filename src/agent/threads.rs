@@ -15,7 +15,7 @@ use super::{Kept, drop_privileges};
 use crate::collectors::run::{AutotracingLoop, Command, EventsLoop, MetricsLoop, RecordQueue};
 use crate::collectors::{Kind, Limits};
 use crate::host::Clock;
-use crate::pipeline::{Input, Sender};
+use crate::pipeline::Input;
 use crate::probe::shared::Shared;
 use crate::probe::{Reader, Stop};
 use crate::workload::{NameResolver, Workloads};
@@ -68,17 +68,19 @@ pub(super) fn with_less(
     }
 }
 
-/// Looks names up, and tells the pipeline of every workload that is new or got a name.
+/// Looks names up, and tells the pipeline and the state of metrics of every workload that is new or
+/// got a name.
 pub(super) fn start_names(
     resolver: NameResolver,
     workloads: &Workloads,
-    sender: &Sender,
+    junction: &Junction,
 ) -> anyhow::Result<[Stoppable; 2]> {
-    let (changes, sender) = (workloads.changes(), sender.clone());
+    let (changes, sender, state) = (workloads.changes(), junction.sender.clone(), junction.state.clone());
     let telling = move |stop: &AtomicBool| {
         while !stop.load(Ordering::Relaxed) {
             // Woken when the agent stops, too.
             for w in changes.wait(LOOK) {
+                state.rename(&w);
                 sender.send(Input::Workload(w));
             }
         }

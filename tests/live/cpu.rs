@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! CPU time, waiting for a CPU, and the flame graph of who is busy.
 
-use crate::support::{Agent, Container, Need, busy_program, events_of, is_about, patience, place, wait_for};
+use crate::support::{
+    Agent, Container, Need, busy_program, events_of, is_about, patience, place, provoke, shell, unique, wait_for,
+};
 
 const FUNCTION: &str = "burn_the_midnight_oil";
 
@@ -49,4 +51,22 @@ fn busy_container_shows_its_function() {
     assert!(tree.contains(FUNCTION), "the flame graph does not name {FUNCTION}:\n{tree}");
     assert!(tree.contains(&busy.name), "{tree}");
     assert_eq!(events_of(agent.json(&["incidents"]), "container.name", &quiet.name).len(), 0);
+}
+
+/// Prometheus' own tool finds nothing to say about a live agent's page, with an incident on it.
+#[test]
+fn promtool_finds_nothing() {
+    let _place = place!(Need::Agent, Need::Promtool);
+    let agent = Agent::start("");
+    let group = unique("promtool");
+    provoke("oom-memcg", &["--cgroup", &group]);
+    wait_for("the kill on the page", patience(10), || {
+        agent.metric("linux_container_memory_oom_kills_total", &[("container_name", &format!("/{group}"))])
+    });
+    let page = agent.get("/metrics");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("page");
+    std::fs::write(&file, &page).unwrap();
+    let (fine, said) = shell(&format!("promtool check metrics < {} 2>&1", file.display()));
+    assert!(fine && said.trim().is_empty(), "{said}");
 }

@@ -23,6 +23,8 @@ pub enum Need {
     OwnMachine,
     /// A C compiler.
     Compiler,
+    /// Prometheus' own tool, of Debian's package `prometheus`.
+    Promtool,
     /// The servers of `tests/backends`, built; not in a VM, where they would take minutes to start.
     Servers,
 }
@@ -96,6 +98,7 @@ fn missing(need: Need) -> Option<String> {
         }
         Need::OwnMachine => (own_machine(), "would ruin this machine"),
         Need::Compiler => (on_path("cc"), "no C compiler"),
+        Need::Promtool => (on_path("promtool"), "no promtool"),
         Need::Servers => {
             let cache = "${BACKENDS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/bianque/backends}";
             let built = format!("test -x {cache}/collector/bin/otelcol && test -x {cache}/jaeger/bin/jaeger");
