@@ -89,6 +89,7 @@ fn stored(store: &Store) -> Vec<EventId> {
 }
 
 /// The process that the next test starts and kills: commits, and prints what is accepted.
+#[expect(clippy::print_stdout, reason = "the test reads it")]
 fn commit_until_killed(path: &Path) {
     let mut rig = Rig::new(path);
     let mut watch = rig.log.watch();
