@@ -2,7 +2,7 @@
 //! Tasks that are killed for want of memory.
 
 use crate::support::{
-    Agent, Container, Need, Process, events_of, is_about, patience, place, provoke, unique, wait_for,
+    Agent, Container, Need, Process, bianque, events_of, is_about, patience, place, provoke, unique, wait_for,
 };
 
 const NAME: &str = "linux.memory.oom_kill";
@@ -58,20 +58,20 @@ fn killed_container() {
 fn follow_shows_it_at_once() {
     let _place = place!(Need::Agent);
     let agent = Agent::start("");
-    let file = agent.store().with_file_name("followed");
-    let follow = format!(
-        // Since a minute ago: on a busy machine the kill may come before the follower is connected.
-        "exec {} events --follow --since 1m -o json --config {} >{}",
-        env!("CARGO_BIN_EXE_bianque"),
-        agent.config_file().display(),
-        file.display()
-    );
-    let _follow = Process::start(&follow);
+    let path = agent.store().with_file_name("followed");
+    // Since a minute ago: on a busy machine the kill may come before the follower is connected.
+    let follow = bianque()
+        .args(["events", "--follow", "--since", "1m", "-o", "json", "--config"])
+        .arg(agent.config_file())
+        .stdout(std::fs::File::create(&path).unwrap())
+        .spawn()
+        .unwrap();
+    let _follow = Process::from(follow);
     std::thread::sleep(patience(1));
     let group = unique("follow");
     provoke("oom-memcg", &["--cgroup", &group]);
     wait_for("line of --follow", patience(5), || {
-        std::fs::read_to_string(&file).ok().filter(|t| t.contains(&group) && t.contains(NAME))
+        std::fs::read_to_string(&path).ok().filter(|t| t.contains(&group) && t.contains(NAME))
     });
 }
 
