@@ -227,7 +227,7 @@ impl Object {
     }
 
     /// Runs a `perf_event` slot `hz` times a second on every CPU that is online (software CPU
-    /// clock: works without hardware counters; idle CPUs are sampled too).
+    /// clock: works without hardware counters; a CPU that idles may not be sampled).
     ///
     /// # Errors
     /// The slot is not loaded, or the kernel's reason.
