@@ -26,6 +26,9 @@ const PROCESSES: usize = 64;
 /// Mappings are read again after this long: libraries are loaded at any time.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// And after this long when code runs where none was mapped: a broken stack shall not cost a reading each.
+const UNMAPPED: Duration = Duration::from_millis(100);
+
 /// Everything about user addresses.
 #[derive(Default)]
 pub struct Processes {
@@ -56,6 +59,8 @@ struct Mapping {
 }
 
 impl Processes {
+    /// Ends where the stack leaves the mapped code: code built without frame pointers keeps other
+    /// things where the kernel looks for a return address, and what follows is as wrong.
     pub fn frames(&mut self, pid: u32, addresses: &[u64]) -> Vec<Frame> {
         self.clock += 1;
         let alive = self.look_at(pid, addresses);
@@ -64,7 +69,9 @@ impl Processes {
         };
         known.used = self.clock;
         let mut perf_map_read = !alive;
-        let frames = addresses.iter().map(|a| self.frame(pid, &mut known, *a, &mut perf_map_read)).collect();
+        let code = 1 + addresses.iter().skip(1).take_while(|a| known.holds(**a)).count();
+        let mapped = addresses.iter().take(code);
+        let frames = mapped.map(|a| self.frame(pid, &mut known, *a, &mut perf_map_read)).collect();
         self.known.insert(pid, known);
         if self.known.len() > PROCESSES
             && let Some(oldest) = self.known.iter().min_by_key(|(_, k)| k.used).map(|(p, _)| *p)
@@ -79,7 +86,8 @@ impl Processes {
         let Some(start) = start_time(pid) else { return false };
         let known = self.known.get(&pid).filter(|k| k.start == start);
         let fresh = known.is_some_and(|k| {
-            k.read.elapsed() < FRESH && addresses.iter().all(|a| k.mappings.iter().any(|m| m.holds(*a)))
+            let mapped = addresses.iter().all(|a| k.holds(*a));
+            k.read.elapsed() < if mapped { FRESH } else { UNMAPPED }
         });
         if !fresh {
             // A process that is ending has no mappings any more: what was seen earlier still holds.
@@ -129,6 +137,12 @@ impl Processes {
             frame.offset = into;
         }
         frame
+    }
+}
+
+impl Known {
+    fn holds(&self, address: u64) -> bool {
+        self.mappings.iter().any(|m| m.holds(address))
     }
 }
 

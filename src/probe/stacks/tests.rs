@@ -15,12 +15,22 @@ fn a_function_to_be_found() -> u64 {
 #[test]
 fn own_function_is_named() {
     let address = a_function_to_be_found();
-    let frames = Symbols::new().user(std::process::id(), &[address + 1, 0x10]);
+    let frames = Symbols::new().user(std::process::id(), &[address + 1]);
     let symbol = frames[0].symbol.as_deref().unwrap();
     assert!(symbol.ends_with("stacks::tests::a_function_to_be_found"), "{symbol}");
     assert_eq!(frames[0].offset, 1);
     assert_eq!(frames[0].module.as_deref(), std::env::current_exe().unwrap().to_str());
-    assert_eq!((frames[1].symbol.as_ref(), frames[1].module.as_ref(), frames[1].address), (None, None, 0x10));
+}
+
+/// A stack ends where it leaves the mapped code; its innermost address is the CPU's own and stays.
+#[test]
+fn broken_stacks_end_where_they_break() {
+    let code = a_function_to_be_found();
+    let addresses = |stack: &[u64]| -> Vec<u64> {
+        Symbols::new().user(std::process::id(), stack).iter().map(|f| f.address).collect()
+    };
+    assert_eq!(addresses(&[code, code + 2, 0x10, code]), [code, code + 2]);
+    assert_eq!(addresses(&[0x10, code]), [0x10, code]);
 }
 
 /// A shared library's function: the C library's, with its build id.
