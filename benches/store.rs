@@ -66,14 +66,15 @@ fn memory_kib(field: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|v| v.parse().ok()).unwrap_or_default()
 }
 
-/// An event as a collector makes it of a record: four attributes, a thread, a kernel stack of twelve.
-fn event(i: u64) -> Event {
+/// An event as a collector makes it of a record: four attributes, a thread, a kernel stack of twelve
+/// whose symbol is shared, as the resolver's cache hands them out.
+fn event(i: u64, symbol: &Arc<str>) -> Event {
     let mut e = Event::new(&DEF, Timestamp(i), None, format!("NET_RX waited {i} us on CPU 1"));
     e.duration = Some(Duration::from_micros(i));
     e.thread = Some(Thread { pid: 100, tid: 101, comm: "ksoftirqd/1".into() });
     e.attributes.set(VECTOR, "net_rx").set(DELAY, i).set(attr::CPU_LOGICAL_NUMBER, 1).set(attr::CPU_MODE, "softirq");
     let frame = |n: u64| Frame {
-        symbol: Some("__netif_receive_skb_core.constprop.0".into()),
+        symbol: Some(symbol.clone()),
         offset: 16 * n + i % 7,
         address: 0xffff_ffff_8100_0000 + n,
         ..Frame::default()
@@ -122,11 +123,12 @@ impl Rig {
 
     /// Sends events so that the queue always holds them, and waits for the last commit.
     fn send(&mut self, events: u64) {
+        let symbol: Arc<str> = "__netif_receive_skb_core.constprop.0".into();
         for i in 0..events {
             while self.sent - self.accepted.0.load(Ordering::Relaxed) >= 1500 {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            self.sender.send(Input::Event { collector: "softirq", event: event(i) });
+            self.sender.send(Input::Event { collector: "softirq", event: event(i, &symbol) });
             self.sent += 1;
         }
         while self.accepted.0.load(Ordering::Relaxed) < self.sent {

@@ -78,10 +78,7 @@ fn top_stacks(c: &Capture) -> Vec<span::Event> {
     let event = |((kernel, user), count): ((&[Frame], &[Frame]), u64)| {
         let mut attributes = vec![pair(attr::LINUX_PROFILE_SAMPLES, count)];
         for (key, stack) in [(attr::LINUX_STACK_KERNEL, kernel), (attr::LINUX_STACK_USER, user)] {
-            if !stack.is_empty() {
-                let frames: Vec<String> = stack.iter().map(Frame::to_string).collect();
-                attributes.push(pair(key, frames));
-            }
+            otlp::push_stack(&mut attributes, key.name, stack);
         }
         span::Event { time_unix_nano: c.end.0, name: "stack".to_owned(), attributes, ..span::Event::default() }
     };

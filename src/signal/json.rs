@@ -46,8 +46,8 @@ pub fn event(e: &Entry, workload: Option<&ResourceAttrs>, node: &[KeyValue]) -> 
     o.insert("attributes".into(), object(rest));
     let mut stacks = Map::new();
     for (key, name) in [("kernel", attr::LINUX_STACK_KERNEL.name), ("user", attr::LINUX_STACK_USER.name)] {
-        if let Some(v) = attributes.iter().find(|a| a.key == name).and_then(|a| a.value.as_ref()) {
-            stacks.insert(key.into(), any(v));
+        if let Some(lines) = otlp::text(attributes, name) {
+            stacks.insert(key.into(), lines.lines().collect());
         }
     }
     if !stacks.is_empty() {
@@ -216,7 +216,7 @@ mod tests {
                 key_value("nan", &Value::Double(f64::NAN)),
                 key_value("ratio", &Value::Double(0.5)),
                 key_value("table", &Value::Array(vec![Value::Map(vec![("pid".into(), Value::Int(3))])])),
-                key_value("linux.stack.kernel", &Value::from(vec!["oom_kill_process+0x1"])),
+                key_value("linux.stack.kernel", &Value::from("oom_kill_process+0x1\nout_of_memory+0x2")),
             ],
             trace_id: vec![0xab; 16],
             span_id: vec![0xcd; 8],
@@ -270,7 +270,8 @@ mod tests {
   },
   "stacks": {
     "kernel": [
-      "oom_kill_process+0x1"
+      "oom_kill_process+0x1",
+      "out_of_memory+0x2"
     ]
   }
 }"#);

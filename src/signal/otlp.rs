@@ -153,11 +153,21 @@ pub fn push_thread(attributes: &mut Vec<KeyValue>, t: &Thread) {
     }
 }
 
-fn push_stack(attributes: &mut Vec<KeyValue>, name: &str, stack: &[Frame]) {
-    if !stack.is_empty() {
-        let frames = stack.iter().map(|f| Value::Str(f.to_string().into())).collect();
-        attributes.push(key_value(name, &Value::Array(frames)));
+/// A stack is one text, a frame a line, as `code.stacktrace` is in the conventions: a string a frame
+/// would cost each event dozens of allocations.
+pub fn push_stack(attributes: &mut Vec<KeyValue>, name: &str, stack: &[Frame]) {
+    use std::fmt::Write as _;
+    if stack.is_empty() {
+        return;
     }
+    let mut lines = String::with_capacity(stack.len() * 48);
+    for (i, frame) in stack.iter().enumerate() {
+        let separator = if i == 0 { "" } else { "\n" };
+        // Writing to a String cannot fail.
+        let _ = write!(lines, "{separator}{frame}");
+    }
+    let value = Some(AnyValue { value: Some(any_value::Value::StringValue(lines)) });
+    attributes.push(KeyValue { key: name.to_owned(), value, key_strindex: 0 });
 }
 
 /// The text of an attribute, where it is text.
@@ -210,7 +220,8 @@ mod tests {
         let mut e = Event::new(&DEF, Timestamp(5_000), None, "it hurts".into());
         e.duration = Some(Duration::from_nanos(1_500));
         e.thread = Some(Thread { pid: 7, tid: 8, comm: "worker".into() });
-        e.kernel_stack = vec![Frame { symbol: Some("do_thing".into()), offset: 16, ..Frame::default() }];
+        let frame = |symbol: &str, offset| Frame { symbol: Some(symbol.into()), offset, ..Frame::default() };
+        e.kernel_stack = vec![frame("do_thing", 16), Frame { module: Some("mod".into()), ..frame("next", 32) }];
         e.suppressed = 3;
         e
     }
@@ -228,8 +239,7 @@ mod tests {
         assert_eq!(text(&r.attributes, "thread.name"), Some("worker"));
         assert_eq!(int(&r.attributes, "linux.duration"), Some(1_500));
         assert_eq!(int(&r.attributes, "linux.suppressed"), Some(3));
-        let frames = r.attributes.iter().find(|a| a.key == "linux.stack.kernel");
-        assert_eq!(frames.and_then(|a| a.value.clone()), Some(any_value(&Value::from(vec!["do_thing+0x10"]))));
+        assert_eq!(text(&r.attributes, "linux.stack.kernel"), Some("do_thing+0x10\nnext+0x20 [mod]"));
         assert!(!r.attributes.iter().any(|a| a.key == "linux.stack.user"), "an empty stack is left out");
     }
 

@@ -56,8 +56,8 @@ pub mod attr {
     pub const THREAD_NAME: Key = Key::new("thread.name", "The thread's name (comm)");
     pub const CPU_MODE: Key = Key::new("cpu.mode", "What the CPU did: user, system, idle, iowait, …");
     pub const CPU_LOGICAL_NUMBER: Key = Key::new("cpu.logical_number", "The CPU");
-    pub const LINUX_STACK_KERNEL: Key = Key::new("linux.stack.kernel", "Kernel stack, innermost frame first");
-    pub const LINUX_STACK_USER: Key = Key::new("linux.stack.user", "User stack, innermost frame first");
+    pub const LINUX_STACK_KERNEL: Key = Key::new("linux.stack.kernel", "Kernel stack, a frame a line, innermost first");
+    pub const LINUX_STACK_USER: Key = Key::new("linux.stack.user", "User stack, a frame a line, innermost first");
     pub const LINUX_DURATION: Key = Key::new("linux.duration", "How long it had lasted, in nanoseconds");
     pub const LINUX_SUPPRESSED: Key =
         Key::new("linux.suppressed", "Events of this kind of this workload that were limited since the last one");
