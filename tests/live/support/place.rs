@@ -88,7 +88,7 @@ fn missing(need: Need) -> Option<String> {
             (false, _) => (false, "not root"),
             (_, there) => (there, "the kernel has no BTF"),
         },
-        Need::Podman => (on_path("podman") && (on_path("crun") || on_path("runc")), "no podman with crun or runc"),
+        Need::Podman => (on_path("podman") && on_path("runc"), "no podman with runc"),
         Need::Spin => {
             (kernel() >= (5, 17) || module_built(), "the kernel is older than 5.17 and the module is not built")
         }
