@@ -4,7 +4,6 @@
 
 #![expect(clippy::expect_used, reason = "a bench that cannot run has nothing better to do")]
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,15 +48,11 @@ static DEFS: [MetricDef; 10] = defs![
 
 fn workload(n: u64) -> Arc<Workload> {
     Arc::new(Workload {
-        key: WorkloadKey(n),
-        kind: WorkloadKind::Container,
-        cgroup: format!("/kubepods.slice/{n}"),
         container_id: Some(format!("{:064x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
         container_name: Some(format!("server-{n}")),
         image_name: Some("registry.example.org/shop/server".into()),
         image_tag: Some("1.27".into()),
         runtime: Some("containerd"),
-        unit: None,
         pod: Some(Pod {
             uid: format!("{n:032x}"),
             name: Some(format!("server-7d9f8c6b5-{n:05}")),
@@ -65,11 +60,7 @@ fn workload(n: u64) -> Arc<Workload> {
             container: Some("server".into()),
             owner: None,
         }),
-        service_name: None,
-        service_namespace: None,
-        service_version: None,
-        labels: BTreeMap::new(),
-        pending: false,
+        ..Workload::new(WorkloadKey(n), WorkloadKind::Container, format!("/kubepods.slice/{n}"))
     })
 }
 

@@ -43,21 +43,10 @@ pub(crate) static INFO: EventDef = EventDef {
 
 pub(crate) fn workload(key: u64) -> Arc<Workload> {
     Arc::new(Workload {
-        key: WorkloadKey(key),
-        kind: WorkloadKind::Container,
-        cgroup: format!("/machine/{key}"),
         container_id: Some(format!("{key:064x}")),
         container_name: Some(format!("box{key}")),
-        image_name: None,
-        image_tag: None,
         runtime: Some("podman"),
-        unit: None,
-        pod: None,
-        service_name: None,
-        service_namespace: None,
-        service_version: None,
-        labels: BTreeMap::new(),
-        pending: false,
+        ..Workload::new(WorkloadKey(key), WorkloadKind::Container, format!("/machine/{key}"))
     })
 }
 

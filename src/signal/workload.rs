@@ -62,6 +62,28 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// A workload of which no more than this is known.
+    #[must_use]
+    pub fn new(key: WorkloadKey, kind: WorkloadKind, cgroup: impl Into<String>) -> Self {
+        Workload {
+            key,
+            kind,
+            cgroup: cgroup.into(),
+            container_id: None,
+            container_name: None,
+            image_name: None,
+            image_tag: None,
+            runtime: None,
+            unit: None,
+            pod: None,
+            service_name: None,
+            service_namespace: None,
+            service_version: None,
+            labels: BTreeMap::new(),
+            pending: false,
+        }
+    }
+
     /// The shortest name a human would use: container name, pod/container, unit, or the cgroup's path.
     #[must_use]
     pub fn display_name(&self) -> &str {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The lifetime table: which cgroup is whose, from its birth until some minutes after its end.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::key_of;
@@ -256,26 +256,18 @@ pub(super) fn describe(key: WorkloadKey, path: &str, pending: bool) -> Workload 
     let identity = identify(path);
     let container = identity.and_then(|i| i.container);
     let unit = identity.and_then(|i| i.unit);
+    let kind = match (container, unit) {
+        (Some(_), _) => WorkloadKind::Container,
+        (None, Some(_)) => WorkloadKind::Unit,
+        (None, None) => WorkloadKind::Cgroup,
+    };
     Workload {
-        key,
-        kind: match (container, unit) {
-            (Some(_), _) => WorkloadKind::Container,
-            (None, Some(_)) => WorkloadKind::Unit,
-            (None, None) => WorkloadKind::Cgroup,
-        },
-        cgroup: identity.map_or("/", |i| i.path).to_owned(),
         container_id: container.map(|c| c.id.to_owned()),
-        container_name: None,
-        image_name: None,
-        image_tag: None,
         runtime: container.and_then(|c| c.runtime),
         unit: unit.map(str::to_owned),
         // systemd does not take dashes in a slice's name, so runtimes write underscores.
         pod: identity.and_then(|i| i.pod).map(|uid| Pod { uid: uid.replace('_', "-"), ..Pod::default() }),
-        service_name: None,
-        service_namespace: None,
-        service_version: None,
-        labels: BTreeMap::new(),
         pending: pending && container.is_some(),
+        ..Workload::new(key, kind, identity.map_or("/", |i| i.path))
     }
 }

@@ -42,21 +42,13 @@ pub fn now() -> Timestamp {
 /// The container to which everything happens.
 pub fn shop() -> Arc<Workload> {
     Arc::new(Workload {
-        key: WorkloadKey(7),
-        kind: WorkloadKind::Container,
-        cgroup: "/libpod-1".into(),
         container_id: Some("c0ffee".repeat(10)),
         container_name: Some("shop".into()),
         image_name: Some("docker.io/library/shop".into()),
         image_tag: Some("1.2".into()),
         runtime: Some("podman"),
-        unit: None,
-        pod: None,
         service_name: Some("shop-api".into()),
-        service_namespace: None,
-        service_version: None,
-        labels: std::collections::BTreeMap::new(),
-        pending: false,
+        ..Workload::new(WorkloadKey(7), WorkloadKind::Container, "/libpod-1")
     })
 }
 

@@ -26,6 +26,8 @@
 //! page faults; wide user frames: its own code. Throttled meanwhile (`linux.container.cpu.throttled.time`)
 //! means that the limit is what it feels.
 
+mod limit;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -50,6 +52,7 @@ use crate::signal::{
     WorkloadKind,
 };
 use crate::workload::Workloads;
+use limit::{LEAST_CPUS, Limit, Step};
 
 static INCIDENTS: MetricDef =
     counter(metric::CPUIDLE_INCIDENTS, "Workloads that used too much CPU, on this node", &[attr::LINUX_CPUIDLE_REASON]);
@@ -122,119 +125,16 @@ impl Settings for Config {
     }
 }
 
-/// Below this many CPUs nothing is too much: a limit of 0.1 CPU is met by any start-up.
-const LEAST_CPUS: f64 = 0.05;
 /// A limit is read again after this long.
 const LIMIT_AGE_NS: u64 = 30_000_000_000;
-/// The usual use follows the real one with this time constant.
-const USUAL_SECONDS: f64 = 60.0;
-/// Seconds in a row below the limit before it counts as recovered.
-const CALM_CHECKS: u32 = 3;
-/// A jump that lasts this long is the new usual.
-const NEW_USUAL_NS: u64 = 600_000_000_000;
 
 /// What is known of one workload.
 struct Watched {
     workload: Arc<Workload>,
     used_ns: u64,
-    /// What it may use, in CPUs, and when that was read.
-    capacity: f64,
     capacity_read_ns: u64,
-    usual: f64,
-    phase: Phase,
-    calm: u32,
-    last_capture_ns: Option<u64>,
+    limit: Limit,
     seen_ns: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Phase {
-    Calm,
-    /// Over the limit, not yet for the whole window.
-    Suspect {
-        since: Now,
-        sampled: bool,
-    },
-    Open {
-        since: Now,
-    },
-}
-
-/// What is to be done after a check of one workload.
-#[derive(Debug, Clone, Copy)]
-enum Step {
-    Nothing,
-    /// It is over its limit for the first second: sample it.
-    Sample,
-    /// It still is.
-    Wait,
-    /// It did not last.
-    Drop,
-    Open {
-        since: Now,
-        reason: &'static str,
-        sampled: bool,
-    },
-    Recover,
-}
-
-impl Watched {
-    /// Why this use is too much, if it is.
-    fn reason(&self, config: &Config, cpus: f64) -> Option<&'static str> {
-        let share = cpus / self.capacity;
-        if cpus < LEAST_CPUS {
-            None
-        } else if share >= config.usage_limit {
-            Some("usage")
-        } else if share - self.usual >= config.jump_limit {
-            Some("jump")
-        } else {
-            None
-        }
-    }
-
-    fn step(&mut self, config: &Config, cpus: f64, now: Now) -> Step {
-        let share = cpus / self.capacity;
-        match (self.phase, self.reason(config, cpus)) {
-            (Phase::Calm, None) => {
-                self.usual += (share - self.usual) / USUAL_SECONDS;
-                Step::Nothing
-            }
-            (Phase::Calm, Some(_)) => {
-                let sampled = self.last_capture_ns.is_none_or(|at| now.boot_ns - at >= config.cool_down.ns());
-                self.phase = Phase::Suspect { since: now, sampled };
-                if sampled { Step::Sample } else { Step::Nothing }
-            }
-            (Phase::Suspect { .. }, None) => {
-                self.phase = Phase::Calm;
-                Step::Drop
-            }
-            (Phase::Suspect { since, sampled }, Some(reason)) if now.boot_ns - since.boot_ns >= config.window.ns() => {
-                self.phase = Phase::Open { since };
-                self.calm = 0;
-                if sampled {
-                    self.last_capture_ns = Some(now.boot_ns);
-                }
-                Step::Open { since, reason, sampled }
-            }
-            (Phase::Open { since }, Some(_)) if now.boot_ns - since.boot_ns < NEW_USUAL_NS => {
-                self.calm = 0;
-                Step::Wait
-            }
-            (Phase::Suspect { .. }, Some(_)) => Step::Wait,
-            (Phase::Open { .. }, None) if self.calm + 1 < CALM_CHECKS => {
-                self.calm += 1;
-                Step::Nothing
-            }
-            (Phase::Open { .. }, over) => {
-                if over.is_some() {
-                    self.usual = share;
-                }
-                self.phase = Phase::Calm;
-                Step::Recover
-            }
-        }
-    }
 }
 
 /// The collector.
@@ -383,12 +283,8 @@ impl CpuIdle {
         let w = self.watched.entry(key).or_insert_with(|| Watched {
             workload: workload.clone(),
             used_ns: 0,
-            capacity: self.online,
             capacity_read_ns: 0,
-            usual: 0.0,
-            phase: Phase::Calm,
-            calm: 0,
-            last_capture_ns: None,
+            limit: Limit::new(self.online),
             seen_ns: now.boot_ns,
         });
         w.workload = workload.clone();
@@ -407,10 +303,10 @@ impl CpuIdle {
         let Some(w) = self.watched.get_mut(&key) else { return Ok(()) };
         // A workload that uses next to nothing of anything needs no limit read.
         if cpus >= LEAST_CPUS && now.boot_ns.saturating_sub(w.capacity_read_ns) > LIMIT_AGE_NS {
-            w.capacity = capacity(&self.cgroups, &w.workload.cgroup, self.online);
+            w.limit.capacity = capacity(&self.cgroups, &w.workload.cgroup, self.online);
             w.capacity_read_ns = now.boot_ns;
         }
-        match w.step(&self.config, cpus, now) {
+        match w.limit.step(&self.config, cpus, now) {
             Step::Nothing => {}
             Step::Sample => self.sampler.watch(key.0, cgroups)?,
             // It may have got cgroups since.
@@ -433,7 +329,7 @@ impl CpuIdle {
     fn forget_gone(&mut self, now: Now, changes: &mut Vec<Change>) {
         self.watched.retain(|key, w| {
             let gone = now.boot_ns.saturating_sub(w.seen_ns) > LIMIT_AGE_NS;
-            if gone && let Phase::Open { .. } = w.phase {
+            if gone && w.limit.is_open() {
                 self.sampler.stop(key.0);
                 changes.push(Change::Recovered(target(*key), now.wall));
             }
@@ -455,17 +351,18 @@ fn target(key: WorkloadKey) -> Target {
 
 fn trigger(w: &Watched, key: WorkloadKey, reason: &'static str, cpus: f64, since: Now, now: Now) -> Trigger {
     let mut attributes = crate::signal::Attributes::new();
-    let share = cpus / w.capacity;
+    let Limit { capacity, usual, .. } = w.limit;
+    let share = cpus / capacity;
     attributes.set(attr::LINUX_CPUIDLE_REASON, reason).set(attr::LINUX_CPU_USAGE, cpus);
-    attributes.set(attr::LINUX_CPU_CAPACITY, w.capacity).set(attr::LINUX_CPU_UTILIZATION, share);
-    attributes.set(attr::LINUX_CPU_USUAL, w.usual);
+    attributes.set(attr::LINUX_CPU_CAPACITY, capacity).set(attr::LINUX_CPU_UTILIZATION, share);
+    attributes.set(attr::LINUX_CPU_USUAL, usual);
     let name = w.workload.display_name();
     let message = match reason {
-        "usage" => format!("{name} uses {cpus:.2} of its {:.2} CPUs ({:.0} %)", w.capacity, share * 100.0),
+        "usage" => format!("{name} uses {cpus:.2} of its {capacity:.2} CPUs ({:.0} %)", share * 100.0),
         _ => format!(
             "{name} uses {cpus:.2} CPUs ({:.0} % of what it may use), usually {:.0} %",
             share * 100.0,
-            w.usual * 100.0
+            usual * 100.0
         ),
     };
     Trigger {
@@ -484,104 +381,6 @@ fn trigger(w: &Watched, key: WorkloadKey, reason: &'static str, cpus: f64, since
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SECOND: u64 = 1_000_000_000;
-
-    fn watched(capacity: f64) -> Watched {
-        let workload = Workload {
-            key: WorkloadKey(7),
-            kind: WorkloadKind::Container,
-            cgroup: "/shop".into(),
-            container_id: None,
-            container_name: Some("shop".into()),
-            image_name: None,
-            image_tag: None,
-            runtime: None,
-            unit: None,
-            pod: None,
-            service_name: None,
-            service_namespace: None,
-            service_version: None,
-            labels: std::collections::BTreeMap::new(),
-            pending: false,
-        };
-        Watched {
-            workload: Arc::new(workload),
-            used_ns: 0,
-            capacity,
-            capacity_read_ns: 0,
-            usual: 0.0,
-            phase: Phase::Calm,
-            calm: 0,
-            last_capture_ns: None,
-            seen_ns: 0,
-        }
-    }
-
-    /// What each second of this use leads to, in one letter.
-    fn steps(w: &mut Watched, from_s: u64, cpus: &[f64]) -> String {
-        let config = Config { window: HumanDuration::from_secs(3), ..Config::default() };
-        let at = |i: usize| {
-            let ns = (from_s + i as u64) * SECOND;
-            Now { wall: Timestamp(ns), boot_ns: ns }
-        };
-        let letter = |step| match step {
-            Step::Nothing => '.',
-            Step::Sample => 's',
-            Step::Wait => 'w',
-            Step::Drop => 'd',
-            Step::Open { .. } => 'O',
-            Step::Recover => 'R',
-        };
-        cpus.iter().enumerate().map(|(i, c)| letter(w.step(&config, *c, at(i)))).collect()
-    }
-
-    /// High for the whole window: sampled after one second, opened with that second as its onset,
-    /// recovered after three calm seconds.
-    #[test]
-    fn high_use_is_opened_and_recovers() {
-        let mut w = watched(1.0);
-        assert_eq!(steps(&mut w, 100, &[0.1, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.1]), ".swwOw..R.");
-    }
-
-    /// A peak shorter than the window opens nothing, and its samples are dropped.
-    #[test]
-    fn a_peak_is_dropped() {
-        assert_eq!(steps(&mut watched(1.0), 100, &[0.1, 1.0, 1.0, 0.1, 0.1]), ".swd.");
-    }
-
-    /// Half of what it may use is a jump for who used next to nothing, not for who usually does.
-    #[test]
-    fn a_jump_is_told_from_the_usual() {
-        assert_eq!(steps(&mut watched(2.0), 100, &[0.1, 1.0, 1.0, 1.0, 1.0]), ".swwO");
-        let mut used_to_it = watched(2.0);
-        used_to_it.usual = 0.4;
-        assert_eq!(steps(&mut used_to_it, 100, &[0.8, 1.0, 1.0, 1.0, 1.0]), ".....");
-    }
-
-    /// A slow ramp never jumps, and is found at the limit.
-    #[test]
-    fn a_ramp_is_found() {
-        let ramp: Vec<f64> = (0..200).map(|i| (f64::from(i) * 0.01).min(1.0)).collect();
-        assert!(steps(&mut watched(1.0), 100, &ramp).contains('O'));
-    }
-
-    /// Right after a capture the next onset is told, but not sampled again.
-    #[test]
-    fn a_second_onset_within_the_cool_down_is_not_sampled() {
-        let mut w = watched(1.0);
-        assert_eq!(steps(&mut w, 100, &[1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1]), "swwO..R");
-        assert_eq!(steps(&mut w, 110, &[1.0, 1.0, 1.0, 1.0]), ".wwO");
-    }
-
-    /// A load that stays for ten minutes is the new usual: its incident ends.
-    #[test]
-    fn what_stays_is_the_new_usual() {
-        let mut w = watched(2.0);
-        let all = steps(&mut w, 100, &[1.0; 700]);
-        assert_eq!((all.matches('O').count(), all.matches('R').count()), (1, 1));
-        assert!(all.ends_with("...."), "{all}");
-    }
 
     /// Settings out of range are refused with what would be valid.
     #[test]

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use prometheus::proto::{Counter, LabelPair, Metric, MetricType};
@@ -31,21 +30,12 @@ static KILL: EventDef = EventDef {
 
 fn workload(key: u64) -> Workload {
     Workload {
-        key: WorkloadKey(key),
-        kind: WorkloadKind::Container,
-        cgroup: "/kubepods/x".into(),
         container_id: Some(format!("{key:064x}")),
         container_name: Some("we\"b\\\n".into()),
         image_name: Some("docker.io/nginx".into()),
-        image_tag: None,
         runtime: Some("containerd"),
-        unit: None,
         pod: Some(Pod { uid: "u-1".into(), name: Some("web-0".into()), ..Pod::default() }),
-        service_name: None,
-        service_namespace: None,
-        service_version: None,
-        labels: BTreeMap::new(),
-        pending: false,
+        ..Workload::new(WorkloadKey(key), WorkloadKind::Container, "/kubepods/x")
     }
 }
 

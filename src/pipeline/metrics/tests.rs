@@ -33,21 +33,9 @@ fn at(s: u64) -> Timestamp {
 
 fn workload(key: u64, name: &str) -> Arc<Workload> {
     Arc::new(Workload {
-        key: WorkloadKey(key),
-        kind: WorkloadKind::Container,
-        cgroup: format!("/c/{key}"),
         container_id: Some(format!("{key:064x}")),
         container_name: (!name.is_empty()).then(|| name.to_owned()),
-        image_name: None,
-        image_tag: None,
-        runtime: None,
-        unit: None,
-        pod: None,
-        service_name: None,
-        service_namespace: None,
-        service_version: None,
-        labels: std::collections::BTreeMap::new(),
-        pending: false,
+        ..Workload::new(WorkloadKey(key), WorkloadKind::Container, format!("/c/{key}"))
     })
 }
 

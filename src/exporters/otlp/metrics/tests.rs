@@ -20,21 +20,8 @@ const KEY: Key = Key::new("k", "");
 
 fn workload(key: u64) -> Arc<Workload> {
     Arc::new(Workload {
-        key: WorkloadKey(key),
-        kind: WorkloadKind::Container,
-        cgroup: format!("/c{key}"),
-        container_id: None,
         container_name: Some(format!("c{key}")),
-        image_name: None,
-        image_tag: None,
-        runtime: None,
-        unit: None,
-        pod: None,
-        service_name: None,
-        service_namespace: None,
-        service_version: None,
-        labels: std::collections::BTreeMap::new(),
-        pending: false,
+        ..Workload::new(WorkloadKey(key), WorkloadKind::Container, format!("/c{key}"))
     })
 }
 
