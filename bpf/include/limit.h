@@ -14,7 +14,7 @@ struct limiter {
 	u32 suppressed;
 };
 
-static __always_inline bool allowed(struct limiter *l, u64 now)
+static __always_inline void refill(struct limiter *l, u64 now)
 {
 	u64 since = now - l->refilled_ns;
 
@@ -24,6 +24,11 @@ static __always_inline bool allowed(struct limiter *l, u64 now)
 		l->tokens = tokens > BURST ? BURST : tokens;
 		l->refilled_ns = now;
 	}
+}
+
+static __always_inline bool allowed(struct limiter *l, u64 now)
+{
+	refill(l, now);
 	if (!l->tokens) {
 		l->suppressed++;
 		return false;
