@@ -17,7 +17,9 @@ pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::runqlat::RunqLat>(),
     events::<super::events::oom::Oom>(),
     events::<super::events::softirq::Softirq>(),
+    events::<super::events::softlockup::SoftLockup>(),
     events::<super::events::hungtask::HungTask>(),
+    events::<super::events::memreclaim::MemReclaim>(),
     autotracing::<super::autotracing::cpuidle::CpuIdle>(),
 ];
 

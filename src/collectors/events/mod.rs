@@ -2,5 +2,7 @@
 //! Collectors of kind events, one file each.
 
 pub mod hungtask;
+pub mod memreclaim;
 pub mod oom;
 pub mod softirq;
+pub mod softlockup;
