@@ -110,7 +110,7 @@ impl RawEntry {
     }
 }
 
-/// The contents of each length-delimited field of that number in a message that is known to be whole.
+/// The contents of each field of that number in a message that is known to be whole.
 pub fn fields(message: &[u8], wanted: u32) -> impl Iterator<Item = &[u8]> {
     let all = Fields { bytes: message, at: 0 };
     all.map_while(Result::ok).filter(move |(n, _)| *n == wanted).map(move |(_, range)| &message[range])

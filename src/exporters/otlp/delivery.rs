@@ -25,7 +25,7 @@ use crate::signal::RawEntry;
 use crate::telemetry::SelfMetrics;
 
 /// Entries taken from the log at once.
-const MAX_ENTRIES: usize = 512;
+const MAX_ENTRIES: usize = 1024;
 /// How long the log may collect entries before it hands over fewer than that.
 const MAX_WAIT: Duration = Duration::from_millis(500);
 /// Requests above this are split: gRPC servers take 4 MiB at most by default.
