@@ -146,6 +146,7 @@ pub mod own {
     pub const EXPORTER_SENT: &str = "bianque.exporter.sent";
     pub const EXPORTER_FAILURES: &str = "bianque.exporter.failures";
     pub const EXPORTER_BEHIND: &str = "bianque.exporter.behind";
+    pub const EXPORTER_BEHIND_SIZE: &str = "bianque.exporter.behind_size";
     pub const EXPORTER_LAG: &str = "bianque.exporter.lag";
     pub const SERIES_OVERFLOWED: &str = "bianque.series.overflowed";
     pub const SERIES: &str = "bianque.series";

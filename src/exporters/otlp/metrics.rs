@@ -94,7 +94,7 @@ impl MetricDelivery {
                 Outcome::Suspect(why) => ("error", why),
                 Outcome::TooLarge(why) => ("too_large", why),
                 Outcome::Refused(why) => ("refused", why),
-                Outcome::Denied(why) => ("denied", why),
+                Outcome::Denied(why) | Outcome::Unserved(why) => ("denied", why),
             };
             self.failing = true;
             self.own.exporter_failed(EXPORTER, Signal::Metrics.name(), reason);
