@@ -65,7 +65,7 @@ impl Stages {
 
         let (stopping, stop_seen) = watch::channel(false);
         let (tasks, deadline) = (TaskTracker::new(), Arc::new(OnceLock::new()));
-        let answers = queries::answers(rear.store.clone(), &rear.log, statuses, &rear.resource);
+        let answers = queries::answers(&rear, statuses, &clock);
         serve_api(&config, answers, rear.prometheus(), &clock, &tasks, stop_seen.clone()).await?;
         let exporting =
             deliver::Exporting { log: &rear.log, state: &rear.state, own: &rear.own, resource: &rear.resource };
