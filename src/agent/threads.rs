@@ -110,7 +110,7 @@ impl Loops {
         let (metrics, metrics_commands) = mpsc::sync_channel(16);
         let (autotracing, autotracing_commands) = mpsc::sync_channel(16);
         let metrics_loop = MetricsLoop::new(built.metrics, junction.clone());
-        let events_loop = EventsLoop::new(built.events, junction.clone());
+        let events_loop = EventsLoop::new(built.events, clock.clone(), junction.clone());
         let autotracing_loop = AutotracingLoop::new(built.autotracing, CAPTURE, clock, junction.clone());
         let reader = start_reader(built.objects, shared, workloads, &events)?;
         let collectors = vec![

@@ -24,6 +24,7 @@ mod delivered;
 mod doctor;
 mod examples;
 mod faults;
+mod hungtask;
 mod oom;
 mod privileges;
 mod soak;

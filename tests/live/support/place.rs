@@ -17,6 +17,8 @@ pub enum Need {
     Podman,
     /// A BPF program that spins (`bpf_loop`, Linux 5.17), or the module built for this kernel.
     Spin,
+    /// A file system on a loop device that can be frozen.
+    Freeze,
     /// The unified hierarchy holds the controllers.
     CgroupV2,
     /// A machine that may be ruined: its clock, its memory.
@@ -92,6 +94,7 @@ fn missing(need: Need) -> Option<String> {
         Need::Spin => {
             (kernel() >= (5, 17) || module_built(), "the kernel is older than 5.17 and the module is not built")
         }
+        Need::Freeze => (on_path("mkfs.ext4") && on_path("fsfreeze"), "no mkfs.ext4 or fsfreeze"),
         Need::CgroupV2 => {
             let root = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
             (root.contains("memory"), "cgroup v2 has no memory controller here")
