@@ -21,7 +21,8 @@ pub(super) fn answers(store: Store, log: &Log, statuses: Arc<Statuses>, resource
     }
 }
 
-fn readiness(log: &Log, statuses: &Statuses) -> Readiness {
+/// Whether the agent does what it should.
+pub(super) fn readiness(log: &Log, statuses: &Statuses) -> Readiness {
     let store = log.state();
     let collectors = statuses.snapshot();
     let exporters = log

@@ -26,6 +26,7 @@ mod examples;
 mod faults;
 mod oom;
 mod privileges;
+mod service;
 mod soak;
 mod softirq;
 mod workload;

@@ -3,6 +3,7 @@
 //! symbolising and reading evidence never hold up a ring buffer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::{Command, Outlet, Slot, reload};
@@ -52,6 +53,11 @@ impl RecordQueue {
     pub fn command(&self, c: Command) {
         drop(self.tx.send(Message::Command(c)));
     }
+
+    /// Whether there was room for the command.
+    pub fn try_command(&self, c: Command) -> bool {
+        self.tx.try_send(Message::Command(c)).is_ok()
+    }
 }
 
 /// All event collectors, on one thread.
@@ -73,6 +79,7 @@ impl EventsLoop {
                 Message::Command(Command::Reload { collector, section }) => {
                     reload(&mut self.slots, collector, |c| c.reload(&section));
                 }
+                Message::Command(Command::Answer(answer)) => answer.store(true, Ordering::Relaxed),
                 Message::Command(Command::Stop) => return,
             }
         }
