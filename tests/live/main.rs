@@ -27,6 +27,7 @@ mod faults;
 mod hungtask;
 mod oom;
 mod privileges;
+mod service;
 mod soak;
 mod softirq;
 mod workload;

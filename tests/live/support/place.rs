@@ -13,6 +13,8 @@ use super::machine::{on_path, shell};
 pub enum Need {
     /// Root, and a kernel with BTF.
     Agent,
+    /// systemd's programs; it need not be process 1.
+    Systemd,
     /// Containers.
     Podman,
     /// A BPF program that spins (`bpf_loop`, Linux 5.17), or the module built for this kernel.
@@ -90,6 +92,7 @@ fn missing(need: Need) -> Option<String> {
             (false, _) => (false, "not root"),
             (_, there) => (there, "the kernel has no BTF"),
         },
+        Need::Systemd => (Path::new("/lib/systemd/systemd").exists() && on_path("systemd-analyze"), "no systemd"),
         Need::Podman => (on_path("podman") && on_path("runc"), "no podman with runc"),
         Need::Spin => {
             (kernel() >= (5, 17) || module_built(), "the kernel is older than 5.17 and the module is not built")
