@@ -17,6 +17,8 @@ pub enum Need {
     Podman,
     /// A BPF program that spins (`bpf_loop`, Linux 5.17), or the module built for this kernel.
     Spin,
+    /// containerd with its socket for the kubelet, and a client of it: `tests/containers/containerd`.
+    Containerd,
     /// The unified hierarchy holds the controllers.
     CgroupV2,
     /// A machine that may be ruined: its clock, its memory.
@@ -89,6 +91,11 @@ fn missing(need: Need) -> Option<String> {
             (_, there) => (there, "the kernel has no BTF"),
         },
         Need::Podman => (on_path("podman") && on_path("runc"), "no podman with runc"),
+        Need::Containerd => (
+            on_path("runc")
+                && shell("tests/containers/containerd fetch && CONTAINERD=1.6 tests/containers/containerd fetch").0,
+            "no containerd: tests/containers/containerd fetch says why",
+        ),
         Need::Spin => {
             (kernel() >= (5, 17) || module_built(), "the kernel is older than 5.17 and the module is not built")
         }
