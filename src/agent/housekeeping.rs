@@ -14,6 +14,7 @@ use crate::probe::Object;
 use crate::probe::stacks::Symbols;
 use crate::telemetry::SelfMetrics;
 use crate::workload::Workloads;
+use crate::workload::kubernetes::{Facts, Source};
 
 /// Captures that follow each other closer than this share what is kept of processes.
 const SYMBOLS_KEPT: Duration = Duration::from_secs(60);
@@ -24,6 +25,8 @@ pub(super) struct Housekeeping {
     /// Name of the object that tells of cgroups, whose losses make the table incomplete.
     pub births: Option<&'static str>,
     pub workloads: Workloads,
+    /// Names that come from elsewhere.
+    pub facts: Facts,
     pub state: Arc<MetricState>,
     pub own: SelfMetrics,
     pub symbols: Symbols,
@@ -60,6 +63,9 @@ impl Housekeeping {
         }
         if births_lost && let Err(e) = self.workloads.scan() {
             tracing::warn!("cgroups were born unseen, and cannot be read: {e}");
+        }
+        for source in Source::ALL {
+            self.own.source_state(source.name(), self.facts.state(source).name());
         }
         if self.symbols.trim(SYMBOLS_KEPT) {
             crate::host::sys::trim_malloc();

@@ -41,6 +41,24 @@ pub mod attr {
     pub const K8S_POD_NAME: Key = Key::new("k8s.pod.name", "Name of the pod");
     pub const K8S_POD_UID: Key = Key::new("k8s.pod.uid", "UID of the pod");
     pub const K8S_CONTAINER_NAME: Key = Key::new("k8s.container.name", "Name of the container in its pod");
+    pub const K8S_CONTAINER_RESTART_COUNT: Key =
+        Key::new("k8s.container.restart_count", "How often the container was started before in its pod");
+    pub const K8S_DEPLOYMENT_NAME: Key = Key::new("k8s.deployment.name", "Name of the Deployment that made the pod");
+    pub const K8S_REPLICASET_NAME: Key = Key::new("k8s.replicaset.name", "Name of the ReplicaSet that made the pod");
+    pub const K8S_STATEFULSET_NAME: Key = Key::new("k8s.statefulset.name", "Name of the StatefulSet that made the pod");
+    pub const K8S_DAEMONSET_NAME: Key = Key::new("k8s.daemonset.name", "Name of the DaemonSet that made the pod");
+    pub const K8S_JOB_NAME: Key = Key::new("k8s.job.name", "Name of the Job that made the pod");
+    pub const K8S_CRONJOB_NAME: Key = Key::new("k8s.cronjob.name", "Name of the CronJob that made the Job");
+    /// As the OpenTelemetry Collector's k8s_cluster receiver has it; the conventions have no name for it yet.
+    pub const K8S_POD_QOS_CLASS: Key = Key::new("k8s.pod.qos_class", "Guaranteed, Burstable or BestEffort");
+    pub const LINUX_K8S_CONTAINER_KIND: Key =
+        Key::new("linux.k8s.container.kind", "init, sidecar, ephemeral, sandbox; none: a plain container of the pod");
+    pub const LINUX_K8S_POD_STATIC: Key =
+        Key::new("linux.k8s.pod.static", "true: the kubelet made the pod from a file on the node");
+    /// Before a label's or annotation's own name.
+    pub const K8S_POD_LABEL: &str = "k8s.pod.label.";
+    pub const K8S_POD_ANNOTATION: &str = "k8s.pod.annotation.";
+    pub const CONTAINER_LABEL: &str = "container.label.";
     pub const CONTAINER_ID: Key = Key::new("container.id", "Id of the container");
     pub const CONTAINER_NAME: Key = Key::new("container.name", "Name of the container, as its runtime has it");
     pub const CONTAINER_RUNTIME: Key = Key::new("container.runtime.name", "The container's runtime");
@@ -168,6 +186,7 @@ pub mod own {
     pub const EXPORTER_BEHIND: &str = "bianque.exporter.behind";
     pub const EXPORTER_BEHIND_SIZE: &str = "bianque.exporter.behind_size";
     pub const EXPORTER_LAG: &str = "bianque.exporter.lag";
+    pub const SOURCE_STATE: &str = "bianque.workload.source.state";
     pub const SERIES_OVERFLOWED: &str = "bianque.series.overflowed";
     pub const SERIES: &str = "bianque.series";
 
@@ -180,6 +199,7 @@ pub mod own {
         pub const PROBE: &str = "probe";
         pub const REASON: &str = "reason";
         pub const SIGNAL: &str = "signal";
+        pub const SOURCE: &str = "source";
         pub const STATE: &str = "state";
     }
 }

@@ -19,6 +19,7 @@
 mod servers;
 mod support;
 
+mod containerd;
 mod cpu;
 mod delivered;
 mod doctor;

@@ -21,6 +21,8 @@ pub enum Need {
     Spin,
     /// A file system on a loop device that can be frozen.
     Freeze,
+    /// containerd with its socket for the kubelet, and a client of it: `tests/containers/containerd`.
+    Containerd,
     /// The unified hierarchy holds the controllers.
     CgroupV2,
     /// A machine that may be ruined: its clock, its memory.
@@ -94,6 +96,11 @@ fn missing(need: Need) -> Option<String> {
         },
         Need::Systemd => (Path::new("/lib/systemd/systemd").exists() && on_path("systemd-analyze"), "no systemd"),
         Need::Podman => (on_path("podman") && on_path("runc"), "no podman with runc"),
+        Need::Containerd => (
+            on_path("runc")
+                && shell("tests/containers/containerd fetch && CONTAINERD=1.6 tests/containers/containerd fetch").0,
+            "no containerd: tests/containers/containerd fetch says why",
+        ),
         Need::Spin => {
             (kernel() >= (5, 17) || module_built(), "the kernel is older than 5.17 and the module is not built")
         }
