@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::exporters::otlp;
+use crate::exporters::{elasticsearch, otlp};
 use crate::signal::{ByteSize, HumanDuration};
 
 pub use error::{ConfigError, Origin, Problem};
@@ -142,6 +142,7 @@ impl Default for Incident {
 #[serde(default, deny_unknown_fields)]
 pub struct Exporters {
     pub otlp: otlp::Settings,
+    pub elasticsearch: elasticsearch::Settings,
 }
 
 /// `log`
@@ -229,8 +230,10 @@ impl Config {
         check("metrics.interval", interval_ok(self.metrics.interval), "1s to 1h");
         check("metrics.max_series", (1..=1_000_000).contains(&self.metrics.max_series), "1 to 1000000");
         check("incident.quiet", (1_000..=600_000).contains(&self.incident.quiet.as_millis()), "1s to 10m");
-        if let Err(e) = self.exporters.otlp.validate() {
-            check(&e.key, false, &e.expected);
+        for valid in [self.exporters.otlp.validate(), self.exporters.elasticsearch.validate()] {
+            if let Err(e) = valid {
+                check(&e.key, false, &e.expected);
+            }
         }
         out
     }

@@ -1,51 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Entries of the log as OTLP requests: grouped by whose they are and by the collector.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper::body::Bytes;
-use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::Signal;
 use super::wire;
-use crate::signal::entry::{Entry, ResourceAttrs};
-use crate::signal::semconv::{SCHEMA_URL, attr};
-use crate::signal::{Attributes, WorkloadKey, otlp};
-
-/// The node's resource, and its part in the resources of workloads.
-#[derive(Debug, Clone, Default)]
-pub struct Node {
-    all: Vec<KeyValue>,
-    shared: Vec<KeyValue>,
-    service: Option<KeyValue>,
-}
-
-impl Node {
-    /// `resource`: of the agent and the node, with what the environment says.
-    #[must_use]
-    pub fn new(resource: &Attributes) -> Self {
-        let all = otlp::key_values(resource);
-        let shared = all.iter().filter(|kv| otlp::is_of_node(&kv.key)).cloned().collect();
-        let service = all.iter().find(|kv| kv.key == attr::SERVICE_NAME.name).cloned();
-        Node { all, shared, service }
-    }
-
-    /// The resource of a workload, or of the node.
-    #[must_use]
-    pub fn resource(&self, workload: Option<&[KeyValue]>) -> Vec<KeyValue> {
-        let Some(own) = workload else { return self.all.clone() };
-        let named = |key: &str| own.iter().any(|kv| kv.key == key);
-        let mut out: Vec<KeyValue> = self.shared.iter().filter(|kv| !named(&kv.key)).cloned().collect();
-        // Without a service of its own it is filed under the agent's: a resource must have one.
-        out.extend(self.service.iter().filter(|kv| !named(&kv.key)).cloned());
-        out.extend_from_slice(own);
-        out
-    }
-}
-
-/// What is known of the workloads of some entries.
-pub type Resources = HashMap<WorkloadKey, Arc<ResourceAttrs>>;
+use crate::exporters::node::{Node, Resources};
+use crate::signal::WorkloadKey;
+use crate::signal::entry::Entry;
+use crate::signal::semconv::SCHEMA_URL;
 
 /// One export request of the entries' log records or spans, and how many there are in it.
 #[must_use]
@@ -67,11 +33,8 @@ pub fn request(signal: Signal, entries: &[Arc<Entry>], resources: &Resources, no
     }
     let mut out = Vec::new();
     for (key, scopes) in &groups {
-        let known = key.and_then(|k| resources.get(&k)).map(|r| r.attributes.as_slice());
-        // A workload of which nothing is known is still not the node.
-        let workload = known.or(key.is_some().then_some(&[]));
         wire::nested(&mut out, 1, |out| {
-            wire::resource(out, 1, &node.resource(workload));
+            wire::resource(out, 1, &node.resource_of(*key, resources));
             for (collector, records) in scopes {
                 wire::nested(out, 2, |out| {
                     wire::scope(out, 1, collector);
@@ -98,6 +61,11 @@ pub fn records(signal: Signal, entry: &Entry) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashMap;
+
+    use crate::signal::entry::ResourceAttrs;
+    use crate::signal::semconv::attr;
+    use crate::signal::{Attributes, otlp};
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
     use opentelemetry_proto::tonic::logs::v1::LogRecord;
