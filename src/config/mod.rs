@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::exporters::otlp;
+use crate::exporters::{elasticsearch, otlp};
 use crate::signal::{ByteSize, HumanDuration};
 use crate::workload;
 
@@ -145,6 +145,7 @@ impl Default for Incident {
 #[serde(default, deny_unknown_fields)]
 pub struct Exporters {
     pub otlp: otlp::Settings,
+    pub elasticsearch: elasticsearch::Settings,
 }
 
 /// `log`
@@ -235,8 +236,10 @@ impl Config {
         for (key, expected) in self.workload.invalid() {
             check(&key, false, &expected);
         }
-        if let Err(e) = self.exporters.otlp.validate() {
-            check(&e.key, false, &e.expected);
+        for valid in [self.exporters.otlp.validate(), self.exporters.elasticsearch.validate()] {
+            if let Err(e) = valid {
+                check(&e.key, false, &e.expected);
+            }
         }
         out
     }
