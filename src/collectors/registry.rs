@@ -17,6 +17,10 @@ pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::runqlat::RunqLat>(),
     events::<super::events::oom::Oom>(),
     events::<super::events::softirq::Softirq>(),
+    events::<super::events::linkwatch::LinkWatch>(),
+    events::<super::events::txtimeout::TxTimeout>(),
+    events::<super::events::lacp::Lacp>(),
+    events::<super::events::ras::Ras>(),
     autotracing::<super::autotracing::cpuidle::CpuIdle>(),
 ];
 
