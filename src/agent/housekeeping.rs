@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,6 +23,8 @@ const SYMBOLS_KEPT: Duration = Duration::from_secs(60);
 /// The agent's look at itself.
 pub(super) struct Housekeeping {
     pub objects: Vec<Object>,
+    /// Collectors with a source of their own, and what it could not hand over.
+    pub sources: Vec<(&'static str, Arc<AtomicU64>)>,
     /// Name of the object that tells of cgroups, whose losses make the table incomplete.
     pub births: Option<&'static str>,
     pub workloads: Workloads,
@@ -60,6 +63,9 @@ impl Housekeeping {
         for (i, object) in self.objects.iter().enumerate() {
             births_lost |= self.losses(i, object, before) && self.births == Some(object.name());
             self.costs(i, object, before);
+        }
+        for (name, lost) in &self.sources {
+            self.own.lost(name, "overrun", lost.swap(0, Ordering::Relaxed));
         }
         if births_lost && let Err(e) = self.workloads.scan() {
             tracing::warn!("cgroups were born unseen, and cannot be read: {e}");

@@ -68,18 +68,7 @@ impl<S: Source> Delivery<S> {
         let (exporter, what) = (format!("{EXPORTER}/{}", signal.name()), format!("{} over OTLP", signal.name()));
         let feed = Feed::new(source, exporter, what, own.clone(), backoff.clone());
         let complaints = OnceAMinute::default();
-        Delivery {
-            signal,
-            feed,
-            transport,
-            node,
-            own,
-            backoff,
-            complaints,
-            failing: false,
-            strikes: 0,
-            unserved: None,
-        }
+        Delivery { signal, feed, transport, node, own, backoff, complaints, failing: false, strikes: 0, unserved: None }
     }
 
     /// Shorter or longer waits between tries, for tests.

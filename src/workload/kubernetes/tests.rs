@@ -119,7 +119,10 @@ fn events_tell_the_same() {
 
 fn pod_list() -> String {
     let status = |name: &str, of: &str| {
-        format!(r#"{{"name":"{name}","containerID":"containerd://{}","image":"nginx:1.27","restartCount":1,"ready":true,"state":{{}}}}"#, id(of))
+        format!(
+            r#"{{"name":"{name}","containerID":"containerd://{}","image":"nginx:1.27","restartCount":1,"ready":true,"state":{{}}}}"#,
+            id(of)
+        )
     };
     format!(
         r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[
@@ -255,7 +258,10 @@ async fn only_a_trusted_kubelet_gets_the_token() {
     let d = tempfile::tempdir().unwrap();
     let (token, ca_file) = (d.path().join("token"), d.path().join("ca.crt"));
     std::fs::write(&token, "geheim").unwrap();
-    assert!(kubelet(&url, |s| s.token_file.clone_from(&token)).is_err(), "without a CA there is nothing to verify with");
+    assert!(
+        kubelet(&url, |s| s.token_file.clone_from(&token)).is_err(),
+        "without a CA there is nothing to verify with"
+    );
     let facts = Facts::new(&settings());
     std::fs::write(&ca_file, other).unwrap();
     let refused = kubelet(&url, |s| s.token_file.clone_from(&token)).unwrap().read(&facts).await;
