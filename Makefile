@@ -42,6 +42,7 @@ bench: ## the benchmarks, each against its bar, a floor or a peer (root; docs/pe
 	$(CARGO) bench --bench scrape --bench store --bench workload
 	$(CARGO) bench $(AS_ROOT) --bench ping_pong -- --check
 	$(CARGO) bench $(AS_ROOT) --bench agent_cost -- --check
+	$(CARGO) bench $(AS_ROOT) --bench delivery -- --check
 
 lint: ## format, clippy, shell scripts, licences
 	$(CARGO) fmt --all --check

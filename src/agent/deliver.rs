@@ -62,7 +62,7 @@ impl Exporting<'_> {
         let otlp = &config.exporters.otlp;
         let node = Node::new(self.resource);
         let seed = u64::from(std::process::id());
-        for signal in [Signal::Logs, Signal::Traces] {
+        for signal in [Signal::Logs, Signal::Traces, Signal::Profiles] {
             let Some(endpoint) = otlp.endpoint(signal)? else { continue };
             let transport = Transport::new(&endpoint)?;
             let (log, node, own) = (self.log.clone(), node.clone(), self.own.clone());

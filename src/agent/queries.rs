@@ -25,7 +25,8 @@ pub(super) fn answers(rear: &Rear, statuses: Arc<Statuses>, clock: &Clock) -> Lo
     }
 }
 
-fn readiness(log: &Log, statuses: &Statuses) -> Readiness {
+/// Whether the agent does what it should.
+pub(super) fn readiness(log: &Log, statuses: &Statuses) -> Readiness {
     let store = log.state();
     let collectors = statuses.snapshot();
     let exporters = log

@@ -108,6 +108,13 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         "Accepted entries that the exporter has still to send",
     ),
     def(
+        own::EXPORTER_BEHIND_SIZE,
+        "gauge",
+        "By",
+        &[key::EXPORTER],
+        "Encoded size of the entries that the exporter has still to send",
+    ),
+    def(
         own::EXPORTER_LAG,
         "gauge",
         "s",
@@ -155,6 +162,7 @@ pub struct SelfMetrics {
     sent: Counter<u64>,
     export_failures: Counter<u64>,
     behind: Gauge<u64>,
+    behind_bytes: Gauge<u64>,
     lag: Gauge<f64>,
     series: Gauge<u64>,
     overflowed: Counter<u64>,
@@ -244,6 +252,7 @@ impl SelfMetrics {
             sent: counter(meter, own::EXPORTER_SENT),
             export_failures: counter(meter, own::EXPORTER_FAILURES),
             behind: gauge(meter, own::EXPORTER_BEHIND),
+            behind_bytes: gauge(meter, own::EXPORTER_BEHIND_SIZE),
             lag: meter.f64_gauge(own::EXPORTER_LAG).with_unit(lag_unit).with_description(lag_help).build(),
             series: gauge(meter, own::SERIES),
             overflowed: counter(meter, own::SERIES_OVERFLOWED),
@@ -370,9 +379,10 @@ impl SelfMetrics {
     }
 
     /// How far an exporter is behind the log.
-    pub fn exporter_behind(&self, exporter: &str, events: u64, oldest: Duration) {
+    pub fn exporter_behind(&self, exporter: &str, events: u64, bytes: u64, oldest: Duration) {
         let who = [KeyValue::new(key::EXPORTER, exporter.to_owned())];
         self.behind.record(events, &who);
+        self.behind_bytes.record(bytes, &who);
         self.lag.record(oldest.as_secs_f64(), &who);
     }
 

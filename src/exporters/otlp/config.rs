@@ -11,16 +11,18 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::signal::HumanDuration;
 
-/// OTLP's three signals that we send.
+/// OTLP's signals, all of which we send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Signal {
     Traces,
     Metrics,
     Logs,
+    /// Still under development in OTLP: few back ends take it, see [`super::delivery`].
+    Profiles,
 }
 
 impl Signal {
-    pub const ALL: [Signal; 3] = [Signal::Traces, Signal::Metrics, Signal::Logs];
+    pub const ALL: [Signal; 4] = [Signal::Traces, Signal::Metrics, Signal::Logs, Signal::Profiles];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -28,6 +30,17 @@ impl Signal {
             Signal::Traces => "traces",
             Signal::Metrics => "metrics",
             Signal::Logs => "logs",
+            Signal::Profiles => "profiles",
+        }
+    }
+
+    /// Where OTLP/HTTP takes it, below the endpoint.
+    fn path(self) -> &'static str {
+        match self {
+            Signal::Traces => "/v1/traces",
+            Signal::Metrics => "/v1/metrics",
+            Signal::Logs => "/v1/logs",
+            Signal::Profiles => "/v1development/profiles",
         }
     }
 }
@@ -92,8 +105,8 @@ pub type Headers = BTreeMap<String, Secret>;
 pub struct Settings {
     /// `false` turns OTLP off, whatever endpoint is named.
     pub enabled: bool,
-    /// Where to send all signals, e.g. `http://collector:4317`. With `http/protobuf`, `/v1/traces`, `/v1/metrics` and
-    /// `/v1/logs` are appended to its path.
+    /// Where to send all signals, e.g. `http://collector:4317`. With `http/protobuf`, `/v1/traces`, `/v1/metrics`,
+    /// `/v1/logs` and `/v1development/profiles` are appended to its path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// `grpc` or `http/protobuf`. When not set: `grpc` if the endpoint's port is 4317, else `http/protobuf`.
@@ -122,6 +135,9 @@ pub struct Settings {
     pub metrics: SignalSettings,
     /// What differs for logs (events).
     pub logs: SignalSettings,
+    /// What differs for profiles (stacks of captures). A server that does not take them is asked again every ten
+    /// minutes; they stay in the store.
+    pub profiles: SignalSettings,
 }
 
 impl Default for Settings {
@@ -140,6 +156,7 @@ impl Default for Settings {
             traces: SignalSettings::default(),
             metrics: SignalSettings::default(),
             logs: SignalSettings::default(),
+            profiles: SignalSettings::default(),
         }
     }
 }
@@ -221,6 +238,7 @@ impl Settings {
             Signal::Traces => &self.traces,
             Signal::Metrics => &self.metrics,
             Signal::Logs => &self.logs,
+            Signal::Profiles => &self.profiles,
         }
     }
 
@@ -260,7 +278,7 @@ impl Settings {
             (Protocol::Grpc, _) => String::new(),
             (Protocol::Http, true) if url.path.is_empty() => "/".to_owned(),
             (Protocol::Http, true) => url.path.clone(),
-            (Protocol::Http, false) => format!("{}/v1/{}", url.path.trim_end_matches('/'), signal.name()),
+            (Protocol::Http, false) => format!("{}{}", url.path.trim_end_matches('/'), signal.path()),
         };
         let timeout = own.timeout.unwrap_or(self.timeout).get();
         if timeout.is_zero() {

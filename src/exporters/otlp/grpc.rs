@@ -84,6 +84,7 @@ impl Client {
             Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
             Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
             Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+            Signal::Profiles => "/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export",
         });
         Ok(Client { grpc, path, metadata: metadata(endpoint)? })
     }
@@ -128,7 +129,8 @@ fn classify(status: &Status) -> Outcome {
         | Code::Unavailable
         | Code::DataLoss => Outcome::Retry { after, why },
         Code::ResourceExhausted if after.is_some() => Outcome::Retry { after, why },
-        Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::Unimplemented => Outcome::Denied(why),
+        Code::Unimplemented => Outcome::Unserved(why),
+        Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => Outcome::Denied(why),
         // Also what a client makes of an answer that is not gRPC's, and many servers of any error.
         Code::Unknown | Code::Internal | Code::ResourceExhausted => Outcome::Suspect(why),
         _ => Outcome::Refused(why),
@@ -187,7 +189,8 @@ mod tests {
         for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Aborted, Code::Cancelled, Code::DataLoss] {
             assert!(matches!(classify(&Status::new(code, "x")), Outcome::Retry { after: None, .. }), "{code:?}");
         }
-        for code in [Code::Unauthenticated, Code::PermissionDenied, Code::Unimplemented] {
+        assert!(matches!(classify(&Status::unimplemented("x")), Outcome::Unserved(_)));
+        for code in [Code::Unauthenticated, Code::PermissionDenied] {
             assert!(matches!(classify(&Status::new(code, "x")), Outcome::Denied(_)), "{code:?}");
         }
         for code in [Code::InvalidArgument, Code::FailedPrecondition, Code::AlreadyExists] {

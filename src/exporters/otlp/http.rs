@@ -136,8 +136,9 @@ fn classify(answer: &Response<Bytes>, now: jiff::Timestamp) -> Outcome {
         | StatusCode::REQUEST_TIMEOUT => Outcome::Retry { after: retry_after(answer.headers(), now), why },
         StatusCode::PAYLOAD_TOO_LARGE => Outcome::TooLarge(why),
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Outcome::Refused(why),
-        s if s.is_server_error() && s != StatusCode::NOT_IMPLEMENTED => Outcome::Suspect(why),
-        // Redirects, wrong token, wrong path, wrong method, wrong media type.
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Outcome::Unserved(why),
+        s if s.is_server_error() => Outcome::Suspect(why),
+        // Redirects, wrong token, wrong media type.
         _ => Outcome::Denied(why),
     }
 }
@@ -190,7 +191,10 @@ mod tests {
         for s in [429, 502, 503, 504] {
             assert!(matches!(answer(s, &[], b""), Outcome::Retry { after: None, .. }), "{s}");
         }
-        for s in [301, 307, 401, 403, 404, 405, 415, 501] {
+        for s in [404, 405, 501] {
+            assert!(matches!(answer(s, &[], b""), Outcome::Unserved(_)), "{s}");
+        }
+        for s in [301, 307, 401, 403, 415] {
             assert!(matches!(answer(s, &[], b""), Outcome::Denied(_)), "{s}");
         }
         assert!(matches!(answer(400, &[], b""), Outcome::Refused(_)));
@@ -227,6 +231,6 @@ mod tests {
     fn reasons_are_shown() {
         let status = tonic_types::Status { code: 3, message: "bad\nspan".into(), details: vec![] }.encode_to_vec();
         assert_eq!(answer(400, &[], &status), Outcome::Refused("400 Bad Request: bad span".into()));
-        assert_eq!(answer(404, &[], b"no such page"), Outcome::Denied("404 Not Found: no such page".into()));
+        assert_eq!(answer(404, &[], b"no such page"), Outcome::Unserved("404 Not Found: no such page".into()));
     }
 }

@@ -30,6 +30,8 @@ pub enum Outcome {
     Refused(String),
     /// We are at fault, or this is not the right server: somebody must act. The data is kept.
     Denied(String),
+    /// The server knows no such service or path: it is the wrong one, or does not take this signal.
+    Unserved(String),
 }
 
 /// A client for one signal's endpoint.
@@ -78,7 +80,7 @@ impl Transport {
     }
 }
 
-/// Reads an export response. The three signals' responses have the same form: field 1 is
+/// Reads an export response. All signals' responses have the same form: field 1 is
 /// `partial_success` with a count and a message.
 #[must_use]
 pub fn read_response(body: &[u8]) -> Option<Outcome> {
