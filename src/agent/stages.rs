@@ -207,10 +207,16 @@ async fn serve_api(
     tasks: &TaskTracker,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
+    let http = &config.http;
+    let files = http.certificate_file.clone().zip(http.key_file.clone());
+    let tls =
+        files.map(|(certificate, key)| api::TlsFiles { certificate, key, client_ca: http.client_ca_file.clone() });
     let listen = api::Listen {
-        tcp: Some(config.http.listen),
-        token_file: config.http.token_file.clone(),
+        tcp: Some(http.listen),
+        token_file: http.token_file.clone(),
+        tls,
         socket: Some(config.api.socket.clone()),
+        limits: api::Limits::default(),
     };
     let server = api::Server::bind(&listen).await?;
     let backend: Arc<dyn api::Backend> = Arc::new(answers);

@@ -112,6 +112,52 @@ pub fn receive_with_nsid(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resul
     Ok((n.min(buffer.len()), nsid))
 }
 
+/// User and group that this process acts as.
+#[must_use]
+pub fn effective_ids() -> (u32, u32) {
+    // SAFETY: take nothing, return plain numbers, and cannot fail.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+/// Supplementary groups of who made a connection over a local socket, as they were then: `SO_PEERGROUPS`
+/// (Linux 4.13), net/core/sock.c.
+///
+/// # Errors
+/// What the kernel says; one with more groups than are asked for here is refused too.
+pub fn peer_groups(socket: &impl std::os::fd::AsFd) -> std::io::Result<Vec<u32>> {
+    use std::os::fd::AsRawFd as _;
+    // NGROUPS_MAX is 65,536; a few are the rule.
+    let mut groups = [0_u32; 1024];
+    let mut bytes = libc::socklen_t::try_from(size_of_val(&groups)).unwrap_or(0);
+    // SAFETY: the descriptor is open while `socket` is borrowed; the kernel writes at most `bytes` into
+    // `groups`, which is that large, and into `bytes` how much it wrote.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    if answer != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(groups.iter().take(bytes as usize / size_of::<u32>()).copied().collect())
+}
+
+/// Lets this process open as many files as it is allowed at most; by default that is not so, for programs
+/// that use `select` (systemd.exec(5), `LimitNOFILE=`).
+pub fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live, writable rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is a live rlimit. A refusal leaves the limit as it was.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     /// The calls give plausible values on the real system.
