@@ -10,6 +10,7 @@ mod node;
 mod outlet;
 mod queries;
 mod rear;
+mod service;
 mod stages;
 mod threads;
 
@@ -59,6 +60,8 @@ impl Agent {
 pub fn run(loaded: Loaded, sources: Sources, registrations: &[Registration]) -> anyhow::Result<()> {
     // One arena: with more, fjall's threads keep tens of MiB that were free long ago.
     crate::host::sys::limit_malloc_arenas(1);
+    // Of followers of events there may be a thousand.
+    crate::host::sys::raise_file_limit();
     let kept = kept_for_life(&loaded.config, registrations);
     let of_tasks = kept.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -106,14 +109,24 @@ async fn supervise(
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let mut stages = stages::Stages::start(loaded, sources, registrations, kept).await?;
+    let mut service = service::Service::new(&sources.env, stages::LOOPS);
+    service.ready(&stages.readiness());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => stages.reload(sources, registrations),
+            _ = hangup.recv() => {
+                service.reloading();
+                stages.reload(sources, registrations);
+                service.ready(&stages.readiness());
+            }
+            () = service.turn() => {
+                service.look(stages.ended(), &stages.readiness(), |who, answer| stages.ask(who, answer));
+            }
         }
     }
     tracing::info!("stopping");
+    service.stopping();
     stages.stop(Instant::now() + STOP_LIMIT).await;
     Ok(())
 }

@@ -11,24 +11,31 @@ use tokio_util::task::TaskTracker;
 use super::front::Front;
 use super::outlet::Junction;
 use super::rear::{Rear, incident_settings};
-use super::threads::{Loops, Stoppable};
+use super::service::Answer;
+use super::threads::{Loops, Stoppable, Worker};
 use super::{Kept, deliver, drop_privileges, queries, threads};
-use crate::api;
-use crate::collectors::Registration;
+use crate::api::{self, Readiness};
 use crate::collectors::run::{Command, Statuses};
+use crate::collectors::{Kind, Registration};
 use crate::config::{self, Config, Loaded, Sources};
 use crate::exporters::prometheus::Prometheus;
 use crate::host::{Clock, Host};
 use crate::pipeline::Input;
+use crate::pipeline::log::Log;
 use crate::probe::shared::Shared;
 use crate::telemetry::Telemetry;
 
 /// For the last captures to be written down.
 const CAPTURE_END: Duration = Duration::from_secs(3);
 
+/// Who must answer for the agent to be alive; the committer need not, as a disk may hang.
+pub(super) const LOOPS: &[&str] = &["pipeline", "metrics", "events", "autotracing", "tasks"];
+
 /// The agent while it runs.
 pub(super) struct Stages {
     junction: Arc<Junction>,
+    log: Log,
+    statuses: Arc<Statuses>,
     shared: Shared,
     telemetry: Telemetry,
     loops: Loops,
@@ -57,7 +64,7 @@ impl Stages {
         // From the back: a stage's exit is there before anything enters it.
         let rear = Rear::start(&loaded, sources, &host, &clock, kept).await?;
         let statuses = Arc::new(Statuses::new(registrations));
-        let front = Front::build(registrations, &config, &host, &clock, &statuses, &rear);
+        let front = Front::build(registrations, (&config, &sources.env), &host, &clock, &statuses, &rear);
         // The kernel's types were some 20 MiB.
         crate::host::sys::trim_malloc();
         // Before the first record is read; the threads that are started from here on inherit it.
@@ -65,17 +72,20 @@ impl Stages {
 
         let (stopping, stop_seen) = watch::channel(false);
         let (tasks, deadline) = (TaskTracker::new(), Arc::new(OnceLock::new()));
-        let answers = queries::answers(rear.store.clone(), &rear.log, statuses, &rear.resource);
+        let answers = queries::answers(&rear, statuses.clone(), &clock);
         serve_api(&config, answers, rear.prometheus(), &clock, &tasks, stop_seen.clone()).await?;
         let exporting =
             deliver::Exporting { log: &rear.log, state: &rear.state, own: &rear.own, resource: &rear.resource };
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
-        tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen));
+        tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen.clone()));
+        tasks.spawn(until(stop_seen, front.kubernetes.run()));
         let names = threads::start_names(front.resolver, &front.workloads, &front.junction)?;
         let loops = Loops::start(front.built, &front.shared, &front.workloads, &front.junction, clock)?;
         tracing::info!(listen = %config.http.listen, store = %config.store.path.display(), "running");
         Ok(Stages {
             junction: front.junction,
+            log: rear.log,
+            statuses,
             shared: front.shared,
             telemetry: rear.telemetry,
             loops,
@@ -115,11 +125,38 @@ impl Stages {
             let command = Command::Reload { collector: r.info.name, section: after.settings };
             self.loops.tell(r.kind, command);
         }
-        let fixed = |c: &Config| (c.store.clone(), c.http.clone(), c.api.clone(), c.exporters.clone());
+        let fixed =
+            |c: &Config| (c.store.clone(), c.http.clone(), c.api.clone(), c.exporters.clone(), c.workload.clone());
         if fixed(&old) != fixed(&new) {
-            tracing::warn!("changes of store, http, api and exporters take effect at the next start");
+            tracing::warn!("changes of store, http, api, workload and exporters take effect at the next start");
         }
         tracing::info!("read the configuration again");
+    }
+
+    /// Whether all does what it should.
+    pub fn readiness(&self) -> Readiness {
+        queries::readiness(&self.log, &self.statuses)
+    }
+
+    /// Has one of [`LOOPS`] set `answer`; `false`: it cannot be asked now.
+    pub fn ask(&self, who: &'static str, answer: &Answer) -> bool {
+        match who {
+            "pipeline" => self.junction.sender.ask(answer),
+            "metrics" => self.loops.ask(Kind::Metrics, answer),
+            "autotracing" => self.loops.ask(Kind::Autotracing, answer),
+            "events" => self.loops.ask(Kind::Events, answer),
+            _ => {
+                let answer = answer.clone();
+                tokio::spawn(async move { answer.store(true, Ordering::Relaxed) });
+                true
+            }
+        }
+    }
+
+    /// Threads that are no more, though the agent runs.
+    pub fn ended(&self) -> Vec<&'static str> {
+        let workers = self.names.iter().chain([&self.pipeline, &self.committer]).map(|(_, worker)| worker);
+        workers.filter_map(Worker::ended).chain(self.loops.ended()).collect()
     }
 
     /// Stops stage by stage, each with what is left in it handed on.
@@ -153,6 +190,15 @@ impl Stages {
     }
 }
 
+/// Runs something that never ends, until the agent stops.
+async fn until(mut stop: watch::Receiver<bool>, endless: impl Future<Output = ()>) {
+    tokio::select! {
+        () = endless => {}
+        // An error means that the agent is gone.
+        _ = stop.wait_for(|s| *s) => {}
+    }
+}
+
 async fn serve_api(
     config: &Config,
     answers: api::Local,
@@ -161,10 +207,16 @@ async fn serve_api(
     tasks: &TaskTracker,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
+    let http = &config.http;
+    let files = http.certificate_file.clone().zip(http.key_file.clone());
+    let tls =
+        files.map(|(certificate, key)| api::TlsFiles { certificate, key, client_ca: http.client_ca_file.clone() });
     let listen = api::Listen {
-        tcp: Some(config.http.listen),
-        token_file: config.http.token_file.clone(),
+        tcp: Some(http.listen),
+        token_file: http.token_file.clone(),
+        tls,
         socket: Some(config.api.socket.clone()),
+        limits: api::Limits::default(),
     };
     let server = api::Server::bind(&listen).await?;
     let backend: Arc<dyn api::Backend> = Arc::new(answers);

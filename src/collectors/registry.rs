@@ -20,6 +20,10 @@ pub static BUILT_IN: &[Registration] = &[
     events::<super::events::softlockup::SoftLockup>(),
     events::<super::events::hungtask::HungTask>(),
     events::<super::events::memreclaim::MemReclaim>(),
+    events::<super::events::linkwatch::LinkWatch>(),
+    events::<super::events::txtimeout::TxTimeout>(),
+    events::<super::events::lacp::Lacp>(),
+    events::<super::events::ras::Ras>(),
     autotracing::<super::autotracing::cpuidle::CpuIdle>(),
 ];
 

@@ -2,7 +2,11 @@
 //! Collectors of kind events, one file each.
 
 pub mod hungtask;
+pub mod lacp;
+pub mod linkwatch;
 pub mod memreclaim;
 pub mod oom;
+pub mod ras;
 pub mod softirq;
 pub mod softlockup;
+pub mod txtimeout;

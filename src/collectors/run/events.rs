@@ -3,6 +3,7 @@
 //! symbolising and reading evidence never hold up a ring buffer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,11 @@ impl RecordQueue {
     pub fn command(&self, c: Command) {
         drop(self.tx.send(Message::Command(c)));
     }
+
+    /// Whether there was room for the command.
+    pub fn try_command(&self, c: Command) -> bool {
+        self.tx.try_send(Message::Command(c)).is_ok()
+    }
 }
 
 /// Where no collector wants a tick, a record is waited for so long.
@@ -84,6 +90,7 @@ impl EventsLoop {
                 Ok(Message::Command(Command::Reload { collector, section })) => {
                     reload(&mut self.slots, collector, |c| c.reload(&section));
                 }
+                Ok(Message::Command(Command::Answer(answer))) => answer.store(true, Ordering::Relaxed),
                 Ok(Message::Command(Command::Stop)) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
