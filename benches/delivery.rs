@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use bianque::exporters::store::{Settings, Store};
 use bianque::pipeline::backing::{Commit, NewEntry};
-use bianque::signal::entry::{Entry, ResourceAttrs};
+use bianque::signal::entry::{EntryBuf, ResourceAttrs};
 use bianque::signal::ids::{EventId, SpanId, TraceId};
 use bianque::signal::otlp::{self, Place};
 use bianque::signal::semconv::attr;
@@ -28,7 +28,6 @@ use bianque::signal::{
     Event, EventDef, Frame, Instrument, MetricDef, Panel, Severity, Thread, Timestamp, Workload, WorkloadKey,
     WorkloadKind,
 };
-use prost::Message as _;
 use rig::Agent;
 use sink::Sink;
 use table::{Table, pss};
@@ -201,10 +200,10 @@ impl Template {
         };
         e.kernel_stack = (0..12).map(frame).collect();
         let (trace, span) = (TraceId([7; 16]), SpanId([5; 8]));
-        let mut entry = Entry::new(id(TIME), "softirq", Some(WorkloadKey(KEY)));
-        entry.log = Some(otlp::log_record(&e, id(TIME), Some((trace, span))));
-        entry.spans = vec![otlp::event_span(&e, "softirq", Place { trace, span, parent: Some(SpanId([4; 8])) })];
-        let bytes = entry.encode_to_vec();
+        let mut entry = EntryBuf::new(id(TIME), "softirq", Some(WorkloadKey(KEY)));
+        entry.log(&e, Some((trace, span)));
+        entry.span(&otlp::event_span(&e, "softirq", Place { trace, span, parent: Some(SpanId([4; 8])) }));
+        let bytes = entry.encoded().to_vec();
         let find = |what: &[u8]| (0..bytes.len() - what.len()).filter(|i| bytes[*i..].starts_with(what)).collect();
         let (ids, times, keys) = (find(&TIME.to_be_bytes()), find(&TIME.to_le_bytes()), find(&KEY.to_le_bytes()));
         Template { bytes, ids, times, keys }

@@ -7,7 +7,9 @@
  *
  * A CPU that could not take its timer interrupt: every hard timer of the
  * monotonic clock is a probe, its lateness is how long interrupts were off.
- * Neither the tick's length nor a stopped tick matters.
+ * Neither the tick's length nor a stopped tick matters. A timer may be armed for
+ * a moment that has passed already (an absolute timeout that is over): it is late
+ * from when it was armed.
  *
  * Time that the hypervisor took away (steal) is subtracted. The kernel books
  * it at the next tick only, so a late timer waits for that before it is judged.
@@ -38,6 +40,8 @@ struct irq_held_off {
 	u64 time_ns;
 	u64 delay_ns;
 	u64 steal_ns;
+	/* what the late timer was to call */
+	u64 function;
 	struct found_at at;
 	u32 suppressed;
 	u32 reserved;
@@ -75,6 +79,17 @@ struct {
 	__type(key, u32);
 	__type(value, struct cpu_state);
 } cpu_states SEC(".maps");
+
+/* Timers that had expired when they were armed, and when that was. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, u64);
+} armed_late SEC(".maps");
+
+/* Arming takes a while itself. */
+#define ARMED_LATE_NS 1000000
 
 #define this_cpu() bpf_map_lookup_elem(&cpu_states, &(u32){ 0 })
 
@@ -153,19 +168,45 @@ static __always_inline void judge_late(struct cpu_state *s, u64 now)
 	SUBMIT(irq_held_off, r);
 }
 
+SEC("tp_btf/hrtimer_start")
+int PROBE(armed__btf, struct hrtimer *timer)
+{
+	u64 key = (u64)timer, now;
+
+	if (timer->is_soft || timer->base->clockid != CLOCK_MONOTONIC)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if ((s64)(now - timer->node.expires) > ARMED_LATE_NS)
+		bpf_map_update_elem(&armed_late, &key, &now, BPF_ANY);
+	return 0;
+}
+
+/* How long a timer has been due on this CPU. */
+static __always_inline s64 lateness(struct hrtimer *timer, u64 now)
+{
+	u64 key = (u64)timer, expires = timer->node.expires, *armed;
+
+	if ((s64)(now - expires) < (s64)held_off_limit_ns)
+		return now - expires;
+	armed = bpf_map_lookup_elem(&armed_late, &key);
+	/* Else it is of an earlier life of the timer. */
+	return armed && *armed > expires ? now - *armed : now - expires;
+}
+
 SEC("tp_btf/hrtimer_expire_entry")
 int PROBE(expire__btf, struct hrtimer *timer)
 {
 	struct cpu_state *s = this_cpu();
-	u64 now, late;
+	u64 now;
+	s64 late;
 
 	/* Soft timers wait for their softirq; other clocks jump when they are set. */
 	if (!s || !s->steal_known || timer->is_soft || timer->base->clockid != CLOCK_MONOTONIC)
 		return 0;
 	now = bpf_ktime_get_ns();
-	late = now - timer->node.expires;
+	late = lateness(timer, now);
 	/* One interruption makes several timers late: the first tells of it. */
-	if ((s64)late < (s64)held_off_limit_ns || (u64)timer->node.expires < s->late_seen_ns)
+	if (late < (s64)held_off_limit_ns || (u64)timer->node.expires < s->late_seen_ns)
 		return 0;
 	/* The next interruption came before any steal was booked: there was none. */
 	if (s->late_ns)
@@ -175,6 +216,7 @@ int PROBE(expire__btf, struct hrtimer *timer)
 	s->late_seen_ns = now;
 	s->late_steal_ns = s->steal_ns;
 	s->late.time_ns = bpf_ktime_get_boot_ns();
+	s->late.function = (u64)timer->function;
 	find_current(ctx, &s->late.at);
 	return 0;
 }

@@ -238,6 +238,7 @@ struct timerqueue_node {
 struct hrtimer {
 	struct timerqueue_node node;
 	struct hrtimer_clock_base *base;
+	void *function;
 	u8 is_soft;
 };
 

@@ -193,7 +193,7 @@ mod tests {
         let appended = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
             for n in 1..=EVENTS {
-                log.append(Append { entries: vec![entry(n)], ..Append::default() });
+                log.append(Append { entries: vec![entry(n).into()], ..Append::default() });
                 if n.is_multiple_of(100) {
                     tokio::time::sleep(Duration::from_millis(70)).await;
                 }

@@ -16,6 +16,7 @@ pub mod semconv;
 pub mod time;
 pub mod units;
 pub mod value;
+pub mod wire;
 pub mod workload;
 
 pub use event::{Event, EventDef, Frame, Related, Role, Severity, Thread};

@@ -73,6 +73,8 @@ pub mod attr {
 
     // softirq.
     pub const LINUX_SOFTIRQ_VECTOR: Key = Key::new("linux.softirq.vector", "NET_RX, TIMER, RCU, …");
+    pub const LINUX_TIMER_FUNCTION: Key =
+        Key::new("linux.timer.function", "The kernel function of the timer that was late");
 
     // oom.
     pub const LINUX_OOM_CONSTRAINT: Key =

@@ -8,10 +8,9 @@ use hyper::body::Bytes;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::Signal;
-use super::wire;
 use crate::signal::entry::ResourceAttrs;
 use crate::signal::semconv::{SCHEMA_URL, attr};
-use crate::signal::{Attributes, RawEntry, WorkloadKey, otlp, raw};
+use crate::signal::{Attributes, RawEntry, WorkloadKey, otlp, raw, wire};
 
 /// The node's resource, and its part in the resources of workloads.
 #[derive(Debug, Clone, Default)]

@@ -12,11 +12,11 @@ use tracing::{info, warn};
 
 use super::encode::Node;
 use super::retry::{OnceAMinute, Shutdown, Stop};
-use super::{EXPORTER, Outcome, Signal, Transport, wire};
+use super::{EXPORTER, Outcome, Signal, Transport};
 use crate::pipeline::metrics::{Exemplar, Family, MetricState, Series, View};
 use crate::signal::metric::Reading;
 use crate::signal::semconv::SCHEMA_URL;
-use crate::signal::{Histogram, Instrument, Workload, WorkloadKey, ids, otlp};
+use crate::signal::{Histogram, Instrument, Workload, WorkloadKey, ids, otlp, wire};
 use crate::telemetry::SelfMetrics;
 
 /// Size from which a request is closed: gRPC servers take 4 MiB at most by default.

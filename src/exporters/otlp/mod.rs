@@ -11,7 +11,6 @@ pub mod metrics;
 pub mod retry;
 pub mod tls;
 pub mod transport;
-mod wire;
 
 pub use config::{Compression, Endpoint, Invalid, Protocol, Secret, Settings, Signal};
 pub use delivery::Delivery;
