@@ -10,6 +10,7 @@
 )]
 
 mod agent;
+mod gateway;
 mod profiles;
 mod servers;
 mod traces;
