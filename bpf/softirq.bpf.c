@@ -2,27 +2,24 @@
 /*
  * Two faults under one roof.
  *
- * A softirq that was raised but not run for longer than its threshold: first
- * raise to entry, per vector and CPU.
+ * A softirq that waited too long: first raise to entry, per vector and CPU.
  *
  * A CPU that could not take its timer interrupt: every hard timer of the
  * monotonic clock is a probe, its lateness is how long interrupts were off.
- * Neither the tick's length nor a stopped tick matters. A timer may be armed for
- * a moment that has passed already (an absolute timeout that is over): it is late
- * from when it was armed.
+ * Neither the tick's length nor a stopped tick matters.
  *
  * Time that the hypervisor took away (steal) is subtracted. The kernel books
  * it at the next tick only, so a late timer waits for that before it is judged.
  */
 #include "probe.h"
 #include "found_at.h"
+#include "late_timer.h"
 #include "limit.h"
 
 LICENSE;
 
-/* vectors are below 10; a power of two, so that old verifiers see the bound in the mask */
+/* for ten; a power of two, so that old verifiers see the bound in the mask */
 #define VECTOR_SLOTS 16
-#define CLOCK_MONOTONIC 1
 
 struct softirq_delay {
 	u64 time_ns;
@@ -40,7 +37,6 @@ struct irq_held_off {
 	u64 time_ns;
 	u64 delay_ns;
 	u64 steal_ns;
-	/* what the late timer was to call */
 	u64 function;
 	struct found_at at;
 	u32 suppressed;
@@ -53,14 +49,12 @@ RECORDS(irq_held_off, 128 * 1024);
 SETTING(u64, softirq_limit_ns, 100000000);
 SETTING(u64, held_off_limit_ns, 100000000);
 
-struct raised {
-	u64 time_ns;
-	u64 in;
-	u64 steal_ns;
-};
-
 struct cpu_state {
-	struct raised raised[VECTOR_SLOTS];
+	struct raised {
+		u64 time_ns;
+		u64 in;
+		u64 steal_ns;
+	} raised[VECTOR_SLOTS];
 	/* steal that the kernel had booked at the last timer, once there was one */
 	u64 steal_ns;
 	u64 steal_known;
@@ -79,17 +73,6 @@ struct {
 	__type(key, u32);
 	__type(value, struct cpu_state);
 } cpu_states SEC(".maps");
-
-/* Timers that had expired when they were armed, and when that was. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, u64);
-	__type(value, u64);
-} armed_late SEC(".maps");
-
-/* Arming takes a while itself. */
-#define ARMED_LATE_NS 1000000
 
 #define this_cpu() bpf_map_lookup_elem(&cpu_states, &(u32){ 0 })
 
@@ -168,31 +151,6 @@ static __always_inline void judge_late(struct cpu_state *s, u64 now)
 	SUBMIT(irq_held_off, r);
 }
 
-SEC("tp_btf/hrtimer_start")
-int PROBE(armed__btf, struct hrtimer *timer)
-{
-	u64 key = (u64)timer, now;
-
-	if (timer->is_soft || timer->base->clockid != CLOCK_MONOTONIC)
-		return 0;
-	now = bpf_ktime_get_ns();
-	if ((s64)(now - timer->node.expires) > ARMED_LATE_NS)
-		bpf_map_update_elem(&armed_late, &key, &now, BPF_ANY);
-	return 0;
-}
-
-/* How long a timer has been due on this CPU. */
-static __always_inline s64 lateness(struct hrtimer *timer, u64 now)
-{
-	u64 key = (u64)timer, expires = timer->node.expires, *armed;
-
-	if ((s64)(now - expires) < (s64)held_off_limit_ns)
-		return now - expires;
-	armed = bpf_map_lookup_elem(&armed_late, &key);
-	/* Else it is of an earlier life of the timer. */
-	return armed && *armed > expires ? now - *armed : now - expires;
-}
-
 SEC("tp_btf/hrtimer_expire_entry")
 int PROBE(expire__btf, struct hrtimer *timer)
 {
@@ -204,7 +162,7 @@ int PROBE(expire__btf, struct hrtimer *timer)
 	if (!s || !s->steal_known || timer->is_soft || timer->base->clockid != CLOCK_MONOTONIC)
 		return 0;
 	now = bpf_ktime_get_ns();
-	late = lateness(timer, now);
+	late = lateness(timer, now, held_off_limit_ns);
 	/* One interruption makes several timers late: the first tells of it. */
 	if (late < (s64)held_off_limit_ns || (u64)timer->node.expires < s->late_seen_ns)
 		return 0;

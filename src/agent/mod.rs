@@ -10,6 +10,7 @@ mod node;
 mod outlet;
 mod queries;
 mod rear;
+mod service;
 mod stages;
 mod threads;
 
@@ -106,14 +107,24 @@ async fn supervise(
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let mut stages = stages::Stages::start(loaded, sources, registrations, kept).await?;
+    let mut service = service::Service::new(&sources.env, stages::LOOPS);
+    service.ready(&stages.readiness());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => stages.reload(sources, registrations),
+            _ = hangup.recv() => {
+                service.reloading();
+                stages.reload(sources, registrations);
+                service.ready(&stages.readiness());
+            }
+            () = service.turn() => {
+                service.look(stages.ended(), &stages.readiness(), |who, answer| stages.ask(who, answer));
+            }
         }
     }
     tracing::info!("stopping");
+    service.stopping();
     stages.stop(Instant::now() + STOP_LIMIT).await;
     Ok(())
 }

@@ -11,24 +11,31 @@ use tokio_util::task::TaskTracker;
 use super::front::Front;
 use super::outlet::Junction;
 use super::rear::{Rear, incident_settings};
-use super::threads::{Loops, Stoppable};
+use super::service::Answer;
+use super::threads::{Loops, Stoppable, Worker};
 use super::{Kept, deliver, drop_privileges, queries, threads};
-use crate::api;
-use crate::collectors::Registration;
+use crate::api::{self, Readiness};
 use crate::collectors::run::{Command, Statuses};
+use crate::collectors::{Kind, Registration};
 use crate::config::{self, Config, Loaded, Sources};
 use crate::exporters::prometheus::Prometheus;
 use crate::host::{Clock, Host};
 use crate::pipeline::Input;
+use crate::pipeline::log::Log;
 use crate::probe::shared::Shared;
 use crate::telemetry::Telemetry;
 
 /// For the last captures to be written down.
 const CAPTURE_END: Duration = Duration::from_secs(3);
 
+/// Who must answer for the agent to be alive; the committer need not, as a disk may hang.
+pub(super) const LOOPS: &[&str] = &["pipeline", "metrics", "events", "autotracing", "tasks"];
+
 /// The agent while it runs.
 pub(super) struct Stages {
     junction: Arc<Junction>,
+    log: Log,
+    statuses: Arc<Statuses>,
     shared: Shared,
     telemetry: Telemetry,
     loops: Loops,
@@ -65,7 +72,7 @@ impl Stages {
 
         let (stopping, stop_seen) = watch::channel(false);
         let (tasks, deadline) = (TaskTracker::new(), Arc::new(OnceLock::new()));
-        let answers = queries::answers(rear.store.clone(), &rear.log, statuses, &rear.resource);
+        let answers = queries::answers(&rear, statuses.clone(), &clock);
         serve_api(&config, answers, rear.prometheus(), &clock, &tasks, stop_seen.clone()).await?;
         let exporting =
             deliver::Exporting { log: &rear.log, state: &rear.state, own: &rear.own, resource: &rear.resource };
@@ -76,6 +83,8 @@ impl Stages {
         tracing::info!(listen = %config.http.listen, store = %config.store.path.display(), "running");
         Ok(Stages {
             junction: front.junction,
+            log: rear.log,
+            statuses,
             shared: front.shared,
             telemetry: rear.telemetry,
             loops,
@@ -120,6 +129,32 @@ impl Stages {
             tracing::warn!("changes of store, http, api and exporters take effect at the next start");
         }
         tracing::info!("read the configuration again");
+    }
+
+    /// Whether all does what it should.
+    pub fn readiness(&self) -> Readiness {
+        queries::readiness(&self.log, &self.statuses)
+    }
+
+    /// Has one of [`LOOPS`] set `answer`; `false`: it cannot be asked now.
+    pub fn ask(&self, who: &'static str, answer: &Answer) -> bool {
+        match who {
+            "pipeline" => self.junction.sender.ask(answer),
+            "metrics" => self.loops.ask(Kind::Metrics, answer),
+            "autotracing" => self.loops.ask(Kind::Autotracing, answer),
+            "events" => self.loops.ask(Kind::Events, answer),
+            _ => {
+                let answer = answer.clone();
+                tokio::spawn(async move { answer.store(true, Ordering::Relaxed) });
+                true
+            }
+        }
+    }
+
+    /// Threads that are no more, though the agent runs.
+    pub fn ended(&self) -> Vec<&'static str> {
+        let workers = self.names.iter().chain([&self.pipeline, &self.committer]).map(|(_, worker)| worker);
+        workers.filter_map(Worker::ended).chain(self.loops.ended()).collect()
     }
 
     /// Stops stage by stage, each with what is left in it handed on.

@@ -37,6 +37,11 @@ fn worker(name: &'static str, body: impl FnOnce() + Send + 'static) -> anyhow::R
 }
 
 impl Worker {
+    /// Its name, when it has ended or panicked.
+    pub fn ended(&self) -> Option<&'static str> {
+        self.thread.is_finished().then_some(self.name)
+    }
+
     pub fn join(self) {
         if self.thread.join().is_err() {
             tracing::error!("the thread {} panicked", self.name);
@@ -110,7 +115,7 @@ impl Loops {
         let (metrics, metrics_commands) = mpsc::sync_channel(16);
         let (autotracing, autotracing_commands) = mpsc::sync_channel(16);
         let metrics_loop = MetricsLoop::new(built.metrics, junction.clone());
-        let events_loop = EventsLoop::new(built.events, junction.clone());
+        let events_loop = EventsLoop::new(built.events, clock.clone(), junction.clone());
         let autotracing_loop = AutotracingLoop::new(built.autotracing, CAPTURE, clock, junction.clone());
         let reader = start_reader(built.objects, shared, workloads, &events)?;
         let collectors = vec![
@@ -128,6 +133,21 @@ impl Loops {
             Kind::Autotracing => drop(self.autotracing.try_send(command)),
             Kind::Events => self.events.command(command),
         }
+    }
+
+    /// Has the loop of a kind set `answer`; `false`: its queue is full and takes no question.
+    pub fn ask(&self, kind: Kind, answer: &Arc<AtomicBool>) -> bool {
+        let question = Command::Answer(answer.clone());
+        match kind {
+            Kind::Metrics => self.metrics.try_send(question).is_ok(),
+            Kind::Autotracing => self.autotracing.try_send(question).is_ok(),
+            Kind::Events => self.events.try_command(question),
+        }
+    }
+
+    /// Those of the threads that are no more.
+    pub fn ended(&self) -> impl Iterator<Item = &'static str> {
+        self.collectors.iter().chain([&self.reader.1]).filter_map(Worker::ended)
     }
 
     /// Reads what is left in the rings, works it off, and ends. Blocks.

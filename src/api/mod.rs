@@ -5,7 +5,9 @@
 mod backend;
 pub mod client;
 mod local;
+mod page;
 mod problem;
+mod readings;
 mod routes;
 mod server;
 pub mod sse;
@@ -15,6 +17,7 @@ mod watch;
 pub use backend::{Backend, Changes, ExporterState, Found, Page, Readiness, Reply, StoreReadiness};
 pub use client::{Client, ClientError, Followed, Follower, Lines};
 pub use local::{Blocking, Local};
+pub use readings::{MetricQuery, Scope};
 pub use routes::{Api, ENDPOINTS};
 pub use server::{Listen, Server, Spawn};
 

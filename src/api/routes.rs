@@ -14,7 +14,9 @@ use axum::routing::get;
 use tokio::sync::watch as signal_watch;
 
 use super::backend::{Backend, Found};
+use super::page;
 use super::problem::Problem;
+use super::readings::MetricQuery;
 use super::token::Token;
 use super::watch;
 use crate::exporters::prometheus::{Format, Prometheus, negotiate};
@@ -26,7 +28,11 @@ pub const ENDPOINTS: &[&str] = &[
     "/metrics",
     "/healthz",
     "/readyz",
+    "/",
+    "/v1/node",
     "/v1/collectors",
+    "/v1/costs",
+    "/v1/metrics",
     "/v1/events",
     "/v1/events/watch",
     "/v1/events/ID",
@@ -62,7 +68,10 @@ pub(super) fn router(api: Arc<Api>, token: Option<Token>) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .route("/v1/node", get(node))
         .route("/v1/collectors", get(collectors))
+        .route("/v1/costs", get(costs))
+        .route("/v1/metrics", get(readings))
         .route("/v1/events", get(events))
         .route("/v1/events/watch", get(watch::events))
         .route("/v1/events/{id}", get(event))
@@ -72,15 +81,18 @@ pub(super) fn router(api: Arc<Api>, token: Option<Token>) -> Router {
         .fallback(async || {
             Problem::new(StatusCode::NOT_FOUND, "there is nothing under this path").expected(ENDPOINTS.to_vec())
         })
-        .with_state(api);
-    match token {
+        .with_state(api)
+        .merge(page::routes());
+    let router = match token {
         None => router,
         Some(token) => router.layer(middleware::from_fn_with_state(token, authorize)),
-    }
+    };
+    router.layer(middleware::map_response(page::harden))
 }
 
 async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if OPEN.contains(&request.uri().path()) || token.is_in(request.headers()) {
+    let path = request.uri().path();
+    if OPEN.contains(&path) || page::is_part(path) || token.is_in(request.headers()) {
         return next.run(request).await;
     }
     let refusal = Problem::new(StatusCode::UNAUTHORIZED, "this listener asks for a token")
@@ -119,6 +131,18 @@ async fn collectors(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let rows = api.backend.readiness().collectors;
     let lines: Result<Vec<_>, _> = rows.iter().map(serde_json::to_string).collect();
     Ok(ndjson(lines.map_err(anyhow::Error::from)?))
+}
+
+async fn node(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
+    Ok(ndjson([api.backend.node().await?]))
+}
+
+async fn costs(State(api): State<Arc<Api>>) -> Response {
+    ndjson(api.backend.costs())
+}
+
+async fn readings(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result<Response, Problem> {
+    Ok(ndjson(api.backend.metrics(&MetricQuery::read(&given)?)))
 }
 
 type Raw = Parameters<Vec<(String, String)>>;

@@ -119,6 +119,18 @@ impl Backend for Shared {
             }],
         }
     }
+
+    fn node(&self) -> Reply<String> {
+        Box::pin(async { Ok(r#"{"ready":true}"#.to_owned()) })
+    }
+
+    fn metrics(&self, _: &MetricQuery) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn costs(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 struct Waiter(watch::Receiver<EventId>);
@@ -238,6 +250,31 @@ async fn health_and_readiness() {
     assert_eq!(serde_json::from_slice::<Json>(&body).unwrap(), row);
     let unready = Running::tcp(&Memory::new(0)).await;
     assert_eq!(unready.raw("GET /readyz HTTP/1.1").await.0, 503);
+}
+
+/// The page comes with a policy that lets nothing else run, is not sent twice, and data is no page.
+#[tokio::test]
+async fn page_and_its_policy() {
+    let server = Running::tcp(&Memory::new(1)).await;
+    let (status, head, body) = server.raw("GET / HTTP/1.1").await;
+    assert_eq!(status, 200);
+    assert!(String::from_utf8_lossy(&body).starts_with("<!doctype html>"));
+    assert!(head.contains("content-type: text/html; charset=utf-8\r\n") && head.contains("nosniff\r\n"), "{head}");
+    let policy = head.lines().find_map(|l| l.strip_prefix("content-security-policy: ")).expect("a policy");
+    for part in
+        ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"]
+    {
+        assert!(policy.contains(part), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    let tag = head.lines().find_map(|l| l.strip_prefix("etag: ")).expect("a tag");
+    let (status, _, body) = server.raw(&format!("GET / HTTP/1.1\nIf-None-Match: {tag}")).await;
+    assert_eq!((status, body.len()), (304, 0));
+    for path in ["/v1/node", "/metrics", "/nowhere"] {
+        let (_, head, _) = server.raw(&format!("GET {path} HTTP/1.1")).await;
+        assert!(head.contains("content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"), "{head}");
+        assert!(head.contains("x-content-type-options: nosniff\r\n"), "{head}");
+    }
 }
 
 /// Without a limit all events come, over as many pages as it takes; with one, the newest; filters hold.

@@ -206,6 +206,22 @@ pub trait EventCollector: Collector {
     /// # Errors
     /// Why this record yields no event; it is counted as dropped.
     fn on_record(&mut self, record: <Self::Records as RecordSet>::Ref<'_>, out: &mut Events) -> anyhow::Result<()>;
+
+    /// Time until the next [`Self::tick`]. Asked again after each record and each tick, so a collector
+    /// that has to wait for something only now and then costs nothing in between. `None`: never.
+    fn period(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Called when the period is over, between two records: for what no record tells, such as that
+    /// something lasts or has ended, or a shared probe that is to be asked.
+    ///
+    /// # Errors
+    /// What could not be looked at; it is called again after the next period.
+    fn tick(&mut self, now: Now, out: &mut Events) -> anyhow::Result<()> {
+        let _ = (now, out);
+        Ok(())
+    }
 }
 
 /// Watches, and captures when a limit is crossed.

@@ -49,6 +49,8 @@ pub enum Input {
     Workload(Arc<Workload>),
     /// Changed settings.
     Incidents(incident::Settings),
+    /// Answers that the pipeline still turns.
+    Answer(Arc<AtomicBool>),
 }
 
 /// Who wants to know what passes: the metric state, and the agent's own counters.
@@ -85,6 +87,12 @@ impl Sender {
         if let Err(TrySendError::Full(_)) = self.tx.try_send(input) {
             self.observer.dropped("pipeline", "queue_full", 1);
         }
+    }
+
+    /// Has the pipeline set `answer`; `false`: the queue is full and takes no question.
+    #[must_use]
+    pub fn ask(&self, answer: &Arc<AtomicBool>) -> bool {
+        self.tx.try_send(Input::Answer(answer.clone())).is_ok()
     }
 }
 
@@ -205,6 +213,7 @@ impl Pipeline {
                 self.log.renamed(&w);
             }
             Input::Incidents(settings) => self.incidents.set(settings),
+            Input::Answer(answer) => answer.store(true, Ordering::Relaxed),
         }
     }
 

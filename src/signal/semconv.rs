@@ -96,6 +96,26 @@ pub mod attr {
     pub const LINUX_OOM_MEMINFO: Key = Key::new("linux.oom.meminfo", "The node's memory in bytes");
     pub const PROCESS_MEMORY_USAGE: Key = Key::new("process.memory.usage", "Resident bytes");
 
+    // What lasts: hungtask, softlockup.
+    pub const LINUX_PHASE: Key = Key::new("linux.phase", "Of what lasts: begun, lasting (told again), ended");
+
+    // hungtask.
+    pub const LINUX_HUNG_FUNCTION: Key = Key::new("linux.hung.function", "The kernel's function that it waits in");
+    pub const LINUX_HUNG_WAIT: Key =
+        Key::new("linux.hung.wait", "What it waits for, as that function tells: mutex, page, journal, nfs, …");
+    pub const LINUX_HUNG_FILESYSTEM: Key = Key::new("linux.hung.filesystem", "The file system that it is in");
+    pub const LINUX_HUNG_LOCK: Key =
+        Key::new("linux.hung.lock", "The lock that it waits for: mutex, semaphore, rwsem_read, rwsem_write");
+    pub const LINUX_HUNG_LOCK_ADDRESS: Key =
+        Key::new("linux.hung.lock.address", "Its address: tasks with the same one wait for each other");
+    pub const LINUX_HUNG_LOCK_HINT: Key =
+        Key::new("linux.hung.lock.owner_is_hint", "The culprit had the lock, but may have let go of it");
+    pub const LINUX_HUNG_IOWAIT: Key = Key::new("linux.hung.iowait", "It waits for I/O");
+    pub const LINUX_HUNG_KILLABLE: Key = Key::new("linux.hung.killable", "A fatal signal would end the wait");
+    pub const LINUX_HUNG_TASKS: Key = Key::new("linux.hung.tasks", "Hung tasks of this workload at that moment");
+    pub const LINUX_HUNG_BY_KERNEL: Key =
+        Key::new("linux.hung.reported_by_kernel", "The kernel's own detector has reported it");
+
     // cpuidle.
     pub const LINUX_CPUIDLE_REASON: Key =
         Key::new("linux.cpuidle.reason", "usage: high against its limit; jump: far more than usual");
@@ -169,6 +189,7 @@ pub mod event {
     pub const SOFTIRQ_DELAY: &str = "linux.softirq.delay";
     pub const IRQ_HELD_OFF: &str = "linux.irq.held_off";
     pub const MEMORY_OOM_KILL: &str = "linux.memory.oom_kill";
+    pub const TASK_HUNG: &str = "linux.task.hung";
     pub const AUTOTRACING_CPUIDLE: &str = "linux.autotracing.cpuidle";
 }
 
@@ -189,6 +210,8 @@ pub mod metric {
     pub const CONTAINER_OOM_KILLS: &str = "linux.container.memory.oom_kills";
     pub const SOFTIRQ_DELAYS: &str = "linux.softirq.delays";
     pub const IRQ_HELD_OFF: &str = "linux.irq.held_offs";
+    pub const TASK_HANGS: &str = "linux.task.hangs";
+    pub const CONTAINER_TASK_HANGS: &str = "linux.container.task.hangs";
     pub const CPUIDLE_INCIDENTS: &str = "linux.autotracing.cpuidle.incidents";
     pub const CONTAINER_CPUIDLE_INCIDENTS: &str = "linux.container.autotracing.cpuidle.incidents";
 }

@@ -131,8 +131,17 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
     ),
 ];
 
-/// Cost of one BPF program since it was loaded.
+/// Cost of each BPF program since it was loaded: runs and seconds, by probe and hook.
 type Costs = Arc<Mutex<BTreeMap<(String, String), (u64, f64)>>>;
+
+/// What the runs of one collector cost in user space since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Runs {
+    pub runs: u64,
+    pub failures: u64,
+    /// Time that they took.
+    pub seconds: f64,
+}
 
 /// The agent's own counters. Cheap to clone; all methods may be called from any thread.
 #[derive(Clone)]
@@ -159,6 +168,7 @@ pub struct SelfMetrics {
     overflowed: Counter<u64>,
     states: Arc<Mutex<BTreeMap<String, String>>>,
     costs: Costs,
+    runs: Arc<Mutex<BTreeMap<String, Runs>>>,
 }
 
 impl std::fmt::Debug for SelfMetrics {
@@ -248,6 +258,7 @@ impl SelfMetrics {
             overflowed: counter(meter, own::SERIES_OVERFLOWED),
             states: Arc::default(),
             costs,
+            runs: Arc::default(),
         }
     }
 
@@ -305,16 +316,35 @@ impl SelfMetrics {
         let who = [KeyValue::new(key::COLLECTOR, collector.to_owned())];
         self.duration.record(d.as_secs_f64(), &who);
         self.failures.add(u64::from(failed), &who);
+        let mut all = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = all.entry(collector.to_owned()).or_default();
+        runs.runs += 1;
+        runs.failures += u64::from(failed);
+        runs.seconds += d.as_secs_f64();
     }
 
     pub fn collector_restarted(&self, collector: &str) {
         self.restarts.add(1, &[KeyValue::new(key::COLLECTOR, collector.to_owned())]);
     }
 
-    /// Runs and CPU time of a BPF program since it was loaded: totals, not differences.
+    /// A BPF program ran `runs` times more and took `time` more.
     pub fn probe_cost(&self, probe: &str, hook: &str, runs: u64, time: Duration) {
         let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
-        costs.insert((probe.to_owned(), hook.to_owned()), (runs, time.as_secs_f64()));
+        let total = costs.entry((probe.to_owned(), hook.to_owned())).or_default();
+        total.0 += runs;
+        total.1 += time.as_secs_f64();
+    }
+
+    /// What each collector's runs cost in user space since start, by name.
+    #[must_use]
+    pub fn runs(&self) -> BTreeMap<String, Runs> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs and CPU seconds of each BPF program since it was loaded, by probe and hook.
+    #[must_use]
+    pub fn probe_costs(&self) -> BTreeMap<(String, String), (u64, f64)> {
+        self.costs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `state`: ok, degraded, off.

@@ -2,6 +2,7 @@
 //! Autotracing collectors: cheap checks on one thread; captures run beside them.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,6 +46,7 @@ impl AutotracingLoop {
                 Ok(Command::Reload { collector, section }) => {
                     reload(&mut self.slots, collector, |c| c.reload(&section));
                 }
+                Ok(Command::Answer(answer)) => answer.store(true, Ordering::Relaxed),
                 Err(RecvTimeoutError::Timeout) => self.check_due(),
             }
         }

@@ -2,6 +2,7 @@
 //! Metric collectors: each on its own interval, never on a scrape.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,7 @@ impl MetricsLoop {
                 Ok(Command::Reload { collector, section }) => {
                     reload(&mut self.slots, collector, |c| c.reload(&section));
                 }
+                Ok(Command::Answer(answer)) => answer.store(true, Ordering::Relaxed),
                 Err(RecvTimeoutError::Timeout) => self.collect_due(&mut out),
             }
         }

@@ -11,6 +11,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::registry::{BuildError, Running};
@@ -44,6 +45,8 @@ pub(crate) enum Command {
         collector: &'static str,
         section: toml::Table,
     },
+    /// Answers that the loop still turns.
+    Answer(Arc<AtomicBool>),
     Stop,
 }
 

@@ -46,6 +46,85 @@ pub fn provoke(name: &str, args: &[&str]) -> String {
     text
 }
 
+/// A provocation that runs beside the test; when it is dropped, it is waited for, so that it undoes
+/// what it changed.
+pub struct Provocation {
+    child: Option<Child>,
+    name: String,
+}
+
+/// Starts `tests/provoke/NAME`.
+pub fn provoke_in_background(name: &str, args: &[&str]) -> Provocation {
+    let script = Path::new(ROOT).join("tests/provoke").join(name);
+    let child = command(script).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("provocation");
+    Provocation { child: Some(child), name: name.to_owned() }
+}
+
+impl Provocation {
+    /// Until it has seen for itself that it did what it should.
+    ///
+    /// # Panics
+    /// When it did not, with what it wrote.
+    pub fn wait(mut self) -> String {
+        let out = self.child.take().expect("it runs").wait_with_output().expect("provocation");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{} provoked nothing ({}): {text}", self.name, out.status);
+        text
+    }
+}
+
+impl Drop for Provocation {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A cgroup of the cpu controller's hierarchy, removed with the test.
+pub struct Group(String);
+
+impl Group {
+    pub fn new(label: &str) -> Self {
+        Self::of("cpu", label)
+    }
+
+    /// Of another controller's hierarchy.
+    pub fn of(controller: &str, label: &str) -> Self {
+        let group = Group(format!("{}/{}", hierarchy(controller), unique(label)));
+        std::fs::create_dir(&group.0).expect("a cgroup");
+        group
+    }
+
+    /// Where it is in the file system.
+    pub fn dir(&self) -> String {
+        self.0.clone()
+    }
+
+    /// Below its hierarchy's root.
+    pub fn path(&self) -> String {
+        format!("/{}", self.0.rsplit('/').next().unwrap_or_default())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Processes that are killed leave it a little later.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+/// Where a controller's hierarchy is mounted.
+fn hierarchy(controller: &str) -> String {
+    let v1 = format!("/sys/fs/cgroup/{controller}");
+    if Path::new(&v1).join("cgroup.procs").exists() { v1 } else { "/sys/fs/cgroup".to_owned() }
+}
+
 /// A process that ends with the test.
 pub struct Process(Child);
 
@@ -90,6 +169,14 @@ impl Container {
         let id = said.lines().last().unwrap_or_default().to_owned();
         assert_eq!(id.len(), 64, "podman printed no container id: {said}");
         Container { name, id }
+    }
+
+    /// The directory of its cgroup in the cpu controller's hierarchy.
+    pub fn cgroup(&self) -> String {
+        let find = format!("find {} -type d -name '*{}*' | head -1", hierarchy("cpu"), self.id);
+        let (found, dir) = shell(&find);
+        assert!(found && !dir.trim().is_empty(), "no cgroup of {}: {dir}", self.name);
+        dir.trim().to_owned()
     }
 }
 

@@ -13,10 +13,14 @@ use super::machine::{on_path, shell};
 pub enum Need {
     /// Root, and a kernel with BTF.
     Agent,
+    /// systemd's programs; it need not be process 1.
+    Systemd,
     /// Containers.
     Podman,
     /// A BPF program that spins (`bpf_loop`, Linux 5.17), or the module built for this kernel.
     Spin,
+    /// A file system on a loop device that can be frozen.
+    Freeze,
     /// The unified hierarchy holds the controllers.
     CgroupV2,
     /// A machine that may be ruined: its clock, its memory.
@@ -88,10 +92,12 @@ fn missing(need: Need) -> Option<String> {
             (false, _) => (false, "not root"),
             (_, there) => (there, "the kernel has no BTF"),
         },
+        Need::Systemd => (Path::new("/lib/systemd/systemd").exists() && on_path("systemd-analyze"), "no systemd"),
         Need::Podman => (on_path("podman") && on_path("runc"), "no podman with runc"),
         Need::Spin => {
             (kernel() >= (5, 17) || module_built(), "the kernel is older than 5.17 and the module is not built")
         }
+        Need::Freeze => (on_path("mkfs.ext4") && on_path("fsfreeze"), "no mkfs.ext4 or fsfreeze"),
         Need::CgroupV2 => {
             let root = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
             (root.contains("memory"), "cgroup v2 has no memory controller here")
