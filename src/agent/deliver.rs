@@ -39,7 +39,9 @@ fn shutdown(mut stop: watch::Receiver<bool>, deadline: Arc<OnceLock<Instant>>) -
 async fn reader(log: &Log, signal: Signal, stop: &mut watch::Receiver<bool>) -> Option<Reader> {
     let name = format!("otlp/{}", signal.name());
     loop {
-        match log.reader(&name) {
+        let (log, wanted) = (log.clone(), name.clone());
+        // It counts what it is behind; with a million entries that is a second.
+        match tokio::task::spawn_blocking(move || log.reader(&wanted)).await.map_err(Into::into).flatten() {
             Ok(reader) => return Some(reader),
             Err(e) => tracing::debug!("delivery of {} waits for the store: {e:#}", signal.name()),
         }
