@@ -72,10 +72,12 @@ fn serve(file: &'static File, tag: &str, headers: &HeaderMap) -> Response {
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
     // Asked again each time, as another agent may have taken this one's place; mostly it is the same.
     let head = [(header::CACHE_CONTROL, "no-cache"), (header::ETAG, tag), (header::CONTENT_TYPE, file.kind)];
+    let policy = [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)];
     if known {
-        return (StatusCode::NOT_MODIFIED, head).into_response();
+        // Its headers take the place of those that the browser has kept: the policy must be the same.
+        return (StatusCode::NOT_MODIFIED, head, policy).into_response();
     }
-    (head, [(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], file.content).into_response()
+    (head, policy, file.content).into_response()
 }
 
 /// What every answer tells a browser.

@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query as Parameters, Request, State};
+use axum::extract::{Path, Query as Parameters, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch as signal_watch;
 
 use super::backend::{Backend, Found};
+use super::guard::{self, Guard};
 use super::page;
 use super::problem::Problem;
 use super::readings::MetricQuery;
-use super::token::Token;
 use super::watch;
 use crate::exporters::prometheus::{Format, Prometheus, negotiate};
 use crate::signal::ids::EventId;
@@ -40,9 +40,6 @@ pub const ENDPOINTS: &[&str] = &[
     "/v1/incidents/ID",
 ];
 
-/// Paths that tell nothing but health, and so never need a token.
-const OPEN: &[&str] = &["/healthz", "/readyz"];
-
 const NDJSON: &str = "application/x-ndjson";
 /// Events that are read at once; an answer without a limit is made of as many pages as it takes.
 const PAGE: usize = 64;
@@ -61,7 +58,7 @@ pub struct Api {
 }
 
 /// The paths, as one listener serves them.
-pub(super) fn router(api: Arc<Api>, token: Option<Token>) -> Router {
+pub(super) fn router(api: Arc<Api>, guard: Guard) -> Router {
     let not_allowed =
         async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here").into_response();
     let router = Router::new()
@@ -83,21 +80,7 @@ pub(super) fn router(api: Arc<Api>, token: Option<Token>) -> Router {
         })
         .with_state(api)
         .merge(page::routes());
-    let router = match token {
-        None => router,
-        Some(token) => router.layer(middleware::from_fn_with_state(token, authorize)),
-    };
-    router.layer(middleware::map_response(page::harden))
-}
-
-async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    if OPEN.contains(&path) || page::is_part(path) || token.is_in(request.headers()) {
-        return next.run(request).await;
-    }
-    let refusal = Problem::new(StatusCode::UNAUTHORIZED, "this listener asks for a token")
-        .expected("Authorization: Bearer, with the content of the agent's http.token_file");
-    ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
+    router.layer(middleware::from_fn_with_state(guard, guard::admit)).layer(middleware::map_response(page::harden))
 }
 
 async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {

@@ -178,7 +178,7 @@ impl Running {
     /// Status, head and body of a request as it goes over the wire.
     async fn raw(&self, request: &str) -> (u16, String, Vec<u8>) {
         let mut stream = TcpStream::connect(self.address.unwrap()).await.unwrap();
-        let request = request.replace('\n', "\r\n") + "\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let request = request.replace('\n', "\r\n") + "\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
@@ -268,8 +268,9 @@ async fn page_and_its_policy() {
     }
     assert!(!policy.contains("unsafe"), "{policy}");
     let tag = head.lines().find_map(|l| l.strip_prefix("etag: ")).expect("a tag");
-    let (status, _, body) = server.raw(&format!("GET / HTTP/1.1\nIf-None-Match: {tag}")).await;
+    let (status, again, body) = server.raw(&format!("GET / HTTP/1.1\nIf-None-Match: {tag}")).await;
     assert_eq!((status, body.len()), (304, 0));
+    assert!(again.contains(policy), "a browser would keep another policy: {again}");
     for path in ["/v1/node", "/metrics", "/nowhere"] {
         let (_, head, _) = server.raw(&format!("GET {path} HTTP/1.1")).await;
         assert!(head.contains("content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"), "{head}");
@@ -458,7 +459,8 @@ async fn followers_begin_now_or_where_they_were() {
     });
     assert!(matches!(next.unwrap(), Followed::Event { id: got, .. } if got == id(11)));
     let mut stream = TcpStream::connect(server.address.unwrap()).await.unwrap();
-    let ask = format!("GET /v1/events/watch?after={} HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {}\r\n\r\n", id(2), id(8));
+    let ask =
+        format!("GET /v1/events/watch?after={} HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {}\r\n\r\n", id(2), id(8));
     stream.write_all(ask.as_bytes()).await.unwrap();
     let text = read_until(&mut stream, &id(11).to_string()).await;
     assert!(text.contains(&id(9).to_string()) && !text.contains(&id(7).to_string()), "{text}");
@@ -484,7 +486,7 @@ async fn slow_readers_are_told_what_they_missed() {
     let memory = Memory::new(2000);
     let server = Running::tcp(&memory).await;
     let mut stream = TcpStream::connect(server.address.unwrap()).await.unwrap();
-    stream.write_all(b"GET /v1/events/watch HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /v1/events/watch HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let head = read_until(&mut stream, "id: ").await;
     assert!(head.contains("200 OK"), "{head}");
     // Far more than the sockets' buffers hold, at half a kilobyte each.

@@ -66,10 +66,18 @@ export class Flame {
       onkeydown: (e) => { if (e.key === 'Enter') { e.preventDefault(); this.#next(); } },
     });
     this.reset = h('button', { type: 'button', onclick: () => this.zoom(this.#root) }, 'Zoom out');
-    this.element = h('div', { class: 'flame card', onkeydown: (e) => { if (e.key === '/' && e.target !== this.input) { e.preventDefault(); this.input.focus(); } } },
+    this.element = h('div', { class: 'flame card' },
       h('div', { class: 'filters' }, this.input, this.found, h('span', { class: 'legend' }, h('i', { class: 'user' }), 'user', h('i', { class: 'kernel' }), 'kernel'), this.reset),
       this.words, this.graph,
       h('p', { class: 'dim keys', id: 'flame-keys' }, h('kbd', null, '↑↓←→'), ' move, ', h('kbd', null, 'Enter'), ' zooms, ', h('kbd', null, 'Esc'), ' zooms out, ', h('kbd', null, '/'), ' searches, ', h('kbd', null, 'n'), ' next found'));
+    const slash = (e) => {
+      if (!this.element.isConnected) document.removeEventListener('keydown', slash);
+      else if (e.key === '/' && !e.target.matches('input, select')) {
+        e.preventDefault();
+        this.input.focus();
+      }
+    };
+    document.addEventListener('keydown', slash);
     let width = 0;
     new ResizeObserver(([entry]) => {
       if (Math.abs(entry.contentRect.width - width) < 1) return;
