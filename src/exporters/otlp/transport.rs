@@ -6,7 +6,7 @@
 //! Response", "OTLP/HTTP Response"), with one difference: an answer that refuses *us* (wrong token,
 //! no such service) says nothing against the data, so the data is kept.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
@@ -37,8 +37,9 @@ pub enum Outcome {
 /// A client for one signal's endpoint.
 pub struct Transport {
     kind: Kind,
-    timeout: Duration,
-    target: String,
+    endpoint: Endpoint,
+    /// When the files of certificates were changed last, as of the client.
+    files: Vec<Option<SystemTime>>,
 }
 
 enum Kind {
@@ -52,32 +53,55 @@ impl Transport {
     /// # Errors
     /// Which file or header cannot be used, and why.
     pub fn new(endpoint: &Endpoint) -> anyhow::Result<Transport> {
+        // Before they are read: a change meanwhile is seen next time.
+        let files = changed(endpoint);
         let kind = match endpoint.protocol {
             Protocol::Grpc => Kind::Grpc(Box::new(grpc::Client::new(endpoint)?)),
             Protocol::Http => Kind::Http(Box::new(http::Client::new(endpoint)?)),
         };
-        Ok(Transport { kind, timeout: endpoint.timeout, target: endpoint.url.clone() })
+        Ok(Transport { kind, endpoint: endpoint.clone(), files })
+    }
+
+    /// Takes renewed certificates: they are short-lived in many places.
+    fn renew(&mut self) -> anyhow::Result<()> {
+        let files = changed(&self.endpoint);
+        if files != self.files {
+            *self = Self::new(&self.endpoint)?;
+            tracing::info!("the certificates for {} have changed and are used from now on", self.target());
+        }
+        Ok(())
     }
 
     /// Where requests go, for logs.
     #[must_use]
     pub fn target(&self) -> &str {
-        &self.target
+        &self.endpoint.url
     }
 
     /// Sends one encoded export request.
     pub async fn export(&mut self, body: Bytes) -> Outcome {
+        // Half written, maybe; the old ones may no longer be valid.
+        if let Err(e) = self.renew() {
+            return Outcome::Retry { after: None, why: format!("{e:#}") };
+        }
         let request = async {
             match &mut self.kind {
                 Kind::Grpc(c) => c.export(body).await,
                 Kind::Http(c) => c.export(body).await,
             }
         };
-        match tokio::time::timeout(self.timeout, request).await {
+        match tokio::time::timeout(self.endpoint.timeout, request).await {
             Ok(outcome) => outcome,
-            Err(_) => Outcome::Retry { after: None, why: format!("no answer within {:?}", self.timeout) },
+            Err(_) => Outcome::Retry { after: None, why: format!("no answer within {:?}", self.endpoint.timeout) },
         }
     }
+}
+
+/// When each file of certificates was changed; nothing is asked without them.
+fn changed(endpoint: &Endpoint) -> Vec<Option<SystemTime>> {
+    let client = endpoint.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+    let files = endpoint.ca_file.iter().chain(client);
+    files.map(|f| std::fs::metadata(f).and_then(|m| m.modified()).ok()).collect()
 }
 
 /// Reads an export response. All signals' responses have the same form: field 1 is
