@@ -31,7 +31,7 @@ test: ## all tests: unit, servers, this kernel, VMs (root; about an hour cold)
 test-fast: ## what needs no root and no servers
 	@tests/run fast
 
-test-kernels: ## the live tests on 5.10, 6.1, 6.12, 6.18 and the newest kernel
+test-kernels: ## what depends on the kernel, on 5.10, 6.1, 6.12, 6.18 and the newest
 	@tests/setup test
 	@tests/run kernels
 
@@ -42,6 +42,7 @@ bench: ## the benchmarks, each against its bar, a floor or a peer (root; docs/pe
 	$(CARGO) bench --bench scrape --bench store --bench workload
 	$(CARGO) bench $(AS_ROOT) --bench ping_pong -- --check
 	$(CARGO) bench $(AS_ROOT) --bench agent_cost -- --check
+	$(CARGO) bench $(AS_ROOT) --bench delivery -- --check
 
 lint: ## format, clippy, shell scripts, licences
 	$(CARGO) fmt --all --check

@@ -21,8 +21,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use rig::Agent;
+use table::{Table, pss};
 
 mod rig;
+mod table;
 
 const SCRAPE: Duration = Duration::from_secs(15);
 const MIB: f64 = 1024.0 * 1024.0;
@@ -55,28 +57,6 @@ fn main() -> ExitCode {
     captures(&agent, &mut table);
     drop((agent, containers));
     if table.kept() || !check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// What was measured, against its bar where it has one.
-#[derive(Default)]
-struct Table {
-    above: u32,
-}
-
-impl Table {
-    fn told(&self, what: &str, value: f64, unit: &str) {
-        println!("       {what:<52} {value:9.3} {unit}");
-    }
-
-    fn barred(&mut self, what: &str, value: f64, unit: &str, bar: f64) {
-        self.above += u32::from(value > bar);
-        let word = if value > bar { "ABOVE" } else { "ok" };
-        println!("{word:<6} {what:<52} {value:9.3} {unit:<4} bar {bar}");
-    }
-
-    fn kept(&self) -> bool {
-        self.above == 0
-    }
 }
 
 /// An idle node: nothing happens but the scrapes.
@@ -266,11 +246,6 @@ fn bpf_seconds(agent: &Agent) -> f64 {
 
 fn field(text: &str, name: &str) -> Option<f64> {
     text.lines().find(|l| l.starts_with(name))?.split_whitespace().nth(1)?.parse().ok()
-}
-
-fn pss(pid: u32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    field(&text, "Pss:").unwrap() * 1024.0
 }
 
 /// Memory of the maps that the process holds, each once: /proc/PID/fdinfo as bpf_map_show_fdinfo() writes it.

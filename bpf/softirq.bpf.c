@@ -2,8 +2,7 @@
 /*
  * Two faults under one roof.
  *
- * A softirq that was raised but not run for longer than its threshold: first
- * raise to entry, per vector and CPU.
+ * A softirq that waited too long: first raise to entry, per vector and CPU.
  *
  * A CPU that could not take its timer interrupt: every hard timer of the
  * monotonic clock is a probe, its lateness is how long interrupts were off.
@@ -14,13 +13,13 @@
  */
 #include "probe.h"
 #include "found_at.h"
+#include "late_timer.h"
 #include "limit.h"
 
 LICENSE;
 
-/* vectors are below 10; a power of two, so that old verifiers see the bound in the mask */
+/* for ten; a power of two, so that old verifiers see the bound in the mask */
 #define VECTOR_SLOTS 16
-#define CLOCK_MONOTONIC 1
 
 struct softirq_delay {
 	u64 time_ns;
@@ -38,6 +37,7 @@ struct irq_held_off {
 	u64 time_ns;
 	u64 delay_ns;
 	u64 steal_ns;
+	u64 function;
 	struct found_at at;
 	u32 suppressed;
 	u32 reserved;
@@ -49,14 +49,12 @@ RECORDS(irq_held_off, 128 * 1024);
 SETTING(u64, softirq_limit_ns, 100000000);
 SETTING(u64, held_off_limit_ns, 100000000);
 
-struct raised {
-	u64 time_ns;
-	u64 in;
-	u64 steal_ns;
-};
-
 struct cpu_state {
-	struct raised raised[VECTOR_SLOTS];
+	struct raised {
+		u64 time_ns;
+		u64 in;
+		u64 steal_ns;
+	} raised[VECTOR_SLOTS];
 	/* steal that the kernel had booked at the last timer, once there was one */
 	u64 steal_ns;
 	u64 steal_known;
@@ -157,15 +155,16 @@ SEC("tp_btf/hrtimer_expire_entry")
 int PROBE(expire__btf, struct hrtimer *timer)
 {
 	struct cpu_state *s = this_cpu();
-	u64 now, late;
+	u64 now;
+	s64 late;
 
 	/* Soft timers wait for their softirq; other clocks jump when they are set. */
 	if (!s || !s->steal_known || timer->is_soft || timer->base->clockid != CLOCK_MONOTONIC)
 		return 0;
 	now = bpf_ktime_get_ns();
-	late = now - timer->node.expires;
+	late = lateness(timer, now, held_off_limit_ns);
 	/* One interruption makes several timers late: the first tells of it. */
-	if ((s64)late < (s64)held_off_limit_ns || (u64)timer->node.expires < s->late_seen_ns)
+	if (late < (s64)held_off_limit_ns || (u64)timer->node.expires < s->late_seen_ns)
 		return 0;
 	/* The next interruption came before any steal was booked: there was none. */
 	if (s->late_ns)
@@ -175,6 +174,7 @@ int PROBE(expire__btf, struct hrtimer *timer)
 	s->late_seen_ns = now;
 	s->late_steal_ns = s->steal_ns;
 	s->late.time_ns = bpf_ktime_get_boot_ns();
+	s->late.function = (u64)timer->function;
 	find_current(ctx, &s->late.at);
 	return 0;
 }

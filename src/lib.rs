@@ -12,6 +12,8 @@ pub mod workload;
 
 pub mod signal;
 
+pub mod files;
+
 pub mod collectors;
 
 pub mod pipeline;

@@ -29,7 +29,7 @@ use crate::signal::semconv::{AGENT, attr};
 use crate::signal::{Attributes, Value};
 
 pub use output::Output;
-pub use own::{SELF_METRICS, SelfMetricDef, SelfMetrics};
+pub use own::{Runs, SELF_METRICS, SelfMetricDef, SelfMetrics};
 
 /// Crates that carry our telemetry away: what they log stays on this machine.
 const EXPORT_STACK: [&str; 8] =
@@ -212,7 +212,8 @@ mod tests {
         t.own().dropped("otlp", "rejected", 3);
         t.own().collector_state("oom", "idle");
         t.own().collector_state("oom", "running");
-        t.own().probe_cost("oom", "tp_btf/mark_victim", 5, Duration::from_millis(2));
+        t.own().probe_cost("oom", "tp_btf/mark_victim", 3, Duration::from_millis(1));
+        t.own().probe_cost("oom", "tp_btf/mark_victim", 2, Duration::from_millis(1));
         let text = prometheus::TextEncoder::new().encode_to_string(&t.gather()).unwrap();
         for line in [
             r#"bianque_events_dropped_total{exporter="otlp",reason="rejected"} 3"#,

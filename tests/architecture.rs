@@ -23,7 +23,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("workload", &["signal", "host", "probe"]),
     ("collectors", &["signal", "probe", "host", "workload"]),
     ("pipeline", &["signal", "telemetry::SelfMetrics"]),
-    ("exporters", &["signal", "pipeline::log", "pipeline::metrics", "pipeline::backing", "telemetry::SelfMetrics"]),
+    ("files", &[]),
+    (
+        "exporters",
+        &["signal", "files", "pipeline::log", "pipeline::metrics", "pipeline::backing", "telemetry::SelfMetrics"],
+    ),
     ("telemetry", &["signal", "exporters::otlp"]),
 ];
 

@@ -15,7 +15,7 @@ use bianque::exporters::store::{Settings, Store};
 use bianque::pipeline::NoObserver;
 use bianque::pipeline::log::{Append, Live, Log};
 use bianque::signal::Timestamp;
-use bianque::signal::entry::Entry;
+use bianque::signal::entry::EntryBuf;
 use bianque::signal::ids::{EventId, EventIds};
 
 const CHILD: &str = "BIANQUE_TEST_STORE";
@@ -55,12 +55,12 @@ impl Rig {
     /// An entry of about 1 KiB that no compression makes smaller.
     fn append(&mut self) -> EventId {
         let id = self.ids.next(now());
-        let mut e = Entry::new(id, "test", None);
+        let mut e = EntryBuf::new(id, "test", None);
         let noise = (0..1000).map(|_| {
             self.noise = self.noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             self.noise.to_be_bytes()[0]
         });
-        e.profile = Some(noise.collect());
+        e.profile(&noise.collect::<Vec<_>>());
         self.log.append(Append { entries: vec![e], ..Append::default() });
         id
     }

@@ -23,7 +23,11 @@ pub struct Agent {
 impl Agent {
     /// Starts it and waits until it is ready.
     pub fn start() -> Agent {
-        let dir = tempfile::tempdir().unwrap();
+        Self::with(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// With settings of its own, and with what is in the folder's `store` already.
+    pub fn with(dir: tempfile::TempDir, settings: &[(String, String)]) -> Agent {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let mut c = Command::new(binary());
         c.arg("run").stdin(Stdio::null()).stdout(Stdio::null());
@@ -31,6 +35,7 @@ impl Agent {
         c.env("BIANQUE_STORE__PATH", dir.path().join("store"));
         c.env("BIANQUE_API__SOCKET", dir.path().join("api.sock"));
         c.env("BIANQUE_HTTP__LISTEN", format!("127.0.0.1:{port}"));
+        c.envs(settings.iter().map(|(k, v)| (k, v)));
         let mut agent = Agent { child: c.spawn().unwrap(), dir, port };
         let end = Instant::now() + Duration::from_secs(60);
         while agent.get("/readyz").is_none() {

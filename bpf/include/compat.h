@@ -34,6 +34,70 @@ static __always_inline unsigned int task_state(const struct task_struct *task)
 	return (unsigned int)BPF_CORE_READ((const struct task_struct___old_state *)task, state);
 }
 
+/* Bits of a task's state: include/linux/sched.h, the same from 5.10 on. */
+#define STATE_UNINTERRUPTIBLE 0x2
+#define STATE_WAKEKILL 0x100
+/* Waits for work, not for something to happen: not a part of the load either. */
+#define STATE_NOLOAD 0x400
+#define STATE_FREEZABLE 0x2000
+#define STATE_FROZEN 0x8000
+
+/* Flags of tasks before 6.1. */
+#define OLD_PF_FROZEN 0x00010000
+#define OLD_PF_FREEZER_SKIP 0x40000000
+
+/* Came with 6.1, as did the freezer's own task states: f5d39b020809 ("freezer,sched: Rewrite core freezer logic"). */
+struct maple_tree;
+
+static __always_inline bool task_frozen(const struct task_struct *task, unsigned int state)
+{
+	if (bpf_core_type_exists(struct maple_tree))
+		return state & STATE_FROZEN;
+	return BPF_CORE_READ(task, flags) & OLD_PF_FROZEN;
+}
+
+/* Sleeps where it may be frozen: it waits for another program, not for the kernel. */
+static __always_inline bool task_freezable(const struct task_struct *task, unsigned int state)
+{
+	if (bpf_core_type_exists(struct maple_tree))
+		return state & STATE_FREEZABLE;
+	return BPF_CORE_READ(task, flags) & OLD_PF_FREEZER_SKIP;
+}
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+/* Since 6.16: e711faaafbe5 ("hung_task: replace blocker_mutex with encoded blocker"). */
+struct task_struct___blocker {
+	unsigned long blocker;
+};
+
+/* Since 6.16: 194a9b9e843b ("hung_task: show the blocker task if the task is hung on semaphore"). */
+struct semaphore___holder {
+	unsigned long last_holder;
+};
+
+#pragma clang attribute pop
+
+/* The lock that a task waits for, and in the lowest two bits what it is; 0: none, or not known. */
+static __always_inline u64 task_blocker(const struct task_struct *task)
+{
+	const struct task_struct___blocker *now = (const void *)task;
+
+	if (!bpf_core_field_exists(now->blocker))
+		return 0;
+	return BPF_CORE_READ(now, blocker);
+}
+
+/* The task that last got a semaphore. */
+static __always_inline u64 semaphore_holder(u64 semaphore)
+{
+	const struct semaphore___holder *now = (const void *)semaphore;
+
+	if (!bpf_core_field_exists(now->last_holder))
+		return 0;
+	return BPF_CORE_READ(now, last_holder);
+}
+
 /* enum in include/linux/mm_types_task.h, unchanged since 4.5. */
 enum { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 
@@ -102,6 +166,36 @@ static __always_inline u64 first_argument(const struct pt_regs *ctx)
 	return BPF_CORE_READ((const struct user_pt_regs *)ctx, regs[0]);
 #else
 	return BPF_CORE_READ((const struct pt_regs___x86 *)ctx, di);
+#endif
+}
+
+/*
+ * Was the CPU in user mode when this sample interrupted it? Registers are laid out as in the
+ * kernel's ABI: cs of struct pt_regs on x86, pstate of struct user_pt_regs on arm64.
+ */
+static __always_inline bool in_user_mode(struct bpf_perf_event_data *ctx)
+{
+#if defined(__TARGET_ARCH_arm64)
+	return !(*(u64 *)((void *)ctx + 33 * 8) & 0xf);
+#else
+	return *(u64 *)((void *)ctx + 17 * 8) & 3;
+#endif
+}
+
+/*
+ * Is the task to give up its CPU? TIF_NEED_RESCHED is no type that BTF has. x86: bit 3, since 6.18
+ * bit 4 (thread_info_tif.h in include/asm-generic); what the other one means on the other kernels
+ * (single-stepped; being killed for want of memory; 6.13 to 6.17: the same, lazily) is rare or as
+ * good. arm64: bit 1.
+ */
+static __always_inline bool need_resched(const struct task_struct *task)
+{
+	u64 flags = BPF_CORE_READ(task, thread_info.flags);
+
+#if defined(__TARGET_ARCH_arm64)
+	return flags & (1 << 1);
+#else
+	return flags & (1 << 3 | 1 << 4);
 #endif
 }
 

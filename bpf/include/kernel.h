@@ -198,9 +198,23 @@ struct nsproxy {
 	struct net *net_ns;
 };
 
+struct thread_info {
+	unsigned long flags;
+};
+
+struct mutex {
+	atomic_long_t owner;
+};
+
+struct rw_semaphore {
+	atomic_long_t owner;
+};
+
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int flags;
 	int on_cpu;
+	unsigned int in_iowait : 1;
 	int prio;
 	int static_prio;
 	unsigned int policy;
@@ -238,12 +252,14 @@ struct timerqueue_node {
 struct hrtimer {
 	struct timerqueue_node node;
 	struct hrtimer_clock_base *base;
+	void *function;
 	u8 is_soft;
 };
 
-struct seq_file {
-	void *private;
-};
+#pragma clang attribute pop
+
+/* An iterator's context is ABI: its fields stand where they stand here, 8 bytes each. */
+struct seq_file;
 
 struct bpf_iter_meta {
 	struct seq_file *seq;
@@ -255,5 +271,3 @@ struct bpf_iter__task {
 	struct bpf_iter_meta *meta;
 	struct task_struct *task;
 };
-
-#pragma clang attribute pop

@@ -60,6 +60,8 @@ impl Agent {
 pub fn run(loaded: Loaded, sources: Sources, registrations: &[Registration]) -> anyhow::Result<()> {
     // One arena: with more, fjall's threads keep tens of MiB that were free long ago.
     crate::host::sys::limit_malloc_arenas(1);
+    // Of followers of events there may be a thousand.
+    crate::host::sys::raise_file_limit();
     let kept = kept_for_life(&loaded.config, registrations);
     let of_tasks = kept.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()

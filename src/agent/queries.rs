@@ -3,19 +3,23 @@
 
 use std::sync::Arc;
 
+use super::rear::Rear;
 use crate::api::{ExporterState, Local, Readiness, StoreReadiness};
 use crate::collectors::run::{State, Statuses};
-use crate::exporters::store::Store;
+use crate::host::Clock;
 use crate::pipeline::log::Log;
-use crate::signal::{Attributes, otlp};
+use crate::signal::otlp;
 
 /// Answers from the agent's own store, log and statuses.
-pub(super) fn answers(store: Store, log: &Log, statuses: Arc<Statuses>, resource: &Attributes) -> Local {
-    let (asked, runtime) = (log.clone(), tokio::runtime::Handle::current());
+pub(super) fn answers(rear: &Rear, statuses: Arc<Statuses>, clock: &Clock) -> Local {
+    let (asked, runtime) = (rear.log.clone(), tokio::runtime::Handle::current());
     Local {
-        store,
-        log: log.clone(),
-        node: otlp::key_values(resource).into(),
+        store: rear.store.clone(),
+        log: rear.log.clone(),
+        node: otlp::key_values(&rear.resource).into(),
+        metrics: rear.state.clone(),
+        own: rear.own.clone(),
+        started: clock.now().wall,
         readiness: Box::new(move || readiness(&asked, &statuses)),
         blocking: Arc::new(move |question| drop(runtime.spawn_blocking(question))),
     }

@@ -64,7 +64,7 @@ impl Stages {
         // From the back: a stage's exit is there before anything enters it.
         let rear = Rear::start(&loaded, sources, &host, &clock, kept).await?;
         let statuses = Arc::new(Statuses::new(registrations));
-        let front = Front::build(registrations, &config, &host, &clock, &statuses, &rear);
+        let front = Front::build(registrations, (&config, &sources.env), &host, &clock, &statuses, &rear);
         // The kernel's types were some 20 MiB.
         crate::host::sys::trim_malloc();
         // Before the first record is read; the threads that are started from here on inherit it.
@@ -72,12 +72,13 @@ impl Stages {
 
         let (stopping, stop_seen) = watch::channel(false);
         let (tasks, deadline) = (TaskTracker::new(), Arc::new(OnceLock::new()));
-        let answers = queries::answers(rear.store.clone(), &rear.log, statuses.clone(), &rear.resource);
+        let answers = queries::answers(&rear, statuses.clone(), &clock);
         serve_api(&config, answers, rear.prometheus(), &clock, &tasks, stop_seen.clone()).await?;
         let exporting =
             deliver::Exporting { log: &rear.log, state: &rear.state, own: &rear.own, resource: &rear.resource };
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
-        tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen));
+        tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen.clone()));
+        tasks.spawn(until(stop_seen, front.kubernetes.run()));
         let names = threads::start_names(front.resolver, &front.workloads, &front.junction)?;
         let loops = Loops::start(front.built, &front.shared, &front.workloads, &front.junction, clock)?;
         tracing::info!(listen = %config.http.listen, store = %config.store.path.display(), "running");
@@ -124,9 +125,10 @@ impl Stages {
             let command = Command::Reload { collector: r.info.name, section: after.settings };
             self.loops.tell(r.kind, command);
         }
-        let fixed = |c: &Config| (c.store.clone(), c.http.clone(), c.api.clone(), c.exporters.clone());
+        let fixed =
+            |c: &Config| (c.store.clone(), c.http.clone(), c.api.clone(), c.exporters.clone(), c.workload.clone());
         if fixed(&old) != fixed(&new) {
-            tracing::warn!("changes of store, http, api and exporters take effect at the next start");
+            tracing::warn!("changes of store, http, api, workload and exporters take effect at the next start");
         }
         tracing::info!("read the configuration again");
     }
@@ -188,6 +190,15 @@ impl Stages {
     }
 }
 
+/// Runs something that never ends, until the agent stops.
+async fn until(mut stop: watch::Receiver<bool>, endless: impl Future<Output = ()>) {
+    tokio::select! {
+        () = endless => {}
+        // An error means that the agent is gone.
+        _ = stop.wait_for(|s| *s) => {}
+    }
+}
+
 async fn serve_api(
     config: &Config,
     answers: api::Local,
@@ -196,10 +207,16 @@ async fn serve_api(
     tasks: &TaskTracker,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
+    let http = &config.http;
+    let files = http.certificate_file.clone().zip(http.key_file.clone());
+    let tls =
+        files.map(|(certificate, key)| api::TlsFiles { certificate, key, client_ca: http.client_ca_file.clone() });
     let listen = api::Listen {
-        tcp: Some(config.http.listen),
-        token_file: config.http.token_file.clone(),
+        tcp: Some(http.listen),
+        token_file: http.token_file.clone(),
+        tls,
         socket: Some(config.api.socket.clone()),
+        limits: api::Limits::default(),
     };
     let server = api::Server::bind(&listen).await?;
     let backend: Arc<dyn api::Backend> = Arc::new(answers);

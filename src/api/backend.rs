@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use serde::Serialize;
 
+use super::readings::MetricQuery;
 use crate::collectors::run::Status;
 use crate::signal::Query;
 use crate::signal::ids::EventId;
@@ -32,6 +33,15 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What runs and what does not.
     fn readiness(&self) -> Readiness;
+
+    /// The node and the agent on it, now: one object.
+    fn node(&self) -> Reply<String>;
+
+    /// The latest values of metrics, a series each.
+    fn metrics(&self, query: &MetricQuery) -> Vec<String>;
+
+    /// What collectors and BPF programs have cost since start, each an object.
+    fn costs(&self) -> Vec<String>;
 }
 
 /// Waits for more.

@@ -125,7 +125,7 @@ impl Client {
             Place::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(|e| self.unreachable(e))?),
             Place::Tcp { address, .. } => Box::new(TcpStream::connect(address).await.map_err(|e| self.unreachable(e))?),
         };
-        let mut request = Request::get(target).header(header::HOST, "bianque");
+        let mut request = Request::get(target).header(header::HOST, "localhost");
         if let Place::Tcp { token: Some(t), .. } = &self.0 {
             request = request.header(header::AUTHORIZATION, format!("Bearer {t}"));
         }

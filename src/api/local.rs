@@ -10,11 +10,14 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use tokio::sync::oneshot;
 
 use super::backend::{Backend, Changes, Found, Page, Readiness, Reply};
+use super::readings::{self, MetricQuery};
 use super::routes::BEGINNING;
 use crate::exporters::store::{self, Store};
 use crate::pipeline::log::{Live, Log, Watch};
+use crate::pipeline::metrics::MetricState;
 use crate::signal::ids::EventId;
-use crate::signal::{Query, json};
+use crate::signal::{Query, Timestamp, json};
+use crate::telemetry::SelfMetrics;
 
 /// Runs what may wait for the disk where waiting is allowed; the agent's, as only it starts threads.
 pub type Blocking = Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
@@ -26,6 +29,10 @@ pub struct Local {
     /// Resource attributes of the node.
     pub node: Arc<[KeyValue]>,
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    pub metrics: Arc<MetricState>,
+    pub own: SelfMetrics,
+    /// When the agent started.
+    pub started: Timestamp,
     pub blocking: Blocking,
 }
 
@@ -98,6 +105,42 @@ impl Backend for Local {
     fn readiness(&self) -> Readiness {
         (self.readiness)()
     }
+
+    fn node(&self) -> Reply<String> {
+        let (readiness, started) = ((self.readiness)(), self.started);
+        self.ask(move |store, node| {
+            // A store that cannot be read is what the readiness tells.
+            let open = store.open_incidents().map(|all| all.len()).ok();
+            let mut said = serde_json::json!({
+                "agent": { "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "started": started.rfc3339() },
+                "resource": json::object(node.iter()),
+                "ready": readiness.ready,
+                "store": readiness.store,
+                "exporters": readiness.exporters,
+                "incidents_open": open,
+            });
+            if let Ok(bytes) = store.size() {
+                said["store"]["size_bytes"] = bytes.into();
+            }
+            Ok(said.to_string())
+        })
+    }
+
+    fn metrics(&self, query: &MetricQuery) -> Vec<String> {
+        readings::lines(&self.metrics.read(), query)
+    }
+
+    fn costs(&self) -> Vec<String> {
+        let runs = self.own.runs();
+        let runs = runs.iter().map(|(name, r)| {
+            serde_json::json!({ "collector": name, "runs": r.runs, "failures": r.failures, "seconds": r.seconds })
+        });
+        let probes = self.own.probe_costs();
+        let probes = probes.iter().map(|((probe, hook), (runs, seconds))| {
+            serde_json::json!({ "probe": probe, "hook": hook, "runs": runs, "seconds": seconds })
+        });
+        runs.chain(probes).map(|line| line.to_string()).collect()
+    }
 }
 
 struct Committed(Watch);
@@ -130,9 +173,8 @@ mod tests {
     use crate::exporters::store::Settings;
     use crate::pipeline::NoObserver;
     use crate::pipeline::log::Append;
-    use crate::pipeline::metrics::MetricState;
     use crate::signal::entry::Entry;
-    use crate::signal::{Attributes, Severity, Timestamp};
+    use crate::signal::{Attributes, Severity};
 
     const HOUR: u64 = 3_600_000_000_000;
 
@@ -178,6 +220,9 @@ mod tests {
             log: log.clone(),
             node: Arc::new([]),
             readiness: Box::new(readiness),
+            metrics: Arc::new(MetricState::new(1, Timestamp(0))),
+            own: SelfMetrics::unread(),
+            started: Timestamp(HOUR),
             blocking: Arc::new(|f| drop(tokio::task::spawn_blocking(f))),
         });
         let state = Arc::new(MetricState::new(1, Timestamp(0)));
@@ -193,7 +238,7 @@ mod tests {
         let appended = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
             for n in 1..=EVENTS {
-                log.append(Append { entries: vec![entry(n)], ..Append::default() });
+                log.append(Append { entries: vec![entry(n).into()], ..Append::default() });
                 if n.is_multiple_of(100) {
                     tokio::time::sleep(Duration::from_millis(70)).await;
                 }

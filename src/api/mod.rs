@@ -4,19 +4,29 @@
 
 mod backend;
 pub mod client;
+mod guard;
 mod local;
+mod page;
+mod patience;
 mod problem;
+mod readings;
 mod routes;
 mod server;
 pub mod sse;
+mod tls;
 mod token;
 mod watch;
 
 pub use backend::{Backend, Changes, ExporterState, Found, Page, Readiness, Reply, StoreReadiness};
 pub use client::{Client, ClientError, Followed, Follower, Lines};
 pub use local::{Blocking, Local};
+pub use readings::{MetricQuery, Scope};
 pub use routes::{Api, ENDPOINTS};
-pub use server::{Listen, Server, Spawn};
+pub use server::{Limits, Listen, Server, Spawn};
+pub use tls::TlsFiles;
+
+/// Who may follow events at once; the next one is asked to come again.
+pub const WATCHERS: usize = 1_000;
 
 #[cfg(test)]
 mod tests;

@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query as Parameters, Request, State};
+use axum::extract::{Path, Query as Parameters, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch as signal_watch;
 
 use super::backend::{Backend, Found};
+use super::guard::{self, Guard};
+use super::page;
 use super::problem::Problem;
-use super::token::Token;
+use super::readings::MetricQuery;
 use super::watch;
 use crate::exporters::prometheus::{Format, Prometheus, negotiate};
 use crate::signal::ids::EventId;
@@ -26,16 +28,17 @@ pub const ENDPOINTS: &[&str] = &[
     "/metrics",
     "/healthz",
     "/readyz",
+    "/",
+    "/v1/node",
     "/v1/collectors",
+    "/v1/costs",
+    "/v1/metrics",
     "/v1/events",
     "/v1/events/watch",
     "/v1/events/ID",
     "/v1/incidents",
     "/v1/incidents/ID",
 ];
-
-/// Paths that tell nothing but health, and so never need a token.
-const OPEN: &[&str] = &["/healthz", "/readyz"];
 
 const NDJSON: &str = "application/x-ndjson";
 /// Events that are read at once; an answer without a limit is made of as many pages as it takes.
@@ -55,14 +58,17 @@ pub struct Api {
 }
 
 /// The paths, as one listener serves them.
-pub(super) fn router(api: Arc<Api>, token: Option<Token>) -> Router {
+pub(super) fn router(api: Arc<Api>, guard: Guard) -> Router {
     let not_allowed =
         async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here").into_response();
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .route("/v1/node", get(node))
         .route("/v1/collectors", get(collectors))
+        .route("/v1/costs", get(costs))
+        .route("/v1/metrics", get(readings))
         .route("/v1/events", get(events))
         .route("/v1/events/watch", get(watch::events))
         .route("/v1/events/{id}", get(event))
@@ -72,20 +78,9 @@ pub(super) fn router(api: Arc<Api>, token: Option<Token>) -> Router {
         .fallback(async || {
             Problem::new(StatusCode::NOT_FOUND, "there is nothing under this path").expected(ENDPOINTS.to_vec())
         })
-        .with_state(api);
-    match token {
-        None => router,
-        Some(token) => router.layer(middleware::from_fn_with_state(token, authorize)),
-    }
-}
-
-async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if OPEN.contains(&request.uri().path()) || token.is_in(request.headers()) {
-        return next.run(request).await;
-    }
-    let refusal = Problem::new(StatusCode::UNAUTHORIZED, "this listener asks for a token")
-        .expected("Authorization: Bearer, with the content of the agent's http.token_file");
-    ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
+        .with_state(api)
+        .merge(page::routes());
+    router.layer(middleware::from_fn_with_state(guard, guard::admit)).layer(middleware::map_response(page::harden))
 }
 
 async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
@@ -119,6 +114,18 @@ async fn collectors(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let rows = api.backend.readiness().collectors;
     let lines: Result<Vec<_>, _> = rows.iter().map(serde_json::to_string).collect();
     Ok(ndjson(lines.map_err(anyhow::Error::from)?))
+}
+
+async fn node(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
+    Ok(ndjson([api.backend.node().await?]))
+}
+
+async fn costs(State(api): State<Arc<Api>>) -> Response {
+    ndjson(api.backend.costs())
+}
+
+async fn readings(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result<Response, Problem> {
+    Ok(ndjson(api.backend.metrics(&MetricQuery::read(&given)?)))
 }
 
 type Raw = Parameters<Vec<(String, String)>>;

@@ -13,46 +13,73 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
+use super::guard::{Guard, Peer};
+use super::patience::Patient;
 use super::routes::{Api, router};
+use super::tls::{Tls, TlsFiles};
 use super::token::Token;
+use crate::host::sys;
 
-/// Connections at once, over all listeners; more wait to be accepted.
-const CONNECTIONS: usize = 128;
-/// For a request's head to come, the first as any later: longer than between two scrapes.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-const HEAD_BYTES: usize = 16 * 1024;
-const HEADERS: usize = 64;
 /// For answers to be finished when the agent stops.
 const DRAIN: Duration = Duration::from_secs(2);
 /// After accepting failed, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a request's head may be.
+const HEAD_BYTES: usize = 16 * 1024;
+const HEADERS: usize = 64;
 const SOCKET_MODE: u32 = 0o660;
 
 /// Runs a connection; the agent's, as only it starts tasks.
 pub type Spawn = Arc<dyn Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + Sync>;
 
-/// Where to listen.
+/// Where to listen, and for whom.
 #[derive(Debug, Clone, Default)]
 pub struct Listen {
     /// `http.listen`
     pub tcp: Option<SocketAddr>,
     /// `http.token_file`
     pub token_file: Option<PathBuf>,
+    /// `http.certificate_file` and what belongs to it
+    pub tls: Option<TlsFiles>,
     /// `api.socket`
     pub socket: Option<PathBuf>,
+    pub limits: Limits,
+}
+
+/// What clients may take of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once of each listener; more wait to be accepted.
+    pub connections: usize,
+    /// For a request's head to come, the first as any later: longer than between two scrapes.
+    pub head: Duration,
+    /// For a client to take something of what is sent to it.
+    pub write: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // Followers of events, of whom there may be [`super::WATCHERS`], and room for all others.
+        let connections = super::WATCHERS + 128;
+        Limits { connections, head: Duration::from_secs(75), write: Duration::from_secs(60) }
+    }
 }
 
 /// Bound listeners.
 pub struct Server {
     tcp: Option<TcpListener>,
-    token: Option<Token>,
+    guard: Guard,
+    tls: Option<Arc<Tls>>,
     unix: Option<(UnixListener, SocketFile)>,
+    limits: Limits,
 }
 
 impl Server {
@@ -61,12 +88,20 @@ impl Server {
     /// # Errors
     /// Which address or file, why, and what to do.
     pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
-        let token = listen.token_file.as_deref().map(Token::read).transpose()?;
-        if let (Some(address), None) = (listen.tcp, &token) {
+        let token = listen.token_file.as_deref().map(Token::new).transpose()?.map(Arc::new);
+        let tls = listen.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
+        let certificate = listen.tls.as_ref().is_some_and(|t| t.client_ca.is_some());
+        let asks = token.is_some() || certificate;
+        if let Some(address) = listen.tcp.filter(|a| !a.ip().is_loopback()) {
             anyhow::ensure!(
-                address.ip().is_loopback(),
-                "http.listen = {address} can be reached from other machines: set http.token_file, or listen on 127.0.0.1 or [::1]"
+                asks,
+                "http.listen = {address} can be reached from other machines: set http.token_file or http.client_ca_file, or listen on 127.0.0.1 or [::1]"
             );
+            if tls.is_none() {
+                tracing::warn!(
+                    "http.listen = {address} is not encrypted, so the token can be read on the way: set http.certificate_file and http.key_file"
+                );
+            }
         }
         let tcp = match listen.tcp {
             None => None,
@@ -81,7 +116,8 @@ impl Server {
                 Some(bind_socket(path).with_context(|| format!("cannot listen on api.socket = {}", path.display()))?)
             }
         };
-        Ok(Server { tcp, token, unix })
+        let guard = Guard { token, certificate, own_name: !asks };
+        Ok(Server { tcp, guard, tls, unix, limits: listen.limits })
     }
 
     /// The TCP address, with the port that the kernel chose where 0 was asked.
@@ -92,23 +128,31 @@ impl Server {
 
     /// Serves until `api.stop` turns true, then lets answers finish for two seconds.
     pub async fn run(self, api: Arc<Api>, spawn: Spawn) {
-        let stop = api.stop.clone();
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        let serving = Serving { slots: slots.clone(), spawn, stop };
+        let serving = |guard| Serving {
+            slots: Arc::new(Semaphore::new(self.limits.connections)),
+            spawn: spawn.clone(),
+            stop: api.stop.clone(),
+            router: router(api.clone(), guard),
+            limits: self.limits,
+        };
+        let (remote, local) = (serving(self.guard), serving(Guard::default()));
         let tcp = async {
             if let Some(listener) = &self.tcp {
-                serving.listen(listener, router(api.clone(), self.token.clone())).await;
+                remote
+                    .listen(|| next_tcp(listener), |connection, stream| connection.tcp(stream, self.tls.clone()))
+                    .await;
             }
         };
         let unix = async {
             if let Some((listener, _)) = &self.unix {
-                serving.listen(listener, router(api.clone(), None)).await;
+                local.listen(|| listener.accept(), |connection, (stream, _)| connection.unix(stream)).await;
             }
         };
         tokio::join!(tcp, unix);
-        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
+        let done = async { tokio::join!(remote.slots.acquire_many(all), local.slots.acquire_many(all)) };
         // Who is not done by then is cut off with the runtime.
-        let _ = tokio::time::timeout(DRAIN, slots.acquire_many(all)).await;
+        let _ = tokio::time::timeout(DRAIN, done).await;
     }
 }
 
@@ -117,43 +161,34 @@ pub(super) async fn stopping(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stopping| *stopping).await;
 }
 
-/// What both kinds of listener have in common.
-trait Accept: Sync {
-    type Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static;
-    fn next(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+async fn next_tcp(listener: &TcpListener) -> std::io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    // A line that is followed live must not wait for more.
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
-impl Accept for TcpListener {
-    type Stream = TcpStream;
-    async fn next(&self) -> std::io::Result<TcpStream> {
-        let (stream, _) = self.accept().await?;
-        // A line that is followed live must not wait for more.
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    }
-}
-
-impl Accept for UnixListener {
-    type Stream = UnixStream;
-    async fn next(&self) -> std::io::Result<UnixStream> {
-        self.accept().await.map(|(stream, _)| stream)
-    }
-}
-
+/// One listener's connections.
 struct Serving {
     slots: Arc<Semaphore>,
     spawn: Spawn,
     stop: watch::Receiver<bool>,
+    router: Router,
+    limits: Limits,
 }
 
 impl Serving {
-    async fn listen(&self, listener: &impl Accept, router: Router) {
+    async fn listen<S, A, C>(&self, mut accept: impl FnMut() -> A, serve: impl Fn(Connection, S) -> C)
+    where
+        A: Future<Output = std::io::Result<S>>,
+        C: Future<Output = ()> + Send + 'static,
+    {
         let mut stop = self.stop.clone();
         let mut failing = false;
         loop {
             let next = async {
                 let slot = self.slots.clone().acquire_owned().await;
-                (slot, listener.next().await)
+                (slot, accept().await)
             };
             let (slot, accepted) = tokio::select! {
                 biased;
@@ -163,9 +198,11 @@ impl Serving {
             match accepted {
                 Ok(stream) => {
                     failing = false;
-                    let connection = connection(stream, router.clone(), self.stop.clone());
+                    let connection =
+                        Connection { router: self.router.clone(), stop: self.stop.clone(), limits: self.limits };
+                    let served = serve(connection, stream);
                     (self.spawn)(Box::pin(async move {
-                        connection.await;
+                        served.await;
                         drop(slot);
                     }));
                 }
@@ -180,24 +217,63 @@ impl Serving {
     }
 }
 
-async fn connection<S>(stream: S, router: Router, mut stop: watch::Receiver<bool>)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES).max_headers(HEADERS);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopping(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+/// What it takes to serve one connection.
+struct Connection {
+    router: Router,
+    stop: watch::Receiver<bool>,
+    limits: Limits,
+}
+
+impl Connection {
+    async fn tcp(self, stream: TcpStream, tls: Option<Arc<Tls>>) {
+        let Some(tls) = tls else { return self.serve(stream, Peer::Unknown).await };
+        match tls.accept(stream).await {
+            Ok((stream, peer)) => self.serve(stream, peer).await,
+            Err(e) => tracing::debug!("a client did not get through TLS: {e}"),
         }
-    };
-    if let Err(e) = ended {
-        tracing::debug!("a connection broke: {e}");
     }
+
+    async fn unix(self, stream: UnixStream) {
+        let peer = if may_ask(&stream) { Peer::Local } else { Peer::Stranger };
+        self.serve(stream, peer).await;
+    }
+
+    async fn serve<S>(self, stream: S, peer: Peer)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        let Connection { router, mut stop, limits } = self;
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(HEAD_BYTES).max_headers(HEADERS);
+        let service = TowerToHyperService::new(router);
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            service.call(request)
+        });
+        let connection = builder.serve_connection(TokioIo::new(Patient::new(stream, limits.write)), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopping(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(e) = ended {
+            tracing::debug!("a connection broke: {e}");
+        }
+    }
+}
+
+/// Root, the agent's user, and who is in the agent's group: those whom the file's mode lets in, should
+/// the file have been given to others.
+fn may_ask(stream: &UnixStream) -> bool {
+    let Ok(peer) = stream.peer_cred() else { return false };
+    let own = sys::effective_ids();
+    peer.uid() == 0
+        || peer.uid() == own.0
+        || peer.gid() == own.1
+        || sys::peer_groups(stream).is_ok_and(|groups| groups.contains(&own.1))
 }
 
 /// The socket's file; taken away at the end unless it is another's by then.

@@ -119,6 +119,18 @@ impl Backend for Shared {
             }],
         }
     }
+
+    fn node(&self) -> Reply<String> {
+        Box::pin(async { Ok(r#"{"ready":true}"#.to_owned()) })
+    }
+
+    fn metrics(&self, _: &MetricQuery) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn costs(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 struct Waiter(watch::Receiver<EventId>);
@@ -166,7 +178,7 @@ impl Running {
     /// Status, head and body of a request as it goes over the wire.
     async fn raw(&self, request: &str) -> (u16, String, Vec<u8>) {
         let mut stream = TcpStream::connect(self.address.unwrap()).await.unwrap();
-        let request = request.replace('\n', "\r\n") + "\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let request = request.replace('\n', "\r\n") + "\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
@@ -238,6 +250,32 @@ async fn health_and_readiness() {
     assert_eq!(serde_json::from_slice::<Json>(&body).unwrap(), row);
     let unready = Running::tcp(&Memory::new(0)).await;
     assert_eq!(unready.raw("GET /readyz HTTP/1.1").await.0, 503);
+}
+
+/// The page comes with a policy that lets nothing else run, is not sent twice, and data is no page.
+#[tokio::test]
+async fn page_and_its_policy() {
+    let server = Running::tcp(&Memory::new(1)).await;
+    let (status, head, body) = server.raw("GET / HTTP/1.1").await;
+    assert_eq!(status, 200);
+    assert!(String::from_utf8_lossy(&body).starts_with("<!doctype html>"));
+    assert!(head.contains("content-type: text/html; charset=utf-8\r\n") && head.contains("nosniff\r\n"), "{head}");
+    let policy = head.lines().find_map(|l| l.strip_prefix("content-security-policy: ")).expect("a policy");
+    for part in
+        ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"]
+    {
+        assert!(policy.contains(part), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    let tag = head.lines().find_map(|l| l.strip_prefix("etag: ")).expect("a tag");
+    let (status, again, body) = server.raw(&format!("GET / HTTP/1.1\nIf-None-Match: {tag}")).await;
+    assert_eq!((status, body.len()), (304, 0));
+    assert!(again.contains(policy), "a browser would keep another policy: {again}");
+    for path in ["/v1/node", "/metrics", "/nowhere"] {
+        let (_, head, _) = server.raw(&format!("GET {path} HTTP/1.1")).await;
+        assert!(head.contains("content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"), "{head}");
+        assert!(head.contains("x-content-type-options: nosniff\r\n"), "{head}");
+    }
 }
 
 /// Without a limit all events come, over as many pages as it takes; with one, the newest; filters hold.
@@ -421,7 +459,8 @@ async fn followers_begin_now_or_where_they_were() {
     });
     assert!(matches!(next.unwrap(), Followed::Event { id: got, .. } if got == id(11)));
     let mut stream = TcpStream::connect(server.address.unwrap()).await.unwrap();
-    let ask = format!("GET /v1/events/watch?after={} HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {}\r\n\r\n", id(2), id(8));
+    let ask =
+        format!("GET /v1/events/watch?after={} HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {}\r\n\r\n", id(2), id(8));
     stream.write_all(ask.as_bytes()).await.unwrap();
     let text = read_until(&mut stream, &id(11).to_string()).await;
     assert!(text.contains(&id(9).to_string()) && !text.contains(&id(7).to_string()), "{text}");
@@ -447,7 +486,7 @@ async fn slow_readers_are_told_what_they_missed() {
     let memory = Memory::new(2000);
     let server = Running::tcp(&memory).await;
     let mut stream = TcpStream::connect(server.address.unwrap()).await.unwrap();
-    stream.write_all(b"GET /v1/events/watch HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /v1/events/watch HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let head = read_until(&mut stream, "id: ").await;
     assert!(head.contains("200 OK"), "{head}");
     // Far more than the sockets' buffers hold, at half a kilobyte each.

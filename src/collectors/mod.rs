@@ -9,8 +9,10 @@ pub mod autotracing;
 pub mod events;
 pub mod fold;
 pub mod metrics;
+pub mod netns;
 pub mod registry;
 pub mod run;
+pub mod sources;
 
 use std::future::Future;
 use std::time::Duration;
@@ -206,6 +208,22 @@ pub trait EventCollector: Collector {
     /// # Errors
     /// Why this record yields no event; it is counted as dropped.
     fn on_record(&mut self, record: <Self::Records as RecordSet>::Ref<'_>, out: &mut Events) -> anyhow::Result<()>;
+
+    /// Time until the next [`Self::tick`]. Asked again after each record and each tick, so a collector
+    /// that has to wait for something only now and then costs nothing in between. `None`: never.
+    fn period(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Called when the period is over, between two records: for what no record tells, such as that
+    /// something lasts or has ended, or a shared probe that is to be asked.
+    ///
+    /// # Errors
+    /// What could not be looked at; it is called again after the next period.
+    fn tick(&mut self, now: Now, out: &mut Events) -> anyhow::Result<()> {
+        let _ = (now, out);
+        Ok(())
+    }
 }
 
 /// Watches, and captures when a limit is crossed.
@@ -263,6 +281,8 @@ pub struct Context<'a> {
     pub(crate) loader: &'a mut Loader,
     /// Objects loaded so far; their records are read on behalf of this collector.
     pub(crate) objects: Vec<Object>,
+    /// Sources handed in so far, the same.
+    pub(crate) sources: Vec<sources::Named>,
 }
 
 impl Context<'_> {
@@ -274,6 +294,11 @@ impl Context<'_> {
         let object = self.loader.load(options)?;
         self.objects.push(object.clone());
         Ok(object)
+    }
+
+    /// Has a source read beside the collector's object. `hook`: how it is called in lists, `rtnetlink`.
+    pub fn listen(&mut self, hook: &'static str, source: impl sources::Counted + 'static) {
+        self.sources.push(sources::Named { hook, lost: source.lost(), source: Box::new(source) });
     }
 }
 

@@ -21,8 +21,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::exporters::otlp;
+use crate::exporters::{elasticsearch, otlp};
 use crate::signal::{ByteSize, HumanDuration};
+use crate::workload;
 
 pub use error::{ConfigError, Origin, Problem};
 pub use layers::{File, Flag, Sources};
@@ -48,6 +49,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// How events are joined into incidents.
     pub incident: Incident,
+    /// How containers, pods and services get their names, and which of their labels are handed on.
+    pub workload: workload::Settings,
     /// Where events, incidents and metrics are delivered.
     pub exporters: Exporters,
     /// The agent's own log.
@@ -78,17 +81,34 @@ impl Default for Store {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Address and port to listen on. Any other than loopback needs `token_file`.
+    /// Address and port to listen on. Any other than loopback needs `token_file` or `client_ca_file`.
     pub listen: SocketAddr,
     /// File with the token that callers must send as `Authorization: Bearer …`. Without one, whoever
     /// reaches the address may read.
     #[schemars(example = "/etc/bianque/token")]
     pub token_file: Option<PathBuf>,
+    /// Certificate and those it depends on, in PEM form: the listener speaks TLS. It is read again when
+    /// it changes, as is every file of this section.
+    #[schemars(example = "/etc/bianque/tls.crt")]
+    pub certificate_file: Option<PathBuf>,
+    /// Private key of the certificate, in PEM form.
+    #[schemars(example = "/etc/bianque/tls.key")]
+    pub key_file: Option<PathBuf>,
+    /// Authorities, in PEM form, of one of which callers must show a certificate. Only `/healthz` and
+    /// `/readyz` are answered without. With `token_file` as well, callers need both.
+    #[schemars(example = "/etc/bianque/clients.crt")]
+    pub client_ca_file: Option<PathBuf>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Http { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9774)), token_file: None }
+        Http {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9774)),
+            token_file: None,
+            certificate_file: None,
+            key_file: None,
+            client_ca_file: None,
+        }
     }
 }
 
@@ -142,6 +162,7 @@ impl Default for Incident {
 #[serde(default, deny_unknown_fields)]
 pub struct Exporters {
     pub otlp: otlp::Settings,
+    pub elasticsearch: elasticsearch::Settings,
 }
 
 /// `log`
@@ -223,14 +244,26 @@ impl Config {
         check("store.path", self.store.path.is_absolute(), "an absolute path");
         check("store.max_size", self.store.max_size >= ByteSize::mib(16), "at least 16MiB");
         check("store.max_age", self.store.max_age.as_secs() >= 60, "at least 1m");
-        let guarded = self.http.token_file.is_some() || self.http.listen.ip().is_loopback();
-        check("http.listen", guarded, "a loopback address, or `http.token_file` set as well");
+        let http = &self.http;
+        let guarded = http.token_file.is_some() || http.client_ca_file.is_some() || http.listen.ip().is_loopback();
+        let valid = "a loopback address, or `http.token_file` or `http.client_ca_file` set as well";
+        check("http.listen", guarded, valid);
+        let (certificate, key) = (http.certificate_file.is_some(), http.key_file.is_some());
+        check("http.certificate_file", key || !certificate, "`http.key_file` set as well");
+        check("http.key_file", certificate || !key, "`http.certificate_file` set as well");
+        let tls = certificate || http.client_ca_file.is_none();
+        check("http.client_ca_file", tls, "`http.certificate_file` and `http.key_file` set as well");
         check("api.socket", self.api.socket.is_absolute(), "an absolute path");
         check("metrics.interval", interval_ok(self.metrics.interval), "1s to 1h");
         check("metrics.max_series", (1..=1_000_000).contains(&self.metrics.max_series), "1 to 1000000");
         check("incident.quiet", (1_000..=600_000).contains(&self.incident.quiet.as_millis()), "1s to 10m");
-        if let Err(e) = self.exporters.otlp.validate() {
-            check(&e.key, false, &e.expected);
+        for (key, expected) in self.workload.invalid() {
+            check(&key, false, &expected);
+        }
+        for valid in [self.exporters.otlp.validate(), self.exporters.elasticsearch.validate()] {
+            if let Err(e) = valid {
+                check(&e.key, false, &e.expected);
+            }
         }
         out
     }

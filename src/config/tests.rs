@@ -185,7 +185,7 @@ c.toml:14: collectors.demo.mode = 3: expected one of "fast", "exact"
 c.toml:15: collectors.demo.enabled = "yes": expected true or false
 BIANQUE_STORE__PAHT: store.paht: unknown variable; did you mean `BIANQUE_STORE__PATH`?
 BIANQUE_STORE__MAX_SIZE: store.max_size = "1KiB": expected at least 16MiB
-BIANQUE_HTTP__LISTEN: http.listen = "0.0.0.0:80": expected a loopback address, or `http.token_file` set as well
+BIANQUE_HTTP__LISTEN: http.listen = "0.0.0.0:80": expected a loopback address, or `http.token_file` or `http.client_ca_file` set as well
 BIANQUE_COLLECTORS__DEMO__PERCENT: collectors.demo.percent = 300: expected a whole number from 0 to 255
 --set: api.socket = "relative.sock": expected an absolute path
 "#;

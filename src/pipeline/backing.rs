@@ -85,7 +85,7 @@ pub trait Backing: Send + Sync {
     ///
     /// # Errors
     /// What could not be read.
-    fn entries_after(&self, id: EventId, max: usize, max_bytes: usize) -> anyhow::Result<Vec<Stored>>;
+    fn entries_after(&self, id: EventId, max: usize, max_bytes: usize) -> anyhow::Result<Vec<NewEntry>>;
 
     /// Number and bytes of the entries after `id`.
     ///

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::log::Append;
 use super::spans;
-use crate::signal::entry::{Entry, IncidentRecord, SpanLink};
+use crate::signal::entry::{EntryBuf, IncidentRecord, SpanLink};
 use crate::signal::ids::{EventId, EventIds, SpanId, TraceId, span_id, trace_id};
 use crate::signal::otlp::{self, Place};
 use crate::signal::{Capture, Event, Severity, Target, Timestamp, Trigger, Workload, WorkloadKey, WorkloadKind};
@@ -79,6 +79,9 @@ type Sufferer = Option<WorkloadKey>;
 
 struct Open {
     record: IncidentRecord,
+    root: SpanId,
+    /// Since it was last handed on, see [`Incidents::changed`].
+    changed: bool,
     opened: Duration,
     joined: Duration,
     /// Triggers that are over their limit.
@@ -135,9 +138,25 @@ impl Incidents {
         out
     }
 
-    /// One event. Returns what to log, and the trace that it belongs to.
-    pub fn event(&mut self, collector: &str, e: &Event, ids: &mut EventIds, now: Moment) -> (Append, Option<TraceId>) {
-        self.joining(collector, e, None, ids, now)
+    /// Adds the open incidents that have changed since the last time: once for all that came at once,
+    /// as an incident in a storm changes with each event.
+    pub fn changed(&mut self, out: &mut Append) {
+        for open in self.open.values_mut().filter(|o| o.changed) {
+            open.changed = false;
+            out.incidents.push(open.record.clone());
+        }
+    }
+
+    /// One event. Adds what to log, and returns the trace that it belongs to.
+    pub fn event(
+        &mut self,
+        collector: &str,
+        e: &Event,
+        ids: &mut EventIds,
+        now: Moment,
+        out: &mut Append,
+    ) -> Option<TraceId> {
+        self.joining(collector, e, None, ids, now, out)
     }
 
     /// A trigger has crossed its limit: it is an event too, and keeps its incident open.
@@ -147,8 +166,9 @@ impl Incidents {
         t: &Trigger,
         ids: &mut EventIds,
         now: Moment,
-    ) -> (Append, Option<TraceId>) {
-        self.joining(collector, &otlp::trigger_event(t), Some(&t.target), ids, now)
+        out: &mut Append,
+    ) -> Option<TraceId> {
+        self.joining(collector, &otlp::trigger_event(t), Some(&t.target), ids, now, out)
     }
 
     fn joining(
@@ -158,34 +178,35 @@ impl Incidents {
         trigger: Option<&Target>,
         ids: &mut EventIds,
         now: Moment,
-    ) -> (Append, Option<TraceId>) {
+        out: &mut Append,
+    ) -> Option<TraceId> {
         let id = ids.next(now.wall.0);
         let sufferer = e.workload.as_ref().map(|w| w.key);
         let own = e.workload.as_ref().is_some_and(|w| w.kind == WorkloadKind::Own);
         let opens = !own && (trigger.is_some() || e.severity >= Severity::Warn);
-        let mut out = Append { workloads: e.workload.iter().cloned().collect(), ..Append::default() };
+        out.workloads.extend(e.workload.iter().cloned());
         if opens && !self.open.contains_key(&sufferer) {
             let new = self.opened(collector, e, id, now);
             self.open.insert(sufferer, new);
         }
         let Some(open) = self.open.get_mut(&sufferer) else {
-            let mut entry = Entry::new(id, collector, sufferer);
-            entry.log = Some(otlp::log_record(e, id, None));
+            let mut entry = EntryBuf::new(id, collector, sufferer);
+            entry.log(e, None);
             out.entries.push(entry);
-            return (out, None);
+            return None;
         };
         if let Some(t) = trigger {
             open.over.insert(t.clone());
             open.triggered = true;
         }
         let trace = open.record.trace();
-        join_event(open, collector, e, id, ids, now, &mut out);
+        join_event(open, collector, e, id, ids, now, out);
         open.joined = now.steady;
-        out.incidents.push(open.record.clone());
+        open.changed = true;
         if let Some(t) = trigger {
             self.homes.insert(t.clone(), Home { record: open.record.clone(), at: now.steady });
         }
-        (out, Some(trace))
+        Some(trace)
     }
 
     fn opened(&mut self, collector: &str, e: &Event, id: EventId, now: Moment) -> Open {
@@ -207,13 +228,12 @@ impl Incidents {
             links,
             ..IncidentRecord::default()
         };
-        let triggered = !over.is_empty();
-        Open { record, opened: now.steady, joined: now.steady, over, triggered }
+        let (root, triggered) = (record.root_span(), !over.is_empty());
+        Open { record, root, changed: true, opened: now.steady, joined: now.steady, over, triggered }
     }
 
     /// A trigger is below its limit again.
-    pub fn recovered(&mut self, target: &Target, at: Timestamp, now: Moment) -> Append {
-        let mut out = Append::default();
+    pub fn recovered(&mut self, target: &Target, at: Timestamp, now: Moment) {
         if let Some(cut) = self.cut.get_mut(&target.workload) {
             cut.over.remove(target);
         }
@@ -222,47 +242,50 @@ impl Incidents {
         {
             open.record.end = open.record.end.max(at.0);
             open.joined = now.steady;
-            out.incidents.push(open.record.clone());
+            open.changed = true;
         }
-        out
     }
 
-    /// Evidence that was taken of a trigger. `None`: no incident is known for it.
-    pub fn capture(&mut self, collector: &str, c: &Capture, ids: &mut EventIds, now: Moment) -> Option<Append> {
-        let home = self.homes.get_mut(&c.target)?;
+    /// Evidence that was taken of a trigger. `false`: no incident is known for it.
+    pub fn capture(&mut self, collector: &str, c: &Capture, ids: &mut EventIds, now: Moment, out: &mut Append) -> bool {
+        let Some(home) = self.homes.get_mut(&c.target) else { return false };
         let trace = home.record.trace();
         let open = self.open.get_mut(&c.target.workload).filter(|o| o.record.trace() == trace);
         let id = ids.next(now.wall.0);
         // A late capture is sent beside its closed incident, whose root has been sent already.
+        let late = open.is_none();
         let record = match open {
             Some(o) => {
                 o.joined = now.steady;
+                o.changed = true;
                 &mut o.record
             }
             None => &mut home.record,
         };
         record.captures += 1;
         record.end = record.end.max(c.end.0);
-        let mut out = Append::default();
         if record.spans < MAX_SPANS {
             record.spans += 1;
             record.raw_last = id.0.to_vec();
             let place = Place { trace, span: span_id(trace, &id.0), parent: Some(record.root_span()) };
             let (span, profile) = spans::capture(c, collector, id, place);
-            let mut entry = Entry::new(id, collector, c.target.workload);
-            entry.spans.push(span);
-            entry.profile = profile;
+            let mut entry = EntryBuf::new(id, collector, c.target.workload);
+            entry.span(&span);
+            if let Some(p) = profile {
+                entry.profile(&p);
+            }
             out.entries.push(entry);
         } else {
             record.uncounted_spans += 1;
         }
-        out.incidents.push(record.clone());
-        Some(out)
+        if late {
+            out.incidents.push(record.clone());
+        }
+        true
     }
 
     /// Closes what is over. To be called about once a second.
-    pub fn tick(&mut self, ids: &mut EventIds, now: Moment) -> Append {
-        let mut out = Append::default();
+    pub fn tick(&mut self, ids: &mut EventIds, now: Moment, out: &mut Append) {
         let settings = self.settings;
         let due: Vec<(Sufferer, EndReason)> =
             self.open.iter().filter_map(|(k, o)| Some((*k, end_of(o, settings, now)?))).collect();
@@ -275,7 +298,7 @@ impl Incidents {
                 let link = SpanLink { trace: open.record.raw_trace.clone(), span: open.record.root_span().0.to_vec() };
                 self.cut.insert(sufferer, Cut { link, over: open.over, at: now.steady });
             }
-            let closed = close(open.record, reason, ids, now, &mut out);
+            let closed = close(open.record, reason, ids, now, out);
             for home in self.homes.values_mut().filter(|h| h.record.raw_trace == closed.raw_trace) {
                 home.record = closed.clone();
             }
@@ -286,7 +309,6 @@ impl Incidents {
         let open = &self.open;
         self.homes
             .retain(|t, h| recent(h.at, LATE_CAPTURE) || open.get(&t.workload).is_some_and(|o| o.over.contains(t)));
-        out
     }
 }
 
@@ -308,41 +330,43 @@ fn join_event(
     now: Moment,
     out: &mut Append,
 ) {
+    let root = open.root;
     let r = &mut open.record;
     let trace = r.trace();
-    let root = r.root_span();
     r.events += 1;
     r.severity = r.severity.max(e.severity as i32);
-    r.raw_last = id.0.to_vec();
+    id.0.as_slice().clone_into(&mut r.raw_last);
     r.end = r.end.max(e.time.0);
     r.start = r.start.min(e.duration.map_or(e.time, |d| e.time.minus(d)).0);
-    let mut entry = Entry::new(id, collector, e.workload.as_ref().map(|w| w.key));
+    let mut entry = EntryBuf::new(id, collector, e.workload.as_ref().map(|w| w.key));
     if r.event_spans >= MAX_EVENT_SPANS || r.spans >= MAX_SPANS {
         r.uncounted_events += 1;
-        entry.log = Some(otlp::log_record(e, id, Some((trace, root))));
+        entry.log(e, Some((trace, root)));
         out.entries.push(entry);
         return;
     }
     r.event_spans += 1;
     r.spans += 1;
     let span = span_id(trace, &id.0);
-    entry.log = Some(otlp::log_record(e, id, Some((trace, span))));
-    entry.spans.push(otlp::event_span(e, collector, Place { trace, span, parent: Some(root) }));
+    entry.log(e, Some((trace, span)));
+    entry.span(&otlp::event_span(e, collector, Place { trace, span, parent: Some(root) }));
+    // In the order of their ids: the event came first.
+    let mut of_others = Vec::new();
     for (workload, other) in others(e, collector, id, (trace, span), r) {
-        match workload.filter(|w| Some(w.key) != entry.workload()) {
+        match workload.filter(|w| Some(w.key) != entry.workload) {
             // A span of its own workload, so of its own resource, is an entry of its own.
             Some(w) => {
-                let mut own = Entry::new(ids.next(now.wall.0), collector, Some(w.key));
-                own.spans.push(other);
-                r.raw_last.clone_from(&own.raw_id);
+                let mut own = EntryBuf::new(ids.next(now.wall.0), collector, Some(w.key));
+                own.span(&other);
+                own.id.0.as_slice().clone_into(&mut r.raw_last);
                 out.workloads.push(w);
-                out.entries.push(own);
+                of_others.push(own);
             }
-            None => entry.spans.push(other),
+            None => entry.span(&other),
         }
     }
-    // In the order of their ids: the event came first.
-    out.entries.insert(0, entry);
+    out.entries.push(entry);
+    out.entries.extend(of_others);
 }
 
 type OtherSpan = (Option<Arc<Workload>>, opentelemetry_proto::tonic::trace::v1::Span);
@@ -383,8 +407,8 @@ fn close(
     let excess = record.links.len().saturating_sub(MAX_LINKS);
     record.links.truncate(MAX_LINKS);
     record.uncounted_links += excess as u64;
-    let mut entry = Entry::new(id, &record.collector, record.workload());
-    entry.spans.push(spans::root(&record));
+    let mut entry = EntryBuf::new(id, &record.collector, record.workload());
+    entry.span(&spans::root(&record));
     out.entries.push(entry);
     record
 }

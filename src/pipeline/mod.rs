@@ -24,6 +24,9 @@ use log::{Append, Log};
 
 /// Inputs that wait; beyond, they are dropped and counted.
 const QUEUE: usize = 2048;
+/// Inputs that go to the log together, where so many wait: each append takes the log's lock and wakes
+/// its committer.
+const TOGETHER: usize = 128;
 /// Between two looks whether an incident is over.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -163,46 +166,58 @@ impl Pipeline {
     }
 
     fn tick(&mut self, now: Moment) {
-        let closed = self.incidents.tick(&mut self.ids, now);
-        self.append(closed);
+        let mut out = Append::default();
+        self.incidents.tick(&mut self.ids, now, &mut out);
+        self.append(out);
         self.observer.incidents_open(self.incidents.open_count());
     }
 
-    fn append(&self, a: Append) {
-        if !a.entries.is_empty() || !a.incidents.is_empty() {
-            self.log.append(a);
+    fn append(&mut self, mut out: Append) {
+        self.incidents.changed(&mut out);
+        if !out.entries.is_empty() || !out.incidents.is_empty() {
+            self.log.append(out);
         }
     }
 
-    fn take(&mut self, input: Input) {
+    /// Works off an input and what waits behind it.
+    fn take(&mut self, first: Input) {
+        let mut out = Append::default();
+        self.work_off(first, &mut out);
+        for _ in 1..TOGETHER {
+            let Ok(input) = self.rx.try_recv() else { break };
+            self.work_off(input, &mut out);
+        }
+        self.append(out);
+    }
+
+    fn work_off(&mut self, input: Input, out: &mut Append) {
         let now = (self.now)();
         match input {
-            Input::Event { collector, event } => self.event(collector, event, now),
+            Input::Event { collector, event } => self.event(collector, event, now, out),
             Input::Change { collector, change: Change::Onset(t) } => {
-                let (out, trace) = self.incidents.onset(collector, &t, &mut self.ids, now);
+                let trace = self.incidents.onset(collector, &t, &mut self.ids, now, out);
                 self.observer.event(&otlp::trigger_event(&t), trace);
-                self.append(out);
             }
-            Input::Change { change: Change::Recovered(target, at), .. } => {
-                let out = self.incidents.recovered(&target, at, now);
-                self.append(out);
-            }
+            Input::Change { change: Change::Recovered(target, at), .. } => self.incidents.recovered(&target, at, now),
             Input::Change { collector, change: Change::Discarded(_, samples) } => {
                 self.observer.suppressed(collector, samples);
             }
             Input::Capture { collector, capture } => {
-                match self.incidents.capture(collector, &capture, &mut self.ids, now) {
-                    Some(out) => self.append(out),
-                    None => self.observer.dropped("pipeline", "no_incident", 1),
+                if !self.incidents.capture(collector, &capture, &mut self.ids, now, out) {
+                    self.observer.dropped("pipeline", "no_incident", 1);
                 }
             }
-            Input::Workload(w) => self.log.renamed(&w),
+            Input::Workload(w) => {
+                // What came before has the older name, which must not come after it.
+                self.append(std::mem::take(out));
+                self.log.renamed(&w);
+            }
             Input::Incidents(settings) => self.incidents.set(settings),
             Input::Answer(answer) => answer.store(true, Ordering::Relaxed),
         }
     }
 
-    fn event(&mut self, collector: &'static str, mut event: Event, now: Moment) {
+    fn event(&mut self, collector: &'static str, mut event: Event, now: Moment, out: &mut Append) {
         let key = event.workload.as_ref().map(|w| w.key);
         let carried = event.suppressed;
         let passed = self.limits.pass(event.def.name, key, carried, now.steady);
@@ -212,9 +227,8 @@ impl Pipeline {
             return;
         };
         event.suppressed = suppressed;
-        let (out, trace) = self.incidents.event(collector, &event, &mut self.ids, now);
+        let trace = self.incidents.event(collector, &event, &mut self.ids, now, out);
         self.observer.event(&event, trace);
-        self.append(out);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost::Message;
 
-use super::backing::{Backing, Commit, Expired, Stored};
+use super::backing::{Backing, Commit, Expired, NewEntry};
 use crate::signal::entry::{Entry, IncidentRecord, ResourceAttrs};
 use crate::signal::ids::EventId;
 use crate::signal::{
@@ -130,11 +130,13 @@ impl Backing for Fake {
         Ok(0)
     }
 
-    fn entries_after(&self, id: EventId, max: usize, _max_bytes: usize) -> anyhow::Result<Vec<Stored>> {
+    fn entries_after(&self, id: EventId, max: usize, _max_bytes: usize) -> anyhow::Result<Vec<NewEntry>> {
         self.check()?;
         let after = (std::ops::Bound::Excluded(id), std::ops::Bound::Unbounded);
         let entries = self.entries.lock().unwrap();
-        Ok(entries.range(after).take(max).map(|(_, e)| Stored { entry: e.clone(), workload: None }).collect())
+        let encoded =
+            |(id, e): (&EventId, &Arc<Entry>)| NewEntry { id: *id, bytes: e.encode_to_vec().into(), workload: None };
+        Ok(entries.range(after).take(max).map(encoded).collect())
     }
 
     fn count_after(&self, id: EventId) -> anyhow::Result<(u64, u64)> {

@@ -6,10 +6,13 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
+#[cfg(test)]
+use prost::Message;
+
 use super::ids::{EventId, SpanId, TraceId, span_id};
-use super::otlp;
 use super::semconv::attr;
 use super::workload::{Workload, WorkloadKey};
+use super::{Event, Timestamp, otlp, wire};
 
 /// One entry of the log and of the store. The workload's attributes are joined at read, so that a
 /// name that comes late reaches entries that were written before it.
@@ -32,6 +35,61 @@ pub struct Entry {
     /// OTLP `ProfilesData`, encoded, for entries of captures.
     #[prost(bytes = "vec", optional, tag = "6")]
     pub profile: Option<Vec<u8>>,
+}
+
+/// An entry in the form that is logged and stored, written part by part; it is read as [`Entry`].
+#[derive(Debug, Clone)]
+pub struct EntryBuf {
+    pub id: EventId,
+    pub workload: Option<WorkloadKey>,
+    bytes: Vec<u8>,
+}
+
+impl EntryBuf {
+    /// An entry that holds nothing yet.
+    #[must_use]
+    pub fn new(id: EventId, collector: &str, workload: Option<WorkloadKey>) -> Self {
+        // Room for an event with a stack: to grow would cost more than the memory, which is soon freed.
+        let mut bytes = Vec::with_capacity(1536);
+        wire::bytes(&mut bytes, 1, &id.0);
+        wire::bytes(&mut bytes, 2, collector.as_bytes());
+        if let Some(k) = workload {
+            wire::fixed64(&mut bytes, 3, k.0);
+        }
+        EntryBuf { id, workload, bytes }
+    }
+
+    /// The event's log record, of the incident and span in `span`.
+    pub fn log(&mut self, e: &Event, span: Option<(TraceId, SpanId)>) {
+        otlp::write_log_record(&mut self.bytes, 4, e, Timestamp(self.id.time_ns()), span);
+    }
+
+    pub fn span(&mut self, span: &Span) {
+        wire::message(&mut self.bytes, 5, span);
+    }
+
+    /// OTLP `ProfilesData`, encoded.
+    pub fn profile(&mut self, profile: &[u8]) {
+        wire::bytes(&mut self.bytes, 6, profile);
+    }
+
+    #[must_use]
+    pub fn encoded(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// As it will be read.
+    #[cfg(test)]
+    pub(crate) fn entry(&self) -> Entry {
+        Entry::decode(self.encoded()).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl From<Entry> for EntryBuf {
+    fn from(e: Entry) -> Self {
+        EntryBuf { id: e.id(), workload: e.workload(), bytes: e.encode_to_vec() }
+    }
 }
 
 impl Entry {

@@ -5,10 +5,9 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::{Map, Value as Json};
 
-use super::Timestamp;
 use super::entry::{Entry, IncidentRecord, ResourceAttrs};
 use super::semconv::attr;
-use super::{otlp, profile};
+use super::{Attributes, Timestamp, otlp, profile};
 
 /// Beyond this, JSON's readers lose digits.
 const EXACT: u64 = 1 << 53;
@@ -82,7 +81,7 @@ pub fn incident(i: &IncidentRecord, workload: Option<&ResourceAttrs>, node: &[Ke
 /// An incident with everything that belongs to it, for its tree: what [`incident`] says, and under
 /// `entries` each of its entries in the order of ingest, as [`event`] has it, with `start` and
 /// `parent_span_id`, its other spans under `related`, and a capture's stacks under `profile`
-/// (`frames`, outermost first, and `count`).
+/// (`frames`, outermost first, of which the last `kernel` are the kernel's, and `count`).
 pub fn incident_tree<'a>(
     i: &IncidentRecord,
     workload: Option<&ResourceAttrs>,
@@ -114,7 +113,7 @@ fn tree_entry(e: &Entry, workload: Option<&ResourceAttrs>, node: &[KeyValue]) ->
     }
     // A profile that cannot be read is as good as none: the capture's tables still are.
     if let Some(stacks) = e.profile.as_deref().and_then(|p| profile::folded(p).ok()) {
-        let row = |s: profile::Folded| serde_json::json!({ "frames": s.frames, "count": s.count });
+        let row = |s: profile::Folded| serde_json::json!({ "frames": s.frames, "kernel": s.kernel, "count": s.count });
         o["profile"] = stacks.into_iter().map(row).collect();
     }
     o
@@ -160,7 +159,14 @@ fn resource(workload: Option<&ResourceAttrs>, node: &[KeyValue]) -> Json {
     object(node.iter().filter(|a| otlp::is_of_node(&a.key)).chain(&workload.attributes))
 }
 
-fn object<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Json {
+/// Attributes as one JSON object.
+#[must_use]
+pub fn attributes(a: &Attributes) -> Json {
+    object(otlp::key_values(a).iter())
+}
+
+/// OTLP attributes as one JSON object.
+pub fn object<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Json {
     let cells = attributes.map(|a| (a.key.clone(), a.value.as_ref().map_or(Json::Null, any)));
     Json::Object(cells.collect())
 }
@@ -183,11 +189,15 @@ fn any(v: &AnyValue) -> Json {
     }
 }
 
-fn int(i: i64) -> Json {
+/// An integer; beyond 2^53 as text.
+#[must_use]
+pub fn int(i: i64) -> Json {
     if i.unsigned_abs() > EXACT { i.to_string().into() } else { i.into() }
 }
 
-fn uint(i: u64) -> Json {
+/// As [`int`].
+#[must_use]
+pub fn uint(i: u64) -> Json {
     if i > EXACT { i.to_string().into() } else { i.into() }
 }
 

@@ -42,6 +42,9 @@ impl<T: Clone + Default + Eq + Hash> Table<T> {
     }
 }
 
+/// Value of `profile.frame.type` for frames of the kernel.
+const KERNEL: &str = "kernel";
+
 /// The dictionary while it is built.
 struct Dictionary {
     strings: Table<String>,
@@ -117,7 +120,7 @@ impl Dictionary {
     }
 
     fn stack(&mut self, kernel: &[Frame], user: &[Frame]) -> i32 {
-        let mut locations: Vec<i32> = kernel.iter().map(|f| self.location(f, "kernel")).collect();
+        let mut locations: Vec<i32> = kernel.iter().map(|f| self.location(f, KERNEL)).collect();
         locations.extend(user.iter().map(|f| self.location(f, "native")));
         self.stacks.add(Stack { location_indices: locations })
     }
@@ -198,6 +201,8 @@ pub fn encode(c: &Capture, collector: &str, id: [u8; 16], trace: TraceId, span: 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folded {
     pub frames: Vec<String>,
+    /// How many of them, the innermost, are the kernel's.
+    pub kernel: usize,
     pub count: u64,
 }
 
@@ -213,15 +218,25 @@ pub fn folded(encoded: &[u8]) -> Result<Vec<Folded>, prost::DecodeError> {
         .flat_map(|p| &p.samples)
         .map(|s| {
             let stack = at(&d.stack_table, s.stack_index);
-            let frames = stack.map(|s| s.location_indices.iter().rev().map(|l| frame_name(&d, *l)).collect());
+            let locations = stack.map_or(&[][..], |s| s.location_indices.as_slice());
+            let frames = locations.iter().rev().map(|l| frame_name(&d, *l)).collect();
+            let kernel = locations.iter().take_while(|l| is_kernel(&d, **l)).count();
             let count = s.values.iter().map(|v| v.max(&0).unsigned_abs()).sum();
-            Folded { frames: frames.unwrap_or_default(), count }
+            Folded { frames, kernel, count }
         })
         .collect())
 }
 
 fn at<T>(table: &[T], index: i32) -> Option<&T> {
     usize::try_from(index).ok().and_then(|i| table.get(i))
+}
+
+fn is_kernel(d: &ProfilesDictionary, location: i32) -> bool {
+    let attributes = at(&d.location_table, location).map_or(&[][..], |l| l.attribute_indices.as_slice());
+    attributes.iter().filter_map(|i| at(&d.attribute_table, *i)).any(|a| {
+        at(&d.string_table, a.key_strindex).is_some_and(|key| key == attr::PROFILE_FRAME_TYPE.name)
+            && a.value == Some(any_value(&Value::Str(KERNEL.into())))
+    })
 }
 
 fn frame_name(d: &ProfilesDictionary, location: i32) -> String {
@@ -297,9 +312,11 @@ mod tests {
     /// What was captured comes back, outermost first.
     #[test]
     fn folded_gives_the_stacks_back() {
-        let bytes = encode(&capture(), "cpuidle", [9; 16], TraceId([1; 16]), SpanId([2; 8])).unwrap();
-        let want = [(vec!["main", "leaf"], 5), (vec!["main", "other"], 2)]
-            .map(|(f, count)| Folded { frames: f.into_iter().map(str::to_owned).collect(), count });
+        let mut c = capture();
+        c.stacks[1].kernel = vec![frame("fault"), frame("entry")];
+        let bytes = encode(&c, "cpuidle", [9; 16], TraceId([1; 16]), SpanId([2; 8])).unwrap();
+        let want = [(vec!["main", "leaf"], 0, 5), (vec!["main", "other", "entry", "fault"], 2, 2)]
+            .map(|(f, kernel, count)| Folded { frames: f.into_iter().map(str::to_owned).collect(), kernel, count });
         assert_eq!(folded(&bytes).unwrap(), want);
     }
 

@@ -108,11 +108,26 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         "Accepted entries that the exporter has still to send",
     ),
     def(
+        own::EXPORTER_BEHIND_SIZE,
+        "gauge",
+        "By",
+        &[key::EXPORTER],
+        "Encoded size of the entries that the exporter has still to send",
+    ),
+    def(
         own::EXPORTER_LAG,
         "gauge",
         "s",
         &[key::EXPORTER],
         "Age of the oldest entry that the exporter has still to send",
+    ),
+    def(
+        own::SOURCE_STATE,
+        "gauge",
+        "{state}",
+        &[key::SOURCE, key::STATE],
+        "1 for the state that a source of workloads' names (cri, kubelet) is in: ok, old (it was lost; what it told is \
+         kept), down, absent; 0 for those it was in",
     ),
     def(own::SERIES, "gauge", "{series}", &[], "Series of all metrics"),
     def(
@@ -124,8 +139,17 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
     ),
 ];
 
-/// Cost of one BPF program since it was loaded.
+/// Cost of each BPF program since it was loaded: runs and seconds, by probe and hook.
 type Costs = Arc<Mutex<BTreeMap<(String, String), (u64, f64)>>>;
+
+/// What the runs of one collector cost in user space since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Runs {
+    pub runs: u64,
+    pub failures: u64,
+    /// Time that they took.
+    pub seconds: f64,
+}
 
 /// The agent's own counters. Cheap to clone; all methods may be called from any thread.
 #[derive(Clone)]
@@ -137,6 +161,7 @@ pub struct SelfMetrics {
     rejected: Counter<u64>,
     incidents: Gauge<u64>,
     state: Gauge<u64>,
+    source_state: Gauge<u64>,
     duration: Histogram<f64>,
     failures: Counter<u64>,
     restarts: Counter<u64>,
@@ -146,11 +171,13 @@ pub struct SelfMetrics {
     sent: Counter<u64>,
     export_failures: Counter<u64>,
     behind: Gauge<u64>,
+    behind_bytes: Gauge<u64>,
     lag: Gauge<f64>,
     series: Gauge<u64>,
     overflowed: Counter<u64>,
     states: Arc<Mutex<BTreeMap<String, String>>>,
     costs: Costs,
+    runs: Arc<Mutex<BTreeMap<String, Runs>>>,
 }
 
 impl std::fmt::Debug for SelfMetrics {
@@ -225,6 +252,7 @@ impl SelfMetrics {
             rejected: counter(meter, own::RECORDS_REJECTED),
             incidents: gauge(meter, own::INCIDENTS_OPEN),
             state: gauge(meter, own::COLLECTOR_STATE),
+            source_state: gauge(meter, own::SOURCE_STATE),
             duration: histogram(meter, own::COLLECTOR_DURATION),
             failures: counter(meter, own::COLLECTOR_FAILURES),
             restarts: counter(meter, own::COLLECTOR_RESTARTS),
@@ -234,11 +262,13 @@ impl SelfMetrics {
             sent: counter(meter, own::EXPORTER_SENT),
             export_failures: counter(meter, own::EXPORTER_FAILURES),
             behind: gauge(meter, own::EXPORTER_BEHIND),
+            behind_bytes: gauge(meter, own::EXPORTER_BEHIND_SIZE),
             lag: meter.f64_gauge(own::EXPORTER_LAG).with_unit(lag_unit).with_description(lag_help).build(),
             series: gauge(meter, own::SERIES),
             overflowed: counter(meter, own::SERIES_OVERFLOWED),
             states: Arc::default(),
             costs,
+            runs: Arc::default(),
         }
     }
 
@@ -291,21 +321,48 @@ impl SelfMetrics {
         });
     }
 
+    /// `source`: cri, kubelet; `state`: ok, old, down, absent.
+    pub fn source_state(&self, source: &'static str, state: &str) {
+        // A collector may have the same name.
+        self.change_state(&format!("source/{source}"), state, |value, state| {
+            self.source_state.record(value, &[KeyValue::new(key::SOURCE, source), KeyValue::new(key::STATE, state)]);
+        });
+    }
+
     /// One run of a collector took `d` and succeeded or failed.
     pub fn collector_ran(&self, collector: &str, d: Duration, failed: bool) {
         let who = [KeyValue::new(key::COLLECTOR, collector.to_owned())];
         self.duration.record(d.as_secs_f64(), &who);
         self.failures.add(u64::from(failed), &who);
+        let mut all = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = all.entry(collector.to_owned()).or_default();
+        runs.runs += 1;
+        runs.failures += u64::from(failed);
+        runs.seconds += d.as_secs_f64();
     }
 
     pub fn collector_restarted(&self, collector: &str) {
         self.restarts.add(1, &[KeyValue::new(key::COLLECTOR, collector.to_owned())]);
     }
 
-    /// Runs and CPU time of a BPF program since it was loaded: totals, not differences.
+    /// A BPF program ran `runs` times more and took `time` more.
     pub fn probe_cost(&self, probe: &str, hook: &str, runs: u64, time: Duration) {
         let mut costs = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
-        costs.insert((probe.to_owned(), hook.to_owned()), (runs, time.as_secs_f64()));
+        let total = costs.entry((probe.to_owned(), hook.to_owned())).or_default();
+        total.0 += runs;
+        total.1 += time.as_secs_f64();
+    }
+
+    /// What each collector's runs cost in user space since start, by name.
+    #[must_use]
+    pub fn runs(&self) -> BTreeMap<String, Runs> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs and CPU seconds of each BPF program since it was loaded, by probe and hook.
+    #[must_use]
+    pub fn probe_costs(&self) -> BTreeMap<(String, String), (u64, f64)> {
+        self.costs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `state`: ok, degraded, off.
@@ -340,9 +397,10 @@ impl SelfMetrics {
     }
 
     /// How far an exporter is behind the log.
-    pub fn exporter_behind(&self, exporter: &str, events: u64, oldest: Duration) {
+    pub fn exporter_behind(&self, exporter: &str, events: u64, bytes: u64, oldest: Duration) {
         let who = [KeyValue::new(key::EXPORTER, exporter.to_owned())];
         self.behind.record(events, &who);
+        self.behind_bytes.record(bytes, &who);
         self.lag.record(oldest.as_secs_f64(), &who);
     }
 

@@ -15,8 +15,9 @@ use bianque::pipeline::log::Log;
 use bianque::pipeline::{Input, NoObserver, Pipeline, Sender, Setup};
 use bianque::signal::ids::EventId;
 use bianque::signal::semconv::attr;
-use bianque::signal::{Attributes, Event, EventDef, Instrument, MetricDef, Panel, Severity, Timestamp};
-use bianque::signal::{Workload, WorkloadKey, WorkloadKind};
+use bianque::signal::{Attributes, Event, EventDef, Frame, Instrument, MetricDef, Panel, Severity, Timestamp};
+use bianque::signal::{Capture, Change, StackSample, Target, Thread, Trigger};
+use bianque::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
 use bianque::telemetry::SelfMetrics;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -35,6 +36,13 @@ static KILL: EventDef = EventDef {
     container_counter: Some(&CONTAINER_COUNTER),
 };
 
+static SPIN: EventDef = EventDef {
+    name: "linux.autotracing.cpuidle",
+    summary: "A workload's CPU use jumped",
+    severity: Severity::Warn,
+    ..KILL
+};
+
 pub fn now() -> Timestamp {
     Timestamp(u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap())
 }
@@ -48,6 +56,12 @@ pub fn shop() -> Arc<Workload> {
         image_tag: Some("1.2".into()),
         runtime: Some("podman"),
         service_name: Some("shop-api".into()),
+        pod: Some(Pod {
+            uid: "5d4f".into(),
+            name: Some("shop-7".into()),
+            namespace: Some("sales".into()),
+            ..Pod::default()
+        }),
         ..Workload::new(WorkloadKey(7), WorkloadKind::Container, "/libpod-1")
     })
 }
@@ -70,6 +84,12 @@ pub struct Agent {
 
 impl Agent {
     pub fn start(folder: &Path) -> Agent {
+        let quiet = Duration::from_secs(1);
+        Self::with(folder, incident::Settings { quiet, ..incident::Settings::default() })
+    }
+
+    /// With limits of its own on incidents.
+    pub fn with(folder: &Path, incidents: incident::Settings) -> Agent {
         let settings = store::Settings { path: folder.into(), max_size: 1 << 30, max_age: Duration::from_secs(86_400) };
         let (store, _) = Store::open(settings, Duration::from_secs(10)).unwrap();
         let last_id = store.last_id().unwrap();
@@ -79,7 +99,7 @@ impl Agent {
         let begin = std::time::Instant::now();
         let (sender, pipeline) = Pipeline::new(Setup {
             identity: Identity { host_id: "test".into(), boot_id: "boot".into() },
-            incidents: incident::Settings { quiet: Duration::from_secs(1), ..incident::Settings::default() },
+            incidents,
             limit: RateLimit { burst: 10_000, per_second: 10_000.0 },
             log: log.clone(),
             observer: Arc::new(NoObserver),
@@ -93,12 +113,17 @@ impl Agent {
         Agent { sender, log, stop, threads, deliveries: Vec::new() }
     }
 
-    /// Delivers logs and traces from here on.
+    /// Delivers logs, traces and profiles from here on.
     pub fn deliver(&mut self, settings: &Settings) {
-        for signal in [Signal::Logs, Signal::Traces] {
+        self.deliver_counted(settings, &SelfMetrics::unread());
+    }
+
+    /// The same, and `own` counts.
+    pub fn deliver_counted(&mut self, settings: &Settings, own: &SelfMetrics) {
+        for signal in [Signal::Logs, Signal::Traces, Signal::Profiles] {
             let reader = self.log.reader(&format!("otlp/{}", signal.name())).unwrap();
             let transport = Transport::new(&settings.endpoint(signal).unwrap().unwrap()).unwrap();
-            let delivery = Delivery::new(signal, reader, transport, Node::new(&node()), SelfMetrics::unread(), 1)
+            let delivery = Delivery::new(signal, reader, transport, Node::new(&node()), own.clone(), 1)
                 .with_backoff(Duration::from_millis(50), Duration::from_millis(500));
             let (stop, stopped) = oneshot::channel();
             let shutdown = Box::pin(async move { stopped.await.unwrap_or_else(|_| Instant::now()) });
@@ -112,6 +137,48 @@ impl Agent {
         e.attributes.set_named("test.mark".into(), mark.to_owned().into());
         e.duration = Some(Duration::from_millis(3));
         self.sender.send(Input::Event { collector: "oom", event: e });
+    }
+
+    /// The container spins for a while: its CPU use is over its limit, stacks are captured, and it
+    /// recovers unless it `goes_on`.
+    pub fn spin(&self, mark: &str, goes_on: bool) {
+        let target = Target { collector: "cpuidle", workload: Some(shop().key), detail: None };
+        let onset = now().minus(Duration::from_secs(3));
+        let mut attributes = Attributes::new();
+        attributes.set_named("test.mark".into(), mark.to_owned().into());
+        let trigger = Trigger {
+            target: target.clone(),
+            def: &SPIN,
+            severity: Severity::Warn,
+            onset,
+            detected: now(),
+            workload: Some(shop()),
+            message: format!("uses 0.9 of 1 CPUs {mark}"),
+            attributes,
+            capture: true,
+        };
+        let frame =
+            |name: &str| Frame { symbol: Some(name.into()), module: Some("/bin/shop".into()), ..Frame::default() };
+        let capture = Capture {
+            name: "cpu_profile",
+            target: target.clone(),
+            start: onset,
+            end: now(),
+            stacks: vec![StackSample {
+                kernel: Vec::new(),
+                user: vec![frame("churn"), frame("main")],
+                thread: Thread { pid: 7, tid: 7, comm: "shop".into() },
+                count: 42,
+            }],
+            sample_period_ns: 10_101_010,
+            attributes: Attributes::new(),
+            lost: 0,
+        };
+        self.sender.send(Input::Change { collector: "cpuidle", change: Change::Onset(trigger) });
+        self.sender.send(Input::Capture { collector: "cpuidle", capture });
+        if !goes_on {
+            self.sender.send(Input::Change { collector: "cpuidle", change: Change::Recovered(target, now()) });
+        }
     }
 
     pub async fn stop(self) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the agent sends, as it comes out of the real OpenTelemetry Collector and of Jaeger, with
+//! What the agent sends, as it comes out of the real OpenTelemetry Collector, Jaeger and Tempo, with
 //! the configuration in `otel-config/`.
 #![expect(
     clippy::unwrap_used,
@@ -10,7 +10,9 @@
 )]
 
 mod agent;
+mod profiles;
 mod servers;
+mod traces;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

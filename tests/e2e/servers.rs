@@ -64,10 +64,11 @@ fn with_ports(names: &[&str], run: &Path) -> HashMap<String, String> {
     env
 }
 
-/// A Collector with `otel-config/collector.yaml`, and Jaeger behind it where asked for.
+/// A Collector with files of `otel-config/`, and the servers behind it that were asked for.
 pub struct Backend {
     collector: Server,
     jaeger: Option<Server>,
+    tempo: Option<Server>,
     out: PathBuf,
     _folder: TempDir,
 }
@@ -82,19 +83,42 @@ impl Backend {
         Self::start(None, &[("COLLECTOR_OVERLAY", &overlay), ("TLS_DIR", TLS)])
     }
 
-    pub fn with_jaeger() -> Backend {
+    /// A gateway to what these files of `otel-config/` name; a variable for each server behind it.
+    pub fn gateway(to: &[&str], more: &[(&str, &str)]) -> Backend {
+        let configs = [&["gateway"], to].concat().join(" ");
+        Self::start(None, &[&[("COLLECTOR_CONFIGS", configs.as_str())], more].concat())
+    }
+
+    /// A gateway to Jaeger and Tempo.
+    pub fn with_jaeger_and_tempo() -> Backend {
         let folder = tempfile::tempdir().unwrap();
-        let ports = [
-            "JAEGER_QUERY_PORT",
-            "JAEGER_QUERY_GRPC_PORT",
-            "JAEGER_GRPC_PORT",
-            "JAEGER_HTTP_PORT",
-            "JAEGER_HEALTH_PORT",
-            "JAEGER_HEALTH_GRPC_PORT",
-        ];
-        let jaeger = Server::start("jaeger", with_ports(&ports, folder.path()));
+        let jaeger = jaeger(folder.path());
+        let ports =
+            ["TEMPO_PORT", "TEMPO_INTERNAL_GRPC_PORT", "TEMPO_GOSSIP_PORT", "TEMPO_GRPC_PORT", "TEMPO_HTTP_PORT"];
+        let tempo = Server::start("tempo", with_ports(&ports, folder.path()));
+        let to =
+            [("JAEGER_OTLP_GRPC", &*jaeger.at["JAEGER_OTLP_GRPC"]), ("TEMPO_OTLP_GRPC", &*tempo.at["TEMPO_OTLP_GRPC"])];
+        let configs = [("COLLECTOR_CONFIGS", "gateway to-jaeger to-tempo to-files")];
+        let mut backend = Self::start(Some(folder), &[&configs[..], &to[..]].concat());
+        backend.jaeger = Some(jaeger);
+        backend.tempo = Some(tempo);
+        backend
+    }
+
+    pub fn with_jaeger() -> Backend {
+        Self::before_jaeger("collector")
+    }
+
+    /// A gateway to Jaeger; logs go to files.
+    pub fn with_jaeger_behind_gateway() -> Backend {
+        Self::before_jaeger("gateway to-jaeger to-files")
+    }
+
+    fn before_jaeger(configs: &str) -> Backend {
+        let folder = tempfile::tempdir().unwrap();
+        let jaeger = jaeger(folder.path());
         let to = jaeger.at["JAEGER_OTLP_GRPC"].clone();
-        let mut backend = Self::start(Some(folder), &[("JAEGER_OTLP_GRPC", &to)]);
+        let mut backend = Self::start(Some(folder), &[("JAEGER_OTLP_GRPC", &to), ("COLLECTOR_CONFIGS", configs)]);
         backend.jaeger = Some(jaeger);
         backend
     }
@@ -107,7 +131,7 @@ impl Backend {
         let out = folder.path().join("out");
         env.insert("COLLECTOR_OUT".to_owned(), out.to_str().unwrap().to_owned());
         env.extend(more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-        Backend { collector: Server::start("collector", env), jaeger: None, out, _folder: folder }
+        Backend { collector: Server::start("collector", env), jaeger: None, tempo: None, out, _folder: folder }
     }
 
     /// Ends the Collector; [`Self::start_collector`] starts it on the same ports.
@@ -119,6 +143,15 @@ impl Backend {
         self.collector.call("start");
     }
 
+    /// Ends Jaeger; [`Self::start_jaeger`] starts it on the same ports, empty.
+    pub fn stop_jaeger(&self) {
+        self.jaeger.as_ref().expect("started with Jaeger").call("stop");
+    }
+
+    pub fn start_jaeger(&self) {
+        self.jaeger.as_ref().expect("started with Jaeger").call("start");
+    }
+
     /// Settings that lead here.
     pub fn settings(&self, protocol: Protocol) -> Settings {
         let endpoint = match protocol {
@@ -128,7 +161,7 @@ impl Backend {
         Settings { endpoint: Some(endpoint), protocol: Some(protocol), ..Settings::default() }
     }
 
-    /// What came out of the Collector so far: for each record (log record, span or metric) its
+    /// What came out of the Collector so far: for each record (log record, span, profile or metric) its
     /// resource, scope and itself.
     pub fn received(&self, signal: &str) -> Vec<Record> {
         let text = std::fs::read_to_string(self.out.join(format!("{signal}.jsonl"))).unwrap_or_default();
@@ -149,29 +182,82 @@ impl Backend {
 
     /// A trace as Jaeger's API has it, once it has one.
     pub async fn trace(&self, id: &str) -> Value {
+        self.whole_trace(id, 1).await
+    }
+
+    /// A trace as Jaeger's API has it, once all its `spans` are there.
+    pub async fn whole_trace(&self, id: &str, spans: usize) -> Value {
         let jaeger = self.jaeger.as_ref().expect("started without Jaeger");
         let url = format!("{}/api/traces/{id}", jaeger.at["JAEGER_QUERY_URL"]);
         eventually("the trace in Jaeger", || {
             let answer: Value = serde_json::from_str(&get(&url)).ok()?;
-            (!answer["data"].as_array()?.is_empty()).then(|| answer["data"][0].clone())
+            let trace = &answer["data"][0];
+            (trace["spans"].as_array()?.len() >= spans).then(|| trace.clone())
         })
         .await
     }
+
+    /// A trace as Tempo has it, once all its `spans` are there.
+    pub async fn trace_in_tempo(&self, id: &str, spans: usize) -> Vec<Record> {
+        let url = format!("{}/api/traces/{id}", self.tempo().at["TEMPO_URL"]);
+        eventually("the trace in Tempo", || {
+            let answer: Value = serde_json::from_str(&get(&url)).ok()?;
+            let found = records(&answer);
+            (found.len() >= spans).then_some(found)
+        })
+        .await
+    }
+
+    /// The traces that Tempo finds: `q` is TraceQL, `tags` the older search by tags.
+    pub fn search(&self, parameter: &str, query: &str) -> Vec<Value> {
+        let url = format!("{}/api/search", self.tempo().at["TEMPO_URL"]);
+        let data = format!("{parameter}={query}");
+        let out =
+            Command::new("curl").args(["-sS", "-m", "5", "-G", "--data-urlencode", &data, &url]).output().unwrap();
+        let answer: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
+        answer["traces"].as_array().cloned().unwrap_or_default()
+    }
+
+    fn tempo(&self) -> &Server {
+        self.tempo.as_ref().expect("started with Tempo")
+    }
 }
 
-/// One log record, span or metric of the Collector's output.
+fn jaeger(run: &Path) -> Server {
+    let ports = [
+        "JAEGER_QUERY_PORT",
+        "JAEGER_QUERY_GRPC_PORT",
+        "JAEGER_GRPC_PORT",
+        "JAEGER_HTTP_PORT",
+        "JAEGER_HEALTH_PORT",
+        "JAEGER_HEALTH_GRPC_PORT",
+    ];
+    Server::start("jaeger", with_ports(&ports, run))
+}
+
+/// One log record, span, profile or metric of the Collector's output.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub resource: Value,
     pub scope: Value,
     pub schema_url: String,
     pub body: Value,
+    /// What the indices of a profile point into.
+    pub dictionary: Value,
 }
 
 impl Record {
     /// A resource attribute.
     pub fn resource(&self, key: &str) -> Option<String> {
-        attribute(&self.resource["attributes"], key)
+        attribute(&self.resource["attributes"], key).or_else(|| self.indexed_resource(key))
+    }
+
+    /// The Collector moves the texts of a profile's resource into its dictionary.
+    fn indexed_resource(&self, key: &str) -> Option<String> {
+        let text = |index: &Value| self.dictionary["stringTable"][usize::try_from(index.as_u64()?).ok()?].as_str();
+        let all = self.resource["attributes"].as_array()?;
+        let found = all.iter().find(|kv| text(&kv["keyStrindex"]) == Some(key))?;
+        text(&found["value"]["stringValueStrindex"]).map(str::to_owned)
     }
 
     /// One of the record's own attributes.
@@ -195,6 +281,9 @@ fn records(line: &Value) -> Vec<Record> {
         ("resourceLogs", "scopeLogs", "logRecords"),
         ("resourceSpans", "scopeSpans", "spans"),
         ("resourceMetrics", "scopeMetrics", "metrics"),
+        ("resourceProfiles", "scopeProfiles", "profiles"),
+        // What Tempo answers.
+        ("batches", "scopeSpans", "spans"),
     ];
     let all = |v: &Value| v.as_array().cloned().unwrap_or_default();
     let mut out = Vec::new();
@@ -203,7 +292,8 @@ fn records(line: &Value) -> Vec<Record> {
             for s in all(&r[by_scope]) {
                 for body in all(&s[bodies]) {
                     let schema_url = s["schemaUrl"].as_str().unwrap_or_default().to_owned();
-                    out.push(Record { resource: r["resource"].clone(), scope: s["scope"].clone(), schema_url, body });
+                    let (resource, scope) = (r["resource"].clone(), s["scope"].clone());
+                    out.push(Record { resource, scope, schema_url, body, dictionary: line["dictionary"].clone() });
                 }
             }
         }

@@ -19,16 +19,22 @@
 mod servers;
 mod support;
 
+mod containerd;
 mod cpu;
 mod delivered;
 mod doctor;
 mod examples;
 mod faults;
+mod hungtask;
 mod image;
+mod lacp;
+mod linkwatch;
 mod oom;
 mod package;
 mod privileges;
+mod ras;
 mod service;
 mod soak;
 mod softirq;
+mod txtimeout;
 mod workload;

@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Need, patience, place, provoke};
+use crate::support::{Agent, Need, patience, place, program, provoke, shell};
 
 /// Interrupts off on CPU 0 are reported with how long, on which CPU, and the stack that held it.
 #[test]
@@ -42,6 +42,39 @@ fn limit_changes_on_reload() {
     std::thread::sleep(patience(1));
     assert_eq!(late(&agent), before, "reported under the raised limit, or lost");
 }
+
+/// A program that arms timers for a moment long past holds nobody up: such timers are late by
+/// themselves (`timerfd_settime(2)` with TFD_TIMER_ABSTIME; systemd does so).
+#[test]
+fn timers_armed_for_the_past_are_no_alarm() {
+    let _place = place!(Need::Agent, Need::Compiler);
+    let agent = Agent::start("");
+    let name = "bq-past-timers";
+    let (program, _dir) = program(name, PAST_TIMERS);
+    let (fine, said) = shell(&program.display().to_string());
+    assert!(fine && said.contains("fired 1000"), "{said}");
+    std::thread::sleep(patience(1));
+    let of_it = agent.json(&["events", "--name", "linux.irq.held_off"]);
+    let of_it: Vec<_> = of_it.iter().filter(|e| e["attributes"]["thread.name"] == name).collect();
+    assert!(of_it.is_empty(), "false alarms: {of_it:?}");
+}
+
+const PAST_TIMERS: &str = r#"
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+int main(void) {
+    int fired = 0, fd = timerfd_create(CLOCK_MONOTONIC, 0);
+    for (int i = 0; i < 1000; i++) {
+        struct itimerspec past = { .it_value = { .tv_nsec = 1 } };
+        uint64_t n;
+        timerfd_settime(fd, TFD_TIMER_ABSTIME, &past, 0);
+        fired += read(fd, &n, sizeof n) == sizeof n;
+    }
+    printf("fired %d\n", fired);
+}
+"#;
 
 fn late(agent: &Agent) -> usize {
     agent.json(&["events", "--name", "linux.irq.held_off"]).iter().filter(|e| ms(e) >= 200).count()

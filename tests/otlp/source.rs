@@ -5,28 +5,29 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bianque::exporters::otlp::delivery::{Batch, Behind, Source};
-use bianque::exporters::otlp::encode::Resources;
+use bianque::exporters::feed::{Batch, Behind, Source};
+use bianque::exporters::node::Resources;
 use bianque::signal::entry::{Entry, ResourceAttrs};
 use bianque::signal::ids::{EventId, TraceId, span_id};
-use bianque::signal::{WorkloadKey, otlp};
+use bianque::signal::{RawEntry, WorkloadKey, otlp};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message as _;
 
 /// Entries that are not acknowledged yet. Clones share them, as a restarted agent finds its log.
 #[derive(Clone, Default)]
 pub struct TestLog {
-    entries: Arc<Mutex<VecDeque<Arc<Entry>>>>,
+    entries: Arc<Mutex<VecDeque<RawEntry>>>,
     resources: Resources,
 }
 
 pub struct TestBatch {
-    entries: Vec<Arc<Entry>>,
+    entries: Vec<RawEntry>,
     resources: Resources,
 }
 
 impl Batch for TestBatch {
-    fn entries(&self) -> &[Arc<Entry>] {
+    fn entries(&self) -> &[RawEntry] {
         &self.entries
     }
     fn resources(&self) -> &Resources {
@@ -50,7 +51,7 @@ impl Source for TestLog {
     }
 
     fn behind(&self) -> Behind {
-        Behind { events: self.len() as u64, oldest: Duration::ZERO }
+        Behind { events: self.len() as u64, ..Behind::default() }
     }
 }
 
@@ -71,7 +72,8 @@ impl TestLog {
     }
 
     pub fn push(&self, e: Entry) {
-        self.entries.lock().unwrap().push_back(Arc::new(e));
+        let raw = RawEntry::new(e.id(), e.encode_to_vec().into()).unwrap();
+        self.entries.lock().unwrap().push_back(raw);
     }
 
     /// How many are not acknowledged.

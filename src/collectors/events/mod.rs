@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Collectors of kind events, one file each.
 
+pub mod hungtask;
+pub mod lacp;
+pub mod linkwatch;
 pub mod oom;
+pub mod ras;
 pub mod softirq;
+pub mod txtimeout;

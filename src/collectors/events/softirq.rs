@@ -10,7 +10,8 @@
 //! ## How
 //! First `softirq_raise` to `softirq_entry`, per CPU and vector, all ten. Every hard timer of the
 //! monotonic clock is a probe for interrupts held off: its lateness at `hrtimer_expire_entry`
-//! (include/trace/events/timer.h) does not depend on the tick. The stack is where the CPU was when
+//! (include/trace/events/timer.h) does not depend on the tick; one that was armed for a moment in the
+//! past is late from `hrtimer_start` on. The stack is where the CPU was when
 //! it could serve again: the culprit, or right behind it. Time that the hypervisor took (steal, as
 //! the kernel books it) is subtracted before the limit is compared.
 //!
@@ -63,7 +64,7 @@ pub static HELD_OFF: EventDef = EventDef {
     name: event::IRQ_HELD_OFF,
     summary: "A CPU took no interrupts for longer than the limit",
     severity: Severity::Warn,
-    attributes: &[attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, attr::LINUX_CULPRIT],
+    attributes: &[attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, attr::LINUX_TIMER_FUNCTION, attr::LINUX_CULPRIT],
     counter: &HELD_OFFS,
     container_counter: None,
 };
@@ -171,6 +172,8 @@ impl Softirq {
         let mut e = self.event(&HELD_OFF, r.time_ns, delay, &r.at);
         e.message = format!("CPU {} took no interrupts for {}{}", r.at.cpu, ms(delay), running(&e));
         e.attributes.set(attr::CPU_LOGICAL_NUMBER, r.at.cpu).set(attr::LINUX_CPU_STEAL, r.steal_ns);
+        let function = self.symbols.kernel(&[r.function]).pop().and_then(|f| f.symbol);
+        e.attributes.set_some(attr::LINUX_TIMER_FUNCTION, function.map(|f| f.to_string()));
         e.suppressed = u64::from(r.suppressed);
         e
     }

@@ -2,25 +2,28 @@
 //! Settings under `exporters.otlp`, and what they come to for each signal.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use crate::exporters::http::Compression;
+use crate::exporters::settings::{Invalid, Secret, without_credentials};
 use crate::signal::HumanDuration;
 
-/// OTLP's three signals that we send.
+/// OTLP's signals, all of which we send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Signal {
     Traces,
     Metrics,
     Logs,
+    /// Still under development in OTLP: few back ends take it, see [`super::delivery`].
+    Profiles,
 }
 
 impl Signal {
-    pub const ALL: [Signal; 3] = [Signal::Traces, Signal::Metrics, Signal::Logs];
+    pub const ALL: [Signal; 4] = [Signal::Traces, Signal::Metrics, Signal::Logs, Signal::Profiles];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -28,6 +31,17 @@ impl Signal {
             Signal::Traces => "traces",
             Signal::Metrics => "metrics",
             Signal::Logs => "logs",
+            Signal::Profiles => "profiles",
+        }
+    }
+
+    /// Where OTLP/HTTP takes it, below the endpoint.
+    fn path(self) -> &'static str {
+        match self {
+            Signal::Traces => "/v1/traces",
+            Signal::Metrics => "/v1/metrics",
+            Signal::Logs => "/v1/logs",
+            Signal::Profiles => "/v1development/profiles",
         }
     }
 }
@@ -43,46 +57,6 @@ pub enum Protocol {
     Http,
 }
 
-/// How requests are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    None,
-    Gzip,
-}
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(extend("writeOnly" = true))]
-pub struct Secret(String);
-
-impl Secret {
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Secret(text.into())
-    }
-
-    /// The text itself, for the one who sends it.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    /// Always as `***`: settings are printed, never written back.
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str("***")
-    }
-}
-
 /// Headers (gRPC metadata) of each request; values are secrets.
 pub type Headers = BTreeMap<String, Secret>;
 
@@ -92,8 +66,8 @@ pub type Headers = BTreeMap<String, Secret>;
 pub struct Settings {
     /// `false` turns OTLP off, whatever endpoint is named.
     pub enabled: bool,
-    /// Where to send all signals, e.g. `http://collector:4317`. With `http/protobuf`, `/v1/traces`, `/v1/metrics` and
-    /// `/v1/logs` are appended to its path.
+    /// Where to send all signals, e.g. `http://collector:4317`. With `http/protobuf`, `/v1/traces`, `/v1/metrics`,
+    /// `/v1/logs` and `/v1development/profiles` are appended to its path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// `grpc` or `http/protobuf`. When not set: `grpc` if the endpoint's port is 4317, else `http/protobuf`.
@@ -122,6 +96,9 @@ pub struct Settings {
     pub metrics: SignalSettings,
     /// What differs for logs (events).
     pub logs: SignalSettings,
+    /// What differs for profiles (stacks of captures). A server that does not take them is asked again every ten
+    /// minutes; they stay in the store.
+    pub profiles: SignalSettings,
 }
 
 impl Default for Settings {
@@ -140,6 +117,7 @@ impl Default for Settings {
             traces: SignalSettings::default(),
             metrics: SignalSettings::default(),
             logs: SignalSettings::default(),
+            profiles: SignalSettings::default(),
         }
     }
 }
@@ -189,16 +167,6 @@ impl Default for SignalSettings {
     }
 }
 
-/// A setting that cannot be.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{key} = {value}: {expected}")]
-pub struct Invalid {
-    pub key: String,
-    pub value: String,
-    /// What would be valid.
-    pub expected: String,
-}
-
 /// Where and how one signal is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -221,6 +189,7 @@ impl Settings {
             Signal::Traces => &self.traces,
             Signal::Metrics => &self.metrics,
             Signal::Logs => &self.logs,
+            Signal::Profiles => &self.profiles,
         }
     }
 
@@ -260,7 +229,7 @@ impl Settings {
             (Protocol::Grpc, _) => String::new(),
             (Protocol::Http, true) if url.path.is_empty() => "/".to_owned(),
             (Protocol::Http, true) => url.path.clone(),
-            (Protocol::Http, false) => format!("{}/v1/{}", url.path.trim_end_matches('/'), signal.name()),
+            (Protocol::Http, false) => format!("{}{}", url.path.trim_end_matches('/'), signal.path()),
         };
         let timeout = own.timeout.unwrap_or(self.timeout).get();
         if timeout.is_zero() {
@@ -347,15 +316,6 @@ impl Url {
             port: authority.port_u16(),
             path,
         })
-    }
-}
-
-/// `http://user:password@host` without what is before the `@`.
-fn without_credentials(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &text[..scheme + 3], &text[at..]),
-        (None, Some(at)) => format!("***{}", &text[at..]),
-        _ => text.to_owned(),
     }
 }
 

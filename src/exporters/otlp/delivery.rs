@@ -1,30 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Delivery of events as logs and of incidents as traces: at least once, in order, until the back
-//! end has accepted them.
+//! Delivery of events as logs, of incidents as traces and of captures as profiles: at least once, in
+//! order, until the back end has accepted them.
 //!
 //! A batch is acknowledged to the log when each of its records is accepted, or is counted as
 //! dropped: because the server rejected it (partial success), because it alone is larger than the
 //! server takes, or because the server refuses it, found by halving the batch. A server that
 //! refuses one record after another is taken to be ill itself: then the rest is kept.
+//!
+//! Profiles are new in OTLP, and few back ends take them. One that knows no such service is asked
+//! again every ten minutes; what comes meanwhile is counted, and stays in the store.
 
-use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::encode::{self, Node, Resources};
-use super::retry::{Backoff, OnceAMinute, Shutdown, Stop};
-use super::{EXPORTER, Outcome, Signal, Transport};
-use crate::pipeline::log;
-use crate::signal::entry::Entry;
+use super::{EXPORTER, Outcome, Signal, Transport, encode};
+use crate::exporters::feed::{Batch as _, Feed, Source, halve};
+use crate::exporters::node::Node;
+use crate::exporters::retry::{Backoff, OnceAMinute, Shutdown, Stop};
+use crate::signal::RawEntry;
 use crate::telemetry::SelfMetrics;
 
-/// Entries taken from the log at once.
-const MAX_ENTRIES: usize = 512;
-/// How long the log may collect entries before it hands over fewer than that.
-const MAX_WAIT: Duration = Duration::from_millis(500);
 /// Requests above this are split: gRPC servers take 4 MiB at most by default.
 const MAX_REQUEST: usize = 3 << 20;
 /// Tries of a request whose failure may be the data's fault.
@@ -32,65 +30,13 @@ const SUSPECT_TRIES: u32 = 5;
 /// Records set aside as refused without a single one accepted in between, before the server is
 /// taken to be at fault.
 const MAX_STRIKES: u32 = 16;
-
-/// Entries that are to be delivered next, with what is known of their workloads.
-pub trait Batch: Send + Sync {
-    fn entries(&self) -> &[Arc<Entry>];
-    fn resources(&self) -> &Resources;
-}
-
-/// How far a reader of the log is behind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Behind {
-    pub events: u64,
-    pub oldest: Duration,
-}
-
-/// A reader of the log with a durable cursor.
-pub trait Source: Send + 'static {
-    type Batch: Batch;
-
-    /// The next entries, at most `max`; none if there were none for `wait`. Without an [`Self::ack`]
-    /// in between, the same again.
-    fn next(&mut self, max: usize, wait: Duration) -> impl Future<Output = anyhow::Result<Self::Batch>> + Send;
-
-    /// They need not be delivered again.
-    fn ack(&mut self, batch: &Self::Batch);
-
-    fn behind(&self) -> Behind;
-}
-
-impl Batch for log::Batch {
-    fn entries(&self) -> &[Arc<Entry>] {
-        &self.entries
-    }
-
-    fn resources(&self) -> &Resources {
-        &self.workloads
-    }
-}
-
-impl Source for log::Reader {
-    type Batch = log::Batch;
-
-    async fn next(&mut self, max: usize, wait: Duration) -> anyhow::Result<log::Batch> {
-        Ok(log::Reader::next(self, max, wait).await?)
-    }
-
-    fn ack(&mut self, batch: &log::Batch) {
-        log::Reader::ack(self, batch);
-    }
-
-    fn behind(&self) -> Behind {
-        let b = log::Reader::behind(self);
-        Behind { events: b.events, oldest: b.age }
-    }
-}
+/// Between two questions to a server that takes no profiles.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
 
 /// Delivers one signal of the log's entries. [`Self::run`] is a future for the agent to spawn.
 pub struct Delivery<S> {
     signal: Signal,
-    source: S,
+    feed: Feed<S>,
     transport: Transport,
     node: Node,
     own: SelfMetrics,
@@ -99,6 +45,8 @@ pub struct Delivery<S> {
     /// Failed since the last success, for the message that it is well again.
     failing: bool,
     strikes: u32,
+    /// The server does not know the signal; when to ask it again.
+    unserved: Option<Instant>,
 }
 
 /// What became of one request.
@@ -107,6 +55,8 @@ enum Sent {
     Accepted(u64),
     TooLarge,
     Refused,
+    /// The server does not know the signal.
+    Unserved(String),
     /// There was no time left.
     Interrupted,
 }
@@ -115,8 +65,10 @@ impl<S: Source> Delivery<S> {
     /// `seed` differs between agents, so that they do not retry at the same moment.
     pub fn new(signal: Signal, source: S, transport: Transport, node: Node, own: SelfMetrics, seed: u64) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30), seed);
+        let (exporter, what) = (format!("{EXPORTER}/{}", signal.name()), format!("{} over OTLP", signal.name()));
+        let feed = Feed::new(source, exporter, what, own.clone(), backoff.clone());
         let complaints = OnceAMinute::default();
-        Delivery { signal, source, transport, node, own, backoff, complaints, failing: false, strikes: 0 }
+        Delivery { signal, feed, transport, node, own, backoff, complaints, failing: false, strikes: 0, unserved: None }
     }
 
     /// Shorter or longer waits between tries, for tests.
@@ -131,45 +83,22 @@ impl<S: Source> Delivery<S> {
         let mut stop = Stop::new(shutdown);
         let name = self.signal.name();
         info!("delivery of {name} over OTLP to {} begins", self.transport.target());
-        while !stop.is_over() {
-            let wait = if stop.is_ending() { Duration::ZERO } else { MAX_WAIT };
-            let batch = tokio::select! {
-                biased;
-                batch = self.source.next(MAX_ENTRIES, wait) => batch,
-                () = stop.begun(), if !stop.is_ending() => continue,
-            };
-            let batch = match batch {
-                Ok(b) => b,
-                Err(e) => {
-                    if self.complaints.may_speak() {
-                        error!("cannot read entries for the delivery of {name} over OTLP; trying again: {e:#}");
-                    }
-                    stop.pause(self.backoff.next(None)).await;
-                    continue;
-                }
-            };
-            if batch.entries().is_empty() && stop.is_ending() {
-                break;
+        while let Some(batch) = self.feed.next(&mut stop).await {
+            if self.deliver(&batch, &mut stop).await {
+                self.feed.ack(&batch);
             }
-            if !batch.entries().is_empty() && self.deliver(&batch, &mut stop).await {
-                self.source.ack(&batch);
-            }
-            let behind = self.source.behind();
-            self.own.exporter_behind(&self.exporter(), behind.events, behind.oldest);
         }
-        let left = self.source.behind().events;
-        info!("delivery of {name} over OTLP ends; {left} entries stay in the store for the next start");
-    }
-
-    fn exporter(&self) -> String {
-        format!("{EXPORTER}/{}", self.signal.name())
     }
 
     /// Whether every record of the batch is accepted or counted as dropped.
     async fn deliver(&mut self, batch: &S::Batch, stop: &mut Stop) -> bool {
         let entries = batch.entries();
         // What is to be sent, next last: a part that fails is replaced by its halves.
-        let mut parts = Vec::from([Range { start: 0, end: entries.len() }]);
+        let mut parts = match self.signal {
+            // Each has a dictionary of its own.
+            Signal::Profiles => (0..entries.len()).rev().map(|i| i..i + 1).collect(),
+            _ => Vec::from([Range { start: 0, end: entries.len() }]),
+        };
         while let Some(part) = parts.pop() {
             let (body, records) = encode::request(self.signal, &entries[part.clone()], batch.resources(), &self.node);
             if records == 0 {
@@ -179,11 +108,17 @@ impl<S: Source> Delivery<S> {
                 halve(part, &mut parts);
                 continue;
             }
+            if self.unserved.is_some_and(|until| Instant::now() < until) {
+                self.own.dropped(EXPORTER, "unsupported", records);
+                continue;
+            }
             let is_one = part.len() == 1;
             match self.send(body, is_one, stop).await {
                 Sent::Interrupted => return false,
+                Sent::Unserved(why) => self.wait_until_served(&why, records),
                 Sent::Accepted(rejected) => {
                     self.strikes = 0;
+                    self.unserved = None;
                     self.own.exporter_sent(EXPORTER, self.signal.name(), records.saturating_sub(rejected));
                     self.own.dropped(EXPORTER, "rejected", rejected.min(records));
                 }
@@ -200,7 +135,17 @@ impl<S: Source> Delivery<S> {
         true
     }
 
-    fn set_aside(&self, entry: &Entry, reason: &'static str, records: u64) {
+    /// Nothing is asked of a server that does not know the signal for a while, and it is said once.
+    fn wait_until_served(&mut self, why: &str, records: u64) {
+        let (name, target) = (self.signal.name(), self.transport.target());
+        if self.unserved.is_none() {
+            info!("{target} takes no {name} ({why}): they stay in the store, and it is asked again now and then");
+        }
+        self.own.dropped(EXPORTER, "unsupported", records);
+        self.unserved = Some(Instant::now() + ASK_AGAIN);
+    }
+
+    fn set_aside(&self, entry: &RawEntry, reason: &'static str, records: u64) {
         self.own.dropped(EXPORTER, reason, records);
         let target = self.transport.target();
         error!("{target} does not take the {} of entry {} ({reason}); left out", self.signal.name(), entry.id());
@@ -241,7 +186,11 @@ impl<S: Source> Delivery<S> {
                     self.own.exporter_failed(EXPORTER, name, "refused");
                     return Sent::Refused;
                 }
-                Outcome::Refused(why) | Outcome::Denied(why) => (None, why, "denied"),
+                Outcome::Unserved(why) if self.signal == Signal::Profiles => {
+                    self.own.exporter_failed(EXPORTER, name, "unsupported");
+                    return Sent::Unserved(why);
+                }
+                Outcome::Refused(why) | Outcome::Denied(why) | Outcome::Unserved(why) => (None, why, "denied"),
                 Outcome::Suspect(why) => (None, why, "error"),
                 Outcome::Retry { after, why } => (after, why, "unavailable"),
             };
@@ -254,8 +203,7 @@ impl<S: Source> Delivery<S> {
 
     fn complain(&mut self, why: &str, reason: &str, wait: Duration) {
         self.failing = true;
-        let behind = self.source.behind();
-        self.own.exporter_behind(&self.exporter(), behind.events, behind.oldest);
+        let behind = self.feed.report();
         if !self.complaints.may_speak() {
             return;
         }
@@ -279,11 +227,4 @@ impl<S: Source> Delivery<S> {
             self.complaints = OnceAMinute::default();
         }
     }
-}
-
-/// Puts the halves of a part on the pile, the first on top.
-fn halve(part: Range<usize>, parts: &mut Vec<Range<usize>>) {
-    let middle = part.start + part.len() / 2;
-    parts.push(middle..part.end);
-    parts.push(part.start..middle);
 }

@@ -1,77 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Entries of the log as OTLP requests: grouped by whose they are and by the collector.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use hyper::body::Bytes;
-use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::Signal;
-use super::wire;
-use crate::signal::entry::{Entry, ResourceAttrs};
-use crate::signal::semconv::{SCHEMA_URL, attr};
-use crate::signal::{Attributes, WorkloadKey, otlp};
+use crate::exporters::node::{Node, Resources};
+use crate::signal::semconv::SCHEMA_URL;
+use crate::signal::{RawEntry, WorkloadKey, raw, wire};
 
-/// The node's resource, and its part in the resources of workloads.
-#[derive(Debug, Clone, Default)]
-pub struct Node {
-    all: Vec<KeyValue>,
-    shared: Vec<KeyValue>,
-    service: Option<KeyValue>,
-}
-
-impl Node {
-    /// `resource`: of the agent and the node, with what the environment says.
-    #[must_use]
-    pub fn new(resource: &Attributes) -> Self {
-        let all = otlp::key_values(resource);
-        let shared = all.iter().filter(|kv| otlp::is_of_node(&kv.key)).cloned().collect();
-        let service = all.iter().find(|kv| kv.key == attr::SERVICE_NAME.name).cloned();
-        Node { all, shared, service }
-    }
-
-    /// The resource of a workload, or of the node.
-    #[must_use]
-    pub fn resource(&self, workload: Option<&[KeyValue]>) -> Vec<KeyValue> {
-        let Some(own) = workload else { return self.all.clone() };
-        let named = |key: &str| own.iter().any(|kv| kv.key == key);
-        let mut out: Vec<KeyValue> = self.shared.iter().filter(|kv| !named(&kv.key)).cloned().collect();
-        // Without a service of its own it is filed under the agent's: a resource must have one.
-        out.extend(self.service.iter().filter(|kv| !named(&kv.key)).cloned());
-        out.extend_from_slice(own);
-        out
-    }
-}
-
-/// What is known of the workloads of some entries.
-pub type Resources = HashMap<WorkloadKey, Arc<ResourceAttrs>>;
-
-/// One export request of the entries' log records or spans, and how many there are in it.
+/// One export request of the entries' log records or spans, or of one entry's profile, and how many there are in it.
 #[must_use]
-pub fn request(signal: Signal, entries: &[Arc<Entry>], resources: &Resources, node: &Node) -> (Bytes, u64) {
+pub fn request(signal: Signal, entries: &[RawEntry], resources: &Resources, node: &Node) -> (Bytes, u64) {
+    match signal {
+        Signal::Logs => grouped(entries, |e| e.log().into_iter(), resources, node),
+        Signal::Traces => grouped(entries, RawEntry::spans, resources, node),
+        Signal::Profiles => {
+            let profile = entries.iter().find_map(|e| Some((e, e.profile()?)));
+            profile.map_or((Bytes::new(), 0), |(e, p)| (profile_request(e, p, resources, node), 1))
+        }
+        Signal::Metrics => (Bytes::new(), 0),
+    }
+}
+
+/// Requests for logs and traces have the same form: resource, scope and schema around the records.
+fn grouped<'a, I: Iterator<Item = &'a [u8]>>(
+    entries: &'a [RawEntry],
+    records: impl Fn(&'a RawEntry) -> I,
+    resources: &Resources,
+    node: &Node,
+) -> (Bytes, u64) {
     let mut count = 0;
     let mut groups: BTreeMap<Option<WorkloadKey>, BTreeMap<&str, Vec<u8>>> = BTreeMap::new();
     for entry in entries {
-        let n = records(signal, entry);
-        if n == 0 {
+        let mut records = records(entry).peekable();
+        if records.peek().is_none() {
             continue;
         }
-        count += n;
-        let out = groups.entry(entry.workload()).or_default().entry(&entry.collector).or_default();
-        match signal {
-            Signal::Logs => entry.log.iter().for_each(|l| wire::message(out, 2, l)),
-            Signal::Traces => entry.spans.iter().for_each(|s| wire::message(out, 2, s)),
-            Signal::Metrics => {}
+        let out = groups.entry(entry.workload()).or_default().entry(entry.collector()).or_default();
+        for record in records {
+            wire::bytes(out, 2, record);
+            count += 1;
         }
     }
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(groups.values().flat_map(BTreeMap::values).map(|r| r.len() + 1024).sum());
     for (key, scopes) in &groups {
-        let known = key.and_then(|k| resources.get(&k)).map(|r| r.attributes.as_slice());
-        // A workload of which nothing is known is still not the node.
-        let workload = known.or(key.is_some().then_some(&[]));
         wire::nested(&mut out, 1, |out| {
-            wire::resource(out, 1, &node.resource(workload));
+            wire::resource(out, 1, &node.resource_of(*key, resources));
             for (collector, records) in scopes {
                 wire::nested(out, 2, |out| {
                     wire::scope(out, 1, collector);
@@ -85,22 +61,36 @@ pub fn request(signal: Signal, entries: &[Arc<Entry>], resources: &Resources, no
     (out.into(), count)
 }
 
-/// How many records of a signal an entry has.
-#[must_use]
-pub fn records(signal: Signal, entry: &Entry) -> u64 {
-    match signal {
-        Signal::Logs => u64::from(entry.log.is_some()),
-        Signal::Traces => entry.spans.len() as u64,
-        Signal::Metrics => 0,
+/// `ProfilesData` has the form of a request; what it lacks is the resource.
+fn profile_request(entry: &RawEntry, profile: &[u8], resources: &Resources, node: &Node) -> Bytes {
+    let mut out = Vec::with_capacity(profile.len() + 1024);
+    for of_resource in raw::fields(profile, 1) {
+        wire::nested(&mut out, 1, |out| {
+            wire::resource(out, 1, &node.resource_of(entry.workload(), resources));
+            out.extend_from_slice(of_resource);
+        });
     }
+    raw::fields(profile, 2).for_each(|dictionary| wire::bytes(&mut out, 2, dictionary));
+    out.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use crate::signal::entry::{Entry, ResourceAttrs};
+    use crate::signal::ids::EventId;
+    use crate::signal::semconv::attr;
+    use crate::signal::{Attributes, otlp};
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+    use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfilesServiceRequest;
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
     use opentelemetry_proto::tonic::logs::v1::LogRecord;
+    use opentelemetry_proto::tonic::profiles::v1development::{
+        ProfilesData, ProfilesDictionary, ResourceProfiles, ScopeProfiles,
+    };
     use opentelemetry_proto::tonic::trace::v1::Span;
     use prost::Message as _;
 
@@ -111,14 +101,15 @@ mod tests {
         Node::new(&a)
     }
 
-    fn entry(collector: &str, workload: Option<u64>, name: &str) -> Arc<Entry> {
-        Arc::new(Entry {
-            collector: collector.into(),
-            raw_workload: workload,
-            log: Some(LogRecord { event_name: name.into(), ..Default::default() }),
-            spans: vec![Span { name: name.into(), ..Default::default() }],
-            ..Default::default()
-        })
+    fn raw(e: &Entry) -> RawEntry {
+        RawEntry::new(e.id(), e.encode_to_vec().into()).unwrap()
+    }
+
+    fn entry(collector: &str, workload: Option<u64>, name: &str) -> RawEntry {
+        let mut e = Entry::new(EventId([0; 12]), collector, workload.map(WorkloadKey));
+        e.log = Some(LogRecord { event_name: name.into(), ..Default::default() });
+        e.spans = vec![Span { name: name.into(), ..Default::default() }];
+        raw(&e)
     }
 
     fn resources() -> Resources {
@@ -167,7 +158,30 @@ mod tests {
     /// Entries without the signal make no empty groups.
     #[test]
     fn entries_without_the_signal_are_left_out() {
-        let bare = Arc::new(Entry { collector: "oom".into(), ..Default::default() });
-        assert_eq!(request(Signal::Logs, &[bare], &resources(), &node()), (Bytes::new(), 0));
+        let bare = raw(&Entry { collector: "oom".into(), ..Default::default() });
+        for signal in Signal::ALL {
+            assert_eq!(request(signal, std::slice::from_ref(&bare), &resources(), &node()), (Bytes::new(), 0));
+        }
+    }
+
+    /// A profile goes out as it was captured, with its dictionary, and with the workload's resource.
+    #[test]
+    fn profile_gets_its_resource() {
+        let scopes = vec![ScopeProfiles { schema_url: SCHEMA_URL.into(), ..Default::default() }];
+        let stored = ProfilesData {
+            resource_profiles: vec![ResourceProfiles { scope_profiles: scopes.clone(), ..Default::default() }],
+            dictionary: Some(ProfilesDictionary {
+                string_table: vec![String::new(), "main".into()],
+                ..Default::default()
+            }),
+        };
+        let mut e = Entry::new(EventId([0; 12]), "cpuidle", Some(WorkloadKey(7)));
+        e.profile = Some(stored.encode_to_vec());
+        let (bytes, n) = request(Signal::Profiles, &[raw(&e)], &resources(), &node());
+        let read = ExportProfilesServiceRequest::decode(bytes).unwrap();
+        assert_eq!((n, &read.dictionary), (1, &stored.dictionary));
+        let of_shop = &read.resource_profiles[0];
+        assert_eq!(otlp::text(&of_shop.resource.as_ref().unwrap().attributes, "container.name"), Some("shop"));
+        assert_eq!(of_shop.scope_profiles, scopes);
     }
 }

@@ -13,8 +13,9 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use super::config::{Compression, Endpoint, Signal};
-use super::transport::{Outcome, chain, excerpt, read_response};
+use super::config::{Endpoint, Signal};
+use super::transport::{Outcome, read_response};
+use crate::exporters::http::{Compression, chain, excerpt};
 
 /// Time to make a connection, of the time that a request may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +34,7 @@ pub struct Client {
 pub fn channel(endpoint: &Endpoint) -> anyhow::Result<Channel> {
     let builder = Channel::from_shared(endpoint.url.clone())
         .with_context(|| format!("exporters.otlp: {} is no address", endpoint.url))?
-        .user_agent(super::USER_AGENT)?
+        .user_agent(crate::exporters::USER_AGENT)?
         .connect_timeout(CONNECT_TIMEOUT.min(endpoint.timeout))
         .timeout(endpoint.timeout)
         .http2_keep_alive_interval(Duration::from_secs(30))
@@ -84,6 +85,7 @@ impl Client {
             Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
             Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
             Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+            Signal::Profiles => "/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export",
         });
         Ok(Client { grpc, path, metadata: metadata(endpoint)? })
     }
@@ -128,7 +130,8 @@ fn classify(status: &Status) -> Outcome {
         | Code::Unavailable
         | Code::DataLoss => Outcome::Retry { after, why },
         Code::ResourceExhausted if after.is_some() => Outcome::Retry { after, why },
-        Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::Unimplemented => Outcome::Denied(why),
+        Code::Unimplemented => Outcome::Unserved(why),
+        Code::Unauthenticated | Code::PermissionDenied | Code::NotFound => Outcome::Denied(why),
         // Also what a client makes of an answer that is not gRPC's, and many servers of any error.
         Code::Unknown | Code::Internal | Code::ResourceExhausted => Outcome::Suspect(why),
         _ => Outcome::Refused(why),
@@ -187,7 +190,8 @@ mod tests {
         for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Aborted, Code::Cancelled, Code::DataLoss] {
             assert!(matches!(classify(&Status::new(code, "x")), Outcome::Retry { after: None, .. }), "{code:?}");
         }
-        for code in [Code::Unauthenticated, Code::PermissionDenied, Code::Unimplemented] {
+        assert!(matches!(classify(&Status::unimplemented("x")), Outcome::Unserved(_)));
+        for code in [Code::Unauthenticated, Code::PermissionDenied] {
             assert!(matches!(classify(&Status::new(code, "x")), Outcome::Denied(_)), "{code:?}");
         }
         for code in [Code::InvalidArgument, Code::FailedPrecondition, Code::AlreadyExists] {

@@ -10,13 +10,13 @@ use hyper::body::Bytes;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use super::encode::Node;
-use super::retry::{OnceAMinute, Shutdown, Stop};
-use super::{EXPORTER, Outcome, Signal, Transport, wire};
+use super::{EXPORTER, Outcome, Signal, Transport};
+use crate::exporters::node::Node;
+use crate::exporters::retry::{OnceAMinute, Shutdown, Stop};
 use crate::pipeline::metrics::{Exemplar, Family, MetricState, Series, View};
 use crate::signal::metric::Reading;
 use crate::signal::semconv::SCHEMA_URL;
-use crate::signal::{Histogram, Instrument, Workload, WorkloadKey, ids, otlp};
+use crate::signal::{Histogram, Instrument, Workload, WorkloadKey, ids, otlp, wire};
 use crate::telemetry::SelfMetrics;
 
 /// Size from which a request is closed: gRPC servers take 4 MiB at most by default.
@@ -94,7 +94,7 @@ impl MetricDelivery {
                 Outcome::Suspect(why) => ("error", why),
                 Outcome::TooLarge(why) => ("too_large", why),
                 Outcome::Refused(why) => ("refused", why),
-                Outcome::Denied(why) => ("denied", why),
+                Outcome::Denied(why) | Outcome::Unserved(why) => ("denied", why),
             };
             self.failing = true;
             self.own.exporter_failed(EXPORTER, Signal::Metrics.name(), reason);

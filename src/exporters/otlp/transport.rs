@@ -30,6 +30,8 @@ pub enum Outcome {
     Refused(String),
     /// We are at fault, or this is not the right server: somebody must act. The data is kept.
     Denied(String),
+    /// The server knows no such service or path: it is the wrong one, or does not take this signal.
+    Unserved(String),
 }
 
 /// A client for one signal's endpoint.
@@ -78,34 +80,11 @@ impl Transport {
     }
 }
 
-/// Reads an export response. The three signals' responses have the same form: field 1 is
+/// Reads an export response. All signals' responses have the same form: field 1 is
 /// `partial_success` with a count and a message.
 #[must_use]
 pub fn read_response(body: &[u8]) -> Option<Outcome> {
     let partial = ExportLogsServiceResponse::decode(body).ok()?.partial_success.unwrap_or_default();
     let rejected = u64::try_from(partial.rejected_log_records).unwrap_or(0);
     Some(Outcome::Accepted { rejected, message: partial.error_message })
-}
-
-/// An error with its causes, in one line.
-#[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut out = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        let text = c.to_string();
-        if !out.contains(&text) {
-            out.push_str(": ");
-            out.push_str(&text);
-        }
-        cause = c.source();
-    }
-    out
-}
-
-/// A server's text, cut to what a log line may hold.
-#[must_use]
-pub fn excerpt(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
-    line.trim().to_owned()
 }

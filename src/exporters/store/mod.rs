@@ -22,7 +22,7 @@ pub use crate::pipeline::backing::Stored;
 pub use open::{OpenError, Opened};
 pub use read::{Found, StoredIncident};
 
-use crate::pipeline::backing::{Backing, Commit, Expired};
+use crate::pipeline::backing::{Backing, Commit, Expired, NewEntry};
 use crate::signal::WorkloadKey;
 use crate::signal::entry::ResourceAttrs;
 use crate::signal::ids::EventId;
@@ -296,8 +296,8 @@ impl Backing for Store {
         Ok(Store::size(self)?)
     }
 
-    fn entries_after(&self, id: EventId, max: usize, max_bytes: usize) -> anyhow::Result<Vec<Stored>> {
-        Ok(Store::entries_after(self, id, max, max_bytes)?)
+    fn entries_after(&self, id: EventId, max: usize, max_bytes: usize) -> anyhow::Result<Vec<NewEntry>> {
+        Ok(self.encoded_after(id, max, max_bytes)?)
     }
 
     fn count_after(&self, id: EventId) -> anyhow::Result<(u64, u64)> {

@@ -11,10 +11,10 @@ use prost::Message;
 use super::open::Db;
 use super::segments::{INCIDENT, Segment};
 use super::{CURSOR, NODE_KEY, OPEN_INCIDENT, Store, StoreError, workload_key};
-use crate::pipeline::backing::Stored;
+use crate::pipeline::backing::{NewEntry, Stored};
 use crate::signal::entry::{Entry, IncidentRecord, ResourceAttrs};
 use crate::signal::ids::{EventId, TraceId};
-use crate::signal::{Query, Severity, Timestamp, WorkloadKey};
+use crate::signal::{Query, RawEntry, Severity, Timestamp, WorkloadKey};
 
 /// Events are stored when they arrive, which is after they happened, but clocks are stepped.
 const CLOCK_SLACK_NS: u64 = 60_000_000_000;
@@ -304,6 +304,15 @@ impl Store {
     /// # Errors
     /// Closed, or what could not be read.
     pub fn entries_after(&self, id: EventId, max: usize, max_bytes: usize) -> Result<Vec<Stored>, StoreError> {
+        let encoded = self.encoded_after(id, max, max_bytes)?.into_iter();
+        encoded.map(|e| Ok(Stored { entry: Arc::new(decode(self, &e.bytes)?), workload: e.workload })).collect()
+    }
+
+    /// As [`Store::entries_after`], as they lie there.
+    ///
+    /// # Errors
+    /// Closed, or what could not be read.
+    pub fn encoded_after(&self, id: EventId, max: usize, max_bytes: usize) -> Result<Vec<NewEntry>, StoreError> {
         let db = self.db()?;
         let segments = segments_of(&db);
         let mut names = Names { segments: &segments, known: HashMap::new() };
@@ -314,11 +323,13 @@ impl Store {
             if out.len() >= max || bytes > max_bytes {
                 break;
             }
-            let value = item.value().map_err(|e| self.failed(&e))?;
+            let (key, value) = item.into_inner().map_err(|e| self.failed(&e))?;
             bytes += value.len();
-            let entry: Entry = decode(self, &value)?;
-            let workload = names.of(self, entry.workload())?;
-            out.push(Stored { entry: Arc::new(entry), workload });
+            let Ok(id) = <[u8; 12]>::try_from(key.as_ref()).map(EventId) else { continue };
+            let value: Arc<[u8]> = (*value).into();
+            // What is damaged is told by whoever takes the entry apart.
+            let of = RawEntry::new(id, value.clone()).ok().and_then(|e| e.workload());
+            out.push(NewEntry { id, bytes: value, workload: names.of(self, of)? });
         }
         Ok(out)
     }

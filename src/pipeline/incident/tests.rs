@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::pipeline::testing::{DEF, INFO, event, workload};
+use crate::signal::entry::Entry;
 use crate::signal::event::Role;
 use crate::signal::{Attributes, StackSample, Thread, otlp};
 
@@ -25,25 +26,62 @@ fn identity() -> Identity {
     Identity { host_id: "host".into(), boot_id: "boot".into() }
 }
 
+/// What was to be logged, as it will be read.
+#[derive(Default)]
+struct Out {
+    entries: Vec<Entry>,
+    workloads: Vec<Arc<Workload>>,
+    incidents: Vec<IncidentRecord>,
+}
+
+impl From<Append> for Out {
+    fn from(a: Append) -> Self {
+        let entries = a.entries.iter().map(EntryBuf::entry).collect();
+        Out { entries, workloads: a.workloads, incidents: a.incidents }
+    }
+}
+
 impl Rig {
     fn new() -> Self {
         Rig { incidents: Incidents::new(identity(), Settings::default()), ids: EventIds::new("host", 0) }
     }
 
-    fn event(&mut self, e: &Event, s: u64) -> (Append, Option<TraceId>) {
-        self.incidents.event("test", e, &mut self.ids, at(s))
+    /// What `f` wants logged.
+    fn logged<T>(&mut self, f: impl FnOnce(&mut Incidents, &mut EventIds, &mut Append) -> T) -> (Out, T) {
+        let mut out = Append::default();
+        let answer = f(&mut self.incidents, &mut self.ids, &mut out);
+        self.incidents.changed(&mut out);
+        (out.into(), answer)
     }
 
-    fn onset(&mut self, w: Option<&Arc<Workload>>, s: u64) -> (Append, Option<TraceId>) {
-        self.incidents.onset("test", &trigger(w, s), &mut self.ids, at(s))
+    fn event(&mut self, e: &Event, s: u64) -> (Out, Option<TraceId>) {
+        self.event_at(e, at(s))
     }
 
-    fn tick(&mut self, s: u64) -> Append {
-        self.incidents.tick(&mut self.ids, at(s))
+    fn event_at(&mut self, e: &Event, now: Moment) -> (Out, Option<TraceId>) {
+        self.logged(|incidents, ids, out| incidents.event("test", e, ids, now, out))
     }
 
-    fn capture(&mut self, w: Option<&Arc<Workload>>, s: u64) -> Option<Append> {
-        self.incidents.capture("test", &capture(w, s), &mut self.ids, at(s))
+    fn onset(&mut self, w: Option<&Arc<Workload>>, s: u64) -> (Out, Option<TraceId>) {
+        self.logged(|incidents, ids, out| incidents.onset("test", &trigger(w, s), ids, at(s), out))
+    }
+
+    fn recovered(&mut self, w: Option<&Arc<Workload>>, s: u64) -> Out {
+        self.logged(|incidents, _, _| incidents.recovered(&target(w), Timestamp(START + s * S), at(s))).0
+    }
+
+    fn tick(&mut self, s: u64) -> Out {
+        self.tick_at(at(s))
+    }
+
+    fn tick_at(&mut self, now: Moment) -> Out {
+        self.logged(|incidents, ids, out| incidents.tick(ids, now, out)).0
+    }
+
+    fn capture(&mut self, w: Option<&Arc<Workload>>, s: u64) -> Option<Out> {
+        let (out, known) =
+            self.logged(|incidents, ids, out| incidents.capture("test", &capture(w, s), ids, at(s), out));
+        known.then_some(out)
     }
 }
 
@@ -82,7 +120,7 @@ fn capture(w: Option<&Arc<Workload>>, s: u64) -> Capture {
     }
 }
 
-fn roots(a: &Append) -> Vec<&Span> {
+fn roots(a: &Out) -> Vec<&Span> {
     a.entries.iter().flat_map(|e| &e.spans).filter(|s| s.parent_span_id.is_empty()).collect()
 }
 
@@ -155,7 +193,7 @@ fn a_trigger_holds_it_open() {
     assert!(attribute(span, "linux.profile.id").is_some_and(|id| id.len() == 32));
     assert_eq!(span.events.len(), 1, "the top stack is a span event");
     assert!(out.entries[0].profile.is_some());
-    rig.incidents.recovered(&target(Some(&w)), Timestamp(START + 210 * S), at(210));
+    rig.recovered(Some(&w), 210);
     assert!(rig.tick(239).entries.is_empty());
     let closed = rig.tick(240);
     let root = roots(&closed)[0];
@@ -177,7 +215,7 @@ fn lasts_ten_minutes_at_most() {
     let (_, second) = rig.event(&event(&DEF, START + 601 * S, Some(&w)), 601);
     assert_ne!(first, second);
     assert!(rig.tick(700).entries.is_empty(), "its trigger is still over");
-    rig.incidents.recovered(&target(Some(&w)), Timestamp(START + 700 * S), at(700));
+    rig.recovered(Some(&w), 700);
     let closed = rig.tick(731);
     let root = roots(&closed)[0];
     assert_eq!(root.links[0].trace_id, first.unwrap().0);
@@ -191,7 +229,7 @@ fn late_and_lost_captures() {
     let mut rig = Rig::new();
     assert!(rig.capture(Some(&w), 0).is_none());
     let (_, trace) = rig.onset(Some(&w), 1);
-    rig.incidents.recovered(&target(Some(&w)), Timestamp(START + 2 * S), at(2));
+    rig.recovered(Some(&w), 2);
     assert_eq!(roots(&rig.tick(32)).len(), 1);
     let late = rig.capture(Some(&w), 40).expect("still known");
     assert_eq!(late.entries[0].trace(), trace);
@@ -246,7 +284,7 @@ fn left_open_is_closed_at_its_last_entry() {
     let mut rig = Rig::new();
     let (out, _) = rig.event(&event(&DEF, START + 5 * S, None), 5);
     let left = out.incidents;
-    let closed = Incidents::close_left_open(left, &mut rig.ids, at(5000));
+    let closed = Out::from(Incidents::close_left_open(left, &mut rig.ids, at(5000)));
     let root = roots(&closed)[0];
     assert_eq!(root.end_time_unix_nano, START + 5 * S);
     assert_eq!(attribute(root, "linux.incident.end_reason").as_deref(), Some("agent_restart"));
@@ -259,9 +297,9 @@ fn a_stepped_clock_changes_nothing() {
     let mut rig = Rig::new();
     let (a, _) = rig.event(&event(&DEF, START, None), 0);
     let ahead = Moment { wall: Timestamp(START + 7200 * S), steady: at(1).steady };
-    assert!(rig.incidents.tick(&mut rig.ids, ahead).entries.is_empty());
+    assert!(rig.tick_at(ahead).entries.is_empty());
     let back = Moment { wall: Timestamp(START - 7200 * S), steady: at(2).steady };
-    let (b, _) = rig.incidents.event("test", &event(&DEF, START, None), &mut rig.ids, back);
+    let (b, _) = rig.event_at(&event(&DEF, START, None), back);
     assert!(a.entries[0].id() < b.entries[0].id());
 }
 
@@ -307,9 +345,7 @@ proptest! {
                     rig.event(&e, now).0
                 }
                 Step::Onset(k) => rig.onset(who(k).as_ref(), now).0,
-                Step::Recovered(k) => {
-                    rig.incidents.recovered(&target(who(k).as_ref()), Timestamp(START + now * S), at(now))
-                }
+                Step::Recovered(k) => rig.recovered(who(k).as_ref(), now),
                 Step::Capture(k) => rig.capture(who(k).as_ref(), now).unwrap_or_default(),
                 Step::Wait(s) => {
                     now += s;

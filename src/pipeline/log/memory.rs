@@ -98,7 +98,9 @@ impl Memory {
 
     /// Remembers a workload that has entries.
     pub fn know(&mut self, w: &Arc<Workload>) {
-        if self.workloads.get(&w.key).is_some_and(|k| Arc::ptr_eq(&k.workload, w) || k.workload == *w) {
+        let known = self.workloads.get(&w.key).map(|k| &k.workload);
+        // An event that waited in the queue has the workload as it was known then.
+        if known.is_some_and(|k| Arc::ptr_eq(k, w) || *k == *w || (w.pending && !k.pending)) {
             return;
         }
         let attrs = Arc::new(ResourceAttrs::from(&**w));

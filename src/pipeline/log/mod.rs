@@ -12,7 +12,6 @@ mod reader;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prost::Message;
 use tokio::sync::{broadcast, watch};
 
 pub use committer::Committer;
@@ -20,7 +19,7 @@ pub use reader::{Batch, Behind, Reader, ReaderError};
 
 use super::Observer;
 use super::backing::{Backing, Stored};
-use crate::signal::entry::{Entry, IncidentRecord};
+use crate::signal::entry::{EntryBuf, IncidentRecord};
 use crate::signal::ids::EventId;
 use crate::signal::{Timestamp, Workload};
 use memory::Memory;
@@ -74,7 +73,7 @@ pub struct StoreState {
 /// What one input of the pipeline adds to the log.
 #[derive(Debug, Default)]
 pub struct Append {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<EntryBuf>,
     /// Workloads of the entries, or whose names have changed.
     pub workloads: Vec<Arc<Workload>>,
     /// Incidents that these entries have opened, joined or closed.
@@ -115,8 +114,7 @@ impl Log {
 
     /// Adds entries. Never blocks on the disk; what no longer fits pushes out the oldest.
     pub fn append(&self, a: Append) {
-        let encoded: Vec<_> =
-            a.entries.iter().map(|e| (e.id(), e.workload(), Arc::<[u8]>::from(e.encode_to_vec()))).collect();
+        let encoded: Vec<_> = a.entries.iter().map(|e| (e.id, e.workload, Arc::<[u8]>::from(e.encoded()))).collect();
         let (lost, deliverable) = {
             let mut m = self.shared.memory();
             for w in &a.workloads {

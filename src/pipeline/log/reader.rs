@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An exporter's place in the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use prost::Message;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::memory::{After, Memory, Slot};
-use crate::pipeline::backing::Stored;
+use crate::pipeline::backing::NewEntry;
 use crate::signal::entry::{Entry, ResourceAttrs};
 use crate::signal::ids::EventId;
-use crate::signal::{Timestamp, WorkloadKey};
+use crate::signal::{RawEntry, Timestamp, WorkloadKey};
 
 /// A batch's size; one more entry may go over.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -23,27 +22,64 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const DEGRADED: Duration = Duration::from_millis(250);
 
 /// Entries in their order, with what is known of their workloads.
-#[derive(Debug, Clone, Default)]
-pub struct Batch {
-    pub entries: Vec<Arc<Entry>>,
+#[derive(Debug, Clone)]
+pub struct Batch<E = Arc<Entry>> {
+    pub entries: Vec<E>,
     pub workloads: HashMap<WorkloadKey, Arc<ResourceAttrs>>,
-    /// The last entry's id, and the encoded size of all.
-    end: Option<(EventId, u64)>,
+    /// Entries that are damaged and left out.
+    pub damaged: u64,
+    end: Option<End>,
 }
 
-impl Batch {
+/// What a batch acknowledges.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// The last entry.
+    id: EventId,
+    events: u64,
+    bytes: u64,
+}
+
+impl<E> Default for Batch<E> {
+    fn default() -> Self {
+        Batch { entries: Vec::new(), workloads: HashMap::new(), damaged: 0, end: None }
+    }
+}
+
+impl<E> Batch<E> {
+    /// Whether there is nothing in it to acknowledge.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.end.is_none()
+    }
+}
+
+impl Batch<RawEntry> {
+    fn of(encoded: impl Iterator<Item = NewEntry>) -> Self {
+        let mut batch = Self::default();
+        for NewEntry { id, bytes, workload } in encoded {
+            let before = batch.end.map_or((0, 0), |e| (e.events, e.bytes));
+            batch.end = Some(End { id, events: before.0 + 1, bytes: before.1 + bytes.len() as u64 });
+            if let Some(w) = workload {
+                batch.workloads.entry(w.key()).or_insert(w);
+            }
+            match RawEntry::new(id, bytes) {
+                Ok(entry) => batch.entries.push(entry),
+                Err(_damaged) => batch.damaged += 1,
+            }
+        }
+        batch
     }
 
-    fn add(&mut self, entry: Arc<Entry>, workload: Option<Arc<ResourceAttrs>>, bytes: usize) {
-        let size = self.end.map_or(0, |(_, b)| b) + bytes as u64;
-        self.end = Some((entry.id(), size));
-        if let Some(w) = workload {
-            self.workloads.insert(w.key(), w);
+    fn decode(self) -> Batch {
+        let mut out = Batch { workloads: self.workloads, damaged: self.damaged, end: self.end, ..Batch::default() };
+        for raw in self.entries {
+            match raw.decode() {
+                Ok(entry) => out.entries.push(Arc::new(entry)),
+                Err(_damaged) => out.damaged += 1,
+            }
         }
-        self.entries.push(entry);
+        out
     }
 }
 
@@ -70,7 +106,7 @@ pub struct Reader {
 
 /// What memory has for a reader.
 enum Taken {
-    Batch(Batch),
+    Batch(Batch<RawEntry>),
     /// Memory does not reach back to this cursor; where a gap after it would end.
     Store(EventId, EventId),
     /// Nothing now; when to look again without being woken.
@@ -100,6 +136,14 @@ impl Reader {
     /// # Errors
     /// What is no longer in memory cannot be read from the store.
     pub async fn next(&mut self, max_entries: usize, max_wait: Duration) -> Result<Batch, ReaderError> {
+        Ok(self.next_raw(max_entries, max_wait).await?.decode())
+    }
+
+    /// As [`Reader::next`], for those who hand the entries on as they are.
+    ///
+    /// # Errors
+    /// What is no longer in memory cannot be read from the store.
+    pub async fn next_raw(&mut self, max_entries: usize, max_wait: Duration) -> Result<Batch<RawEntry>, ReaderError> {
         let deadline = Instant::now() + max_wait;
         loop {
             self.changed.mark_unchanged();
@@ -131,7 +175,6 @@ impl Reader {
             After::InStore { gap_ends } => return Taken::Store(cursor, gap_ends),
             After::Soon => return Taken::Nothing(Some(Instant::now() + DEGRADED)),
         };
-        let mut batch = Batch::default();
         let mut encoded = Vec::new();
         let mut size = 0;
         let mut held = None;
@@ -144,38 +187,33 @@ impl Reader {
                 break;
             }
             size += s.bytes.len();
-            encoded.push((s.bytes.clone(), attrs_of(&m, s)));
+            encoded.push(NewEntry { id: s.id, bytes: s.bytes.clone(), workload: attrs_of(&m, s) });
         }
         let waiting = m.has_after(cursor).then(|| Instant::now() + DEGRADED);
         drop(m);
-        for (bytes, workload) in encoded {
-            // We have encoded it ourselves.
-            if let Ok(entry) = Entry::decode(&*bytes) {
-                batch.add(Arc::new(entry), workload, bytes.len());
-            }
+        if encoded.is_empty() {
+            return Taken::Nothing(held.or(waiting));
         }
-        if batch.is_empty() { Taken::Nothing(held.or(waiting)) } else { Taken::Batch(batch) }
+        Taken::Batch(Batch::of(encoded.into_iter()))
     }
 
-    async fn read_store(&self, cursor: EventId, max: usize) -> Result<Batch, ReaderError> {
+    async fn read_store(&self, cursor: EventId, max: usize) -> Result<Batch<RawEntry>, ReaderError> {
         let backing = self.shared.backing.clone();
         // A disk that hangs must not hold up the runtime's threads.
         let read = tokio::task::spawn_blocking(move || backing.entries_after(cursor, max, BATCH_BYTES));
         let stored = read.await.map_err(|e| ReaderError(e.into()))?.map_err(ReaderError)?;
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(stored.into_iter());
+        // Names may have come since.
         let m = self.shared.memory();
-        for Stored { entry, workload } in stored {
-            let newest = entry.workload().and_then(|k| m.attrs(k)).or(workload);
-            let size = entry.encoded_len();
-            batch.add(entry, newest, size);
-        }
+        let keys: HashSet<_> = batch.entries.iter().filter_map(RawEntry::workload).collect();
+        batch.workloads.extend(keys.into_iter().filter_map(|k| Some((k, m.attrs(k)?))));
         Ok(batch)
     }
 
     /// The batch has been delivered: the next one begins after it, also after a restart.
-    pub fn ack(&self, batch: &Batch) {
-        if let Some((id, bytes)) = batch.end {
-            self.shared.memory().ack(&self.name, id, batch.entries.len() as u64, bytes);
+    pub fn ack<E>(&self, batch: &Batch<E>) {
+        if let Some(end) = batch.end {
+            self.shared.memory().ack(&self.name, end.id, end.events, end.bytes);
         }
     }
 

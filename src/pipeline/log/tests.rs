@@ -52,11 +52,8 @@ impl Rig {
         (0..n)
             .map(|_| {
                 let id = self.ids.next(1);
-                let mut e = Entry::new(id, "test", w.map(|w| w.key));
-                e.log = Some(opentelemetry_proto::tonic::logs::v1::LogRecord {
-                    event_name: "x".repeat(1000),
-                    ..Default::default()
-                });
+                let mut e = EntryBuf::new(id, "test", w.map(|w| w.key));
+                e.profile(&[b'x'; 1000]);
                 self.log.append(Append {
                     entries: vec![e],
                     workloads: w.cloned().into_iter().collect(),

@@ -4,6 +4,7 @@
 pub mod cgroups;
 pub mod cpu_sample;
 pub mod sched;
+pub mod tasks;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::{LoadError, Loader, Object, Skeleton};
 
 pub use cpu_sample::CpuSample;
 pub use sched::Sched;
+pub use tasks::Tasks;
 
 /// A feature of a shared probe; an unused one costs nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +24,8 @@ pub enum Feature {
     SchedRunQueue,
     /// `cpu_sample`: stacks of chosen cgroups at 99 Hz, while asked for.
     CpuSample,
+    /// `tasks`: tasks in uninterruptible sleep, when asked for.
+    BlockedTasks,
 }
 
 impl Feature {
@@ -31,6 +35,7 @@ impl Feature {
         match self {
             Feature::SchedCpuTime | Feature::SchedRunQueue => &super::skeletons::sched::SKELETON,
             Feature::CpuSample => &super::skeletons::cpu_sample::SKELETON,
+            Feature::BlockedTasks => &super::skeletons::tasks::SKELETON,
         }
     }
 }
@@ -41,6 +46,7 @@ pub struct Shared {
     cgroups: Part<Object>,
     sched: Part<Sched>,
     cpu_sample: Part<CpuSample>,
+    tasks: Part<Tasks>,
 }
 
 /// Takes a record: the ring's index and its bytes.
@@ -90,6 +96,7 @@ impl Shared {
             cgroups: Part::load(true, || cgroups::load(loader)),
             cpu_sample: Part::load(any(&[Feature::CpuSample]), || CpuSample::load(loader)),
             sched: Part::load(any(&[Feature::SchedCpuTime, Feature::SchedRunQueue]), || Sched::load(loader, features)),
+            tasks: Part::load(any(&[Feature::BlockedTasks]), || Tasks::load(loader, features)),
         }
     }
 
@@ -130,8 +137,12 @@ impl Shared {
     /// Objects that are loaded.
     #[must_use]
     pub fn objects(&self) -> Vec<Object> {
-        let parts =
-            [self.cgroups().ok(), self.sched().ok().map(Sched::object), self.cpu_sample().ok().map(CpuSample::object)];
+        let parts = [
+            self.cgroups().ok(),
+            self.sched().ok().map(Sched::object),
+            self.cpu_sample().ok().map(CpuSample::object),
+            self.tasks().ok().map(Tasks::object),
+        ];
         parts.into_iter().flatten().cloned().collect()
     }
 
@@ -140,6 +151,14 @@ impl Shared {
         if let Ok(c) = self.cpu_sample() {
             c.stop_all();
         }
+    }
+
+    /// A walk over all tasks.
+    ///
+    /// # Errors
+    /// Why it is not loaded.
+    pub fn tasks(&self) -> Result<&Tasks, LoadError> {
+        self.tasks.get("tasks")
     }
 
     /// CPU time and run-queue wait of cgroups.

@@ -185,6 +185,11 @@ impl Agent {
         self.dir.path().join("config.toml")
     }
 
+    /// Where it answers over HTTP.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn store(&self) -> PathBuf {
         self.dir.path().join("store")
     }
@@ -243,7 +248,7 @@ impl Agent {
     }
 
     pub fn try_get(&self, path: &str) -> Option<(u16, String)> {
-        let mut s = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
+        let mut s = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).ok()?;
         s.set_read_timeout(Some(patience(10))).ok()?;
         // HTTP/1.0: the answer comes in one piece, and its end is the connection's.
         write!(s, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;

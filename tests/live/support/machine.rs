@@ -46,6 +46,85 @@ pub fn provoke(name: &str, args: &[&str]) -> String {
     text
 }
 
+/// A provocation that runs beside the test; when it is dropped, it is waited for, so that it undoes
+/// what it changed.
+pub struct Provocation {
+    child: Option<Child>,
+    name: String,
+}
+
+/// Starts `tests/provoke/NAME`.
+pub fn provoke_in_background(name: &str, args: &[&str]) -> Provocation {
+    let script = Path::new(ROOT).join("tests/provoke").join(name);
+    let child = command(script).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("provocation");
+    Provocation { child: Some(child), name: name.to_owned() }
+}
+
+impl Provocation {
+    /// Until it has seen for itself that it did what it should.
+    ///
+    /// # Panics
+    /// When it did not, with what it wrote.
+    pub fn wait(mut self) -> String {
+        let out = self.child.take().expect("it runs").wait_with_output().expect("provocation");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{} provoked nothing ({}): {text}", self.name, out.status);
+        text
+    }
+}
+
+impl Drop for Provocation {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A cgroup of the cpu controller's hierarchy, removed with the test.
+pub struct Group(String);
+
+impl Group {
+    pub fn new(label: &str) -> Self {
+        Self::of("cpu", label)
+    }
+
+    /// Of another controller's hierarchy.
+    pub fn of(controller: &str, label: &str) -> Self {
+        let group = Group(format!("{}/{}", hierarchy(controller), unique(label)));
+        std::fs::create_dir(&group.0).expect("a cgroup");
+        group
+    }
+
+    /// Where it is in the file system.
+    pub fn dir(&self) -> String {
+        self.0.clone()
+    }
+
+    /// Below its hierarchy's root.
+    pub fn path(&self) -> String {
+        format!("/{}", self.0.rsplit('/').next().unwrap_or_default())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Processes that are killed leave it a little later.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+/// Where a controller's hierarchy is mounted.
+fn hierarchy(controller: &str) -> String {
+    let v1 = format!("/sys/fs/cgroup/{controller}");
+    if Path::new(&v1).join("cgroup.procs").exists() { v1 } else { "/sys/fs/cgroup".to_owned() }
+}
+
 /// A process that ends with the test.
 pub struct Process(Child);
 
@@ -91,6 +170,14 @@ impl Container {
         assert_eq!(id.len(), 64, "podman printed no container id: {said}");
         Container { name, id }
     }
+
+    /// The directory of its cgroup in the cpu controller's hierarchy.
+    pub fn cgroup(&self) -> String {
+        let find = format!("find {} -type d -name '*{}*' | head -1", hierarchy("cpu"), self.id);
+        let (found, dir) = shell(&find);
+        assert!(found && !dir.trim().is_empty(), "no cgroup of {}: {dir}", self.name);
+        dir.trim().to_owned()
+    }
 }
 
 impl Drop for Container {
@@ -107,18 +194,82 @@ pub fn podman() -> Command {
 /// A program that burns CPU in a function of this name, without libraries, so that it runs in any
 /// container; and the directory to mount.
 pub fn busy_program(function: &str) -> (PathBuf, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("busy.c");
     let text = format!(
         "volatile unsigned long n;\n\
          __attribute__((noinline)) void {function}(void) {{ for (long i = 0; i < 100000000; i++) n += i; }}\n\
          int main(void) {{ for (;;) {function}(); }}\n"
     );
+    program("busy", &text)
+}
+
+/// The same of any C program.
+pub fn program(name: &str, text: &str) -> (PathBuf, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("program.c");
     std::fs::write(&source, text).unwrap();
-    let program = dir.path().join("busy");
+    let program = dir.path().join(name);
     let mut cc = command("cc");
     cc.args(["-g", "-O1", "-static", "-fno-omit-frame-pointer", "-o"]).arg(&program).arg(&source);
     let out = cc.output().expect("cc");
     assert!(out.status.success(), "cc: {}", String::from_utf8_lossy(&out.stderr));
     (program, dir)
+}
+
+/// A containerd of our own, with its socket for the kubelet; all of it goes with the test.
+pub struct Containerd {
+    version: &'static str,
+}
+
+/// A pod with one container, `main`.
+pub struct CriPod {
+    pub name: String,
+    pub container: String,
+    pub uid: String,
+}
+
+impl Containerd {
+    /// `version`: 1.7, which tells of lives and deaths by itself, or 1.6, which does not.
+    pub fn start(version: &'static str) -> Self {
+        let containerd = Containerd { version };
+        containerd.bring_up();
+        containerd
+    }
+
+    /// Brings the daemon up (again); the path of its socket.
+    pub fn bring_up(&self) -> String {
+        self.script(&["start"], &[]).trim().to_owned()
+    }
+
+    /// Ends the daemon; its containers go on.
+    pub fn take_down(&self) {
+        self.script(&["down"], &[]);
+    }
+
+    /// Starts a pod in the namespace `shop`. `env`: `CRI_LABELS` and the like.
+    pub fn pod(&self, name: &str, env: &[(&str, &str)], command: &[&str]) -> CriPod {
+        let said = self.script(&[&["run", name, "shop"], command].concat(), env);
+        let ids: Vec<&str> = said.split_whitespace().collect();
+        let [_, container, uid] = ids[..] else { panic!("no ids: {said}") };
+        CriPod { name: name.to_owned(), container: container.to_owned(), uid: uid.to_owned() }
+    }
+
+    pub fn remove(&self, pod: &CriPod) {
+        self.script(&["remove", &pod.name], &[]);
+    }
+
+    fn script(&self, args: &[&str], env: &[(&str, &str)]) -> String {
+        let mut c = command(Path::new(ROOT).join("tests/containers/containerd"));
+        c.args(args).env("CONTAINERD", self.version).envs(env.iter().copied());
+        let out = c.output().expect("tests/containers/containerd");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success(), "containerd {args:?}: {text}{}", String::from_utf8_lossy(&out.stderr));
+        text
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let mut c = command(Path::new(ROOT).join("tests/containers/containerd"));
+        let _ = c.arg("stop").env("CONTAINERD", self.version).output();
+    }
 }

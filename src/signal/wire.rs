@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Just enough of protobuf's wire form to write OTLP requests without building them as structs first.
+//! Just enough of protobuf's wire form to write OTLP without building it as structs first.
 //!
 //! Cloning every attribute into `KeyValue`s costs ten times the writing. Form: protobuf.dev,
 //! "Encoding"; field numbers: opentelemetry-proto 1.9. The tests read everything back with the
@@ -8,7 +8,7 @@
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use prost::Message;
 
-use crate::signal::{Attributes, Value};
+use super::{Attributes, Value};
 
 /// Wire type of 64-bit values.
 const FIXED64: u32 = 1;
@@ -71,6 +71,14 @@ pub fn nested(out: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
     out[start..].rotate_right(length);
 }
 
+/// One `KeyValue` with text.
+pub fn text_attribute(out: &mut Vec<u8>, field: u32, name: &str, text: &str) {
+    nested(out, field, |out| {
+        bytes(out, 1, name.as_bytes());
+        nested(out, 2, |out| bytes(out, 1, text.as_bytes()));
+    });
+}
+
 /// One `KeyValue`.
 pub fn attribute(out: &mut Vec<u8>, field: u32, name: &str, value: &Value) {
     nested(out, field, |out| {
@@ -85,7 +93,7 @@ pub fn attributes(out: &mut Vec<u8>, field: u32, all: &Attributes) {
     }
 }
 
-fn any_value(out: &mut Vec<u8>, value: &Value) {
+pub fn any_value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Str(s) => bytes(out, 1, s.as_bytes()),
         Value::Bool(b) => uint(out, 2, u64::from(*b)),
@@ -123,8 +131,8 @@ pub fn scope(out: &mut Vec<u8>, field: u32, collector: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::otlp;
     use super::*;
-    use crate::signal::otlp;
     use proptest::prelude::*;
 
     fn value() -> impl Strategy<Value = Value> {

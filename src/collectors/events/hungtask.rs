@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A task sleeps and cannot be woken.
+//!
+//! ## What it tells
+//! A task is in uninterruptible sleep (state D) for longer than the limit: it waits for a disk, a file
+//! server or a lock, and nothing that it was to do gets done; no signal ends it, but where
+//! `linux.hung.killable` says so. With it how long, its container, its kernel stack, what the stack
+//! tells of what it waits for, and who has the lock where the kernel notes that.
+//!
+//! ## How
+//! A walk over all tasks (BPF's task iterator) four times within the limit. The scheduler keeps when a
+//! task was last on a CPU (`se.exec_start`), so one look tells for how long it has slept, to a few
+//! milliseconds; where it does not, a task counts from the first walk that saw it, as long as its
+//! number of context switches stays the same. The kernel's own detector (`sched:sched_process_hang`,
+//! `kernel.hung_task_timeout_secs`) is heard too: it wakes the walk, and the event says that it spoke.
+//! Frozen and stopped tasks, idle workers and parents that wait for a vfork(2) child are no hang.
+//!
+//! ## Signals
+//! `linux.task.hung` of `linux.phase` `begun` when a task is over the limit, `lasting` when it has
+//! been so for ten times as long as when it was last told, and `ended` (INFO) with all its time.
+//!
+//! ## Limits
+//! The end is seen by the next walk, a quarter of the limit late at most. Of what it waits for only
+//! functions' names tell: which inode or device it is, the kernel does not say. The lock and who has
+//! it are known since 6.16 (`CONFIG_DETECT_HUNG_TASK_BLOCKER`). A task that may be frozen where it
+//! sleeps (TASK_FREEZABLE) is reported only if its stack shows that it waits for a file server. A walk
+//! tells of 4,096 tasks at most.
+//!
+//! ## What to do next
+//! `linux.hung.wait` says what kind of thing is stuck. `frozen_filesystem`: who ran fsfreeze or a
+//! snapshot. `block_*`, `page`, `journal`: the disk; see its queue, `dmesg`, and hung I/O of other
+//! tasks. `nfs`, `smb`, `ceph`, `fuse`: the server. A lock: look at `linux.culprit`, and what it waits
+//! for itself. Many tasks with one `linux.hung.lock.address` have one cause: the one that holds it.
+
+mod hangs;
+mod wait;
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::collectors::{Collector, Context, EventCollector, Events, Info, Invalid, Optional};
+use crate::collectors::{Settings, Unavailable, head_doc};
+use crate::host::{Clock, Now};
+use crate::probe::shared::tasks::Blocked;
+use crate::probe::shared::{Feature, Tasks};
+use crate::probe::skeletons::hungtask::{Record, Records, SKELETON};
+use crate::probe::stacks::Symbols;
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::units::HumanDuration;
+use crate::signal::{Event, EventDef, MetricDef, Role, Severity, Value};
+use crate::workload::Workloads;
+use hangs::{Hang, Hangs, Phase};
+use wait::Wait;
+
+static HANGS: MetricDef =
+    counter(metric::TASK_HANGS, "Tasks blocked for longer than the limit, by phase", &[attr::LINUX_PHASE]);
+static CONTAINER_HANGS: MetricDef = counter(
+    metric::CONTAINER_TASK_HANGS,
+    "Tasks of this workload blocked for longer than the limit, by phase",
+    &[attr::LINUX_PHASE],
+);
+
+/// A task that sleeps too long.
+pub static HUNG: EventDef = EventDef {
+    name: event::TASK_HUNG,
+    summary: "A task is in uninterruptible sleep for longer than the limit",
+    severity: Severity::Warn,
+    attributes: &[
+        attr::LINUX_PHASE,
+        attr::LINUX_HUNG_FUNCTION,
+        attr::LINUX_HUNG_WAIT,
+        attr::LINUX_HUNG_FILESYSTEM,
+        attr::LINUX_HUNG_LOCK,
+        attr::LINUX_HUNG_LOCK_ADDRESS,
+        attr::LINUX_HUNG_LOCK_HINT,
+        attr::LINUX_HUNG_IOWAIT,
+        attr::LINUX_HUNG_KILLABLE,
+        attr::LINUX_HUNG_TASKS,
+        attr::LINUX_HUNG_BY_KERNEL,
+        attr::LINUX_CULPRIT,
+    ],
+    counter: &HANGS,
+    container_counter: Some(&CONTAINER_HANGS),
+};
+
+/// Walks within the limit.
+const WALKS: u32 = 4;
+/// No walk sooner than that after another: it looks at every task of the node.
+const MIN_PERIOD: Duration = Duration::from_millis(500);
+/// Nor later: the end of a hang is seen by a walk.
+const MAX_PERIOD: Duration = Duration::from_secs(5);
+
+/// Settings of `hungtask`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Report a task that is in uninterruptible sleep for longer than this. At least 1s.
+    pub limit: HumanDuration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { limit: HumanDuration::from_millis(10_000) }
+    }
+}
+
+impl Settings for Config {
+    fn validate(&self) -> Result<(), Invalid> {
+        let ok = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.limit.get());
+        let (key, value) = ("limit", self.limit.to_string());
+        if ok { Ok(()) } else { Err(Invalid { key, value, expected: "from 1s to 1h".to_owned() }) }
+    }
+}
+
+/// The collector.
+pub struct HungTask {
+    limit: Duration,
+    tasks: Tasks,
+    hangs: Hangs,
+    clock: Clock,
+    workloads: Workloads,
+    symbols: Symbols,
+}
+
+impl Collector for HungTask {
+    const INFO: Info = Info {
+        name: "hungtask",
+        summary: "tasks blocked in the kernel, where, and for what",
+        doc: head_doc(include_str!("hungtask.rs")),
+        enabled: true,
+        needs: &[Feature::BlockedTasks],
+        object: Some(&SKELETON),
+        optional: &[Optional { slot: "hang", lost: "whether the kernel's own detector spoke" }],
+        // CAP_SYSLOG: kernel symbols.
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        metrics: &[],
+        events: &[&HUNG],
+    };
+    type Config = Config;
+
+    fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let tasks = cx.shared.tasks()?.clone();
+        cx.load(SKELETON.options().optional(&["hang"]))?;
+        Ok(HungTask {
+            limit: config.limit.get(),
+            tasks,
+            hangs: Hangs::default(),
+            clock: cx.clock.clone(),
+            workloads: cx.workloads.clone(),
+            symbols: cx.symbols.clone(),
+        })
+    }
+
+    fn reload(&mut self, config: Config) -> anyhow::Result<()> {
+        self.limit = config.limit.get();
+        Ok(())
+    }
+}
+
+impl EventCollector for HungTask {
+    type Records = Records;
+
+    /// The kernel's own detector spoke, whose limit may be below ours: what it speaks of is looked at
+    /// now. One that has woken up meanwhile lasted no longer than that limit, and is let go.
+    fn on_record(&mut self, Record::KernelHung(r): Record<'_>, out: &mut Events) -> anyhow::Result<()> {
+        if self.hangs.announce((r.thread.tid, r.start_ns, r.switches)) {
+            return Ok(());
+        }
+        self.walk(Duration::ZERO, out)
+    }
+
+    fn period(&self) -> Option<Duration> {
+        Some((self.limit / WALKS).clamp(MIN_PERIOD, MAX_PERIOD))
+    }
+
+    fn tick(&mut self, _: Now, out: &mut Events) -> anyhow::Result<()> {
+        self.walk(self.limit, out)
+    }
+}
+
+impl HungTask {
+    fn walk(&mut self, at_least: Duration, out: &mut Events) -> anyhow::Result<()> {
+        let found = self.tasks.blocked(at_least)?;
+        let symbols = &self.symbols;
+        let excused = |task: &Blocked| {
+            let wait = Wait::of(&symbols.kernel(&task.stack));
+            wait.is_ordinary() || (task.freezable && !wait.is_for_server())
+        };
+        for (phase, hang) in self.hangs.walked(found, self.limit, excused) {
+            out.emit(self.event(phase, &hang));
+        }
+        Ok(())
+    }
+
+    fn event(&self, phase: Phase, hang: &Hang) -> Event {
+        let task = &hang.task;
+        // Of one that has ended, the last walk that saw it and this one are all that is known.
+        let now_ns = if phase == Phase::Ended { self.clock.boot_ns() } else { task.time_ns };
+        let lasted = Duration::from_nanos(now_ns.saturating_sub(hang.since_ns));
+        let workload = self.workloads.of_cgroup(task.cgroup);
+        let mut e = Event::new(&HUNG, self.clock.wall(now_ns), workload, String::new());
+        e.kernel_stack = self.symbols.kernel(&task.stack);
+        let wait = Wait::of(&e.kernel_stack);
+        e.duration = Some(lasted);
+        e.thread = Some(task.thread.clone());
+        e.message = message(phase, &e, &wait);
+        if phase == Phase::Ended {
+            e.severity = Severity::Info;
+        }
+        e.attributes
+            .set(attr::LINUX_PHASE, phase.name())
+            .set_some(attr::LINUX_HUNG_FUNCTION, wait.function)
+            .set_some(attr::LINUX_HUNG_WAIT, wait.on)
+            .set_some(attr::LINUX_HUNG_FILESYSTEM, wait.filesystem)
+            .set(attr::LINUX_HUNG_IOWAIT, task.in_iowait)
+            .set(attr::LINUX_HUNG_KILLABLE, task.killable)
+            .set(attr::LINUX_HUNG_BY_KERNEL, hang.by_kernel)
+            .set(attr::LINUX_HUNG_TASKS, self.hangs.under_way().filter(|h| h.task.cgroup == task.cgroup).count());
+        self.say_lock(&mut e, task);
+        e
+    }
+
+    fn say_lock(&self, e: &mut Event, task: &Blocked) {
+        let Some(lock) = &task.lock else { return };
+        e.attributes
+            .set(attr::LINUX_HUNG_LOCK, lock.kind)
+            .set(attr::LINUX_HUNG_LOCK_ADDRESS, Value::address(lock.address));
+        if let Some(owner) = &lock.owner {
+            e.attributes.set(attr::LINUX_HUNG_LOCK_HINT, owner.hint);
+            e.involve(Role::Culprit, self.workloads.of_cgroup(owner.cgroup), owner.thread.clone());
+        }
+    }
+}
+
+/// One line that tells who, for how long and for what.
+fn message(phase: Phase, e: &Event, wait: &Wait) -> String {
+    let thread = e.thread.clone().unwrap_or_default();
+    let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let seconds = e.duration.unwrap_or_default().as_secs();
+    let who = format!("{} (pid {}){whose}", thread.comm, thread.pid);
+    match phase {
+        Phase::Ended => format!("{who} was blocked in the kernel for {seconds} s"),
+        _ => format!("{who} has been blocked in the kernel for {seconds} s{}", wait.words()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A limit that ordinary I/O would cross is refused with what would be valid.
+    #[test]
+    fn limit_is_checked() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let e = Config { limit: HumanDuration::from_millis(10) }.validate().unwrap_err();
+        assert_eq!((e.key, e.expected.as_str()), ("limit", "from 1s to 1h"));
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `tasks`: a walk over all tasks, when somebody asks; between two walks nothing runs.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use zerocopy::FromBytes as _;
+
+use super::Feature;
+use crate::probe::skeletons::tasks::{BlockedTask, SKELETON, setting, switch};
+use crate::probe::{CgroupId, LoadError, Loader, Object};
+use crate::signal::Thread;
+
+/// Blocked tasks that one walk tells of; the kernel goes on counting what is over.
+const MAX_BLOCKED: u64 = 4096;
+
+/// What a task waits for, where the kernel notes it (6.16, `CONFIG_DETECT_HUNG_TASK_BLOCKER`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    /// mutex, semaphore, rwsem (to read), rwsem (to write)
+    pub kind: &'static str,
+    pub address: u64,
+    pub owner: Option<Owner>,
+}
+
+/// Who has a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    pub thread: Thread,
+    pub cgroup: CgroupId,
+    /// One of those who have it, or the one who last got it: it may have let go.
+    pub hint: bool,
+}
+
+/// A task in uninterruptible sleep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    pub thread: Thread,
+    /// In the cpu controller's hierarchy.
+    pub cgroup: CgroupId,
+    /// When it was looked at, and when the task was started (`CLOCK_BOOTTIME`).
+    pub time_ns: u64,
+    pub started_ns: u64,
+    /// Context switches of its life: the same at two looks means that it did not run in between.
+    pub switches: u64,
+    /// `None`: not known, as it was moved to another CPU.
+    pub blocked_for: Option<Duration>,
+    pub in_iowait: bool,
+    /// A fatal signal would end its wait.
+    pub killable: bool,
+    /// It may be frozen where it sleeps: it waits for another program.
+    pub freezable: bool,
+    pub lock: Option<Lock>,
+    /// Kernel stack, innermost first.
+    pub stack: Vec<u64>,
+}
+
+/// Handle of the walk. Cheap to clone.
+#[derive(Clone)]
+pub struct Tasks {
+    object: Object,
+    /// Held while a walk has its limit.
+    walking: Arc<Mutex<()>>,
+}
+
+impl Tasks {
+    /// # Errors
+    /// Why it does not load.
+    pub fn load(loader: &mut Loader, features: &BTreeSet<Feature>) -> Result<Self, LoadError> {
+        let blocked = u32::from(features.contains(&Feature::BlockedTasks));
+        let object = loader.load(SKELETON.options().switch(switch::BLOCKED, blocked))?;
+        Ok(Tasks { object, walking: Arc::default() })
+    }
+
+    #[must_use]
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// Tasks in uninterruptible sleep for at least `limit`, and those of which it is not known for
+    /// how long. Needs [`Feature::BlockedTasks`].
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn blocked(&self, limit: Duration) -> Result<Vec<Blocked>> {
+        let _walk = self.walking.lock().unwrap_or_else(PoisonError::into_inner);
+        let ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        if self.object.get(setting::BLOCKED_LIMIT_NS)? != ns {
+            self.object.set(setting::BLOCKED_LIMIT_NS, ns)?;
+        }
+        let mut bytes = Vec::new();
+        let room = MAX_BLOCKED * size_of::<BlockedTask>() as u64;
+        self.object.iterate("walk")?.take(room).read_to_end(&mut bytes).context("walk over the tasks")?;
+        let records = bytes.chunks_exact(size_of::<BlockedTask>());
+        Ok(records.filter_map(|r| BlockedTask::read_from_bytes(r).ok()).map(|r| Blocked::from(&r)).collect())
+    }
+}
+
+impl From<&BlockedTask> for Blocked {
+    fn from(r: &BlockedTask) -> Self {
+        let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
+        Blocked {
+            thread: r.thread.into(),
+            cgroup: r.cgroup.into(),
+            time_ns: r.time_ns,
+            started_ns: r.start_ns,
+            switches: r.switches,
+            blocked_for: (r.blocked_ns != 0).then(|| Duration::from_nanos(r.blocked_ns)),
+            in_iowait: r.in_iowait != 0,
+            killable: r.killable != 0,
+            freezable: r.freezable != 0,
+            lock: (r.lock != 0).then(|| Lock {
+                kind: ["mutex", "semaphore", "rwsem_read", "rwsem_write"][(r.lock_kind & 3) as usize],
+                address: r.lock,
+                owner: (r.owner.tid != 0).then(|| Owner {
+                    thread: r.owner.into(),
+                    cgroup: r.owner_cgroup.into(),
+                    hint: r.owner_is_hint != 0,
+                }),
+            }),
+            stack: r.stack[..frames.min(r.stack.len())].to_vec(),
+        }
+    }
+}
