@@ -58,7 +58,7 @@ fn workload(n: u64) -> Arc<Workload> {
             name: Some(format!("server-7d9f8c6b5-{n:05}")),
             namespace: Some("shop-production".into()),
             container: Some("server".into()),
-            owner: None,
+            ..Pod::default()
         }),
         ..Workload::new(WorkloadKey(n), WorkloadKind::Container, format!("/kubepods.slice/{n}"))
     })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::collectors::registry::{BuildError, Running};
 use crate::collectors::run::{AutotracingSlot, MetricsSlot, Slot, State, Statuses};
+use crate::collectors::sources::Named;
 use crate::collectors::{Context, Registration};
 use crate::config::Config;
 use crate::host::{Clock, Host};
@@ -36,6 +37,13 @@ pub(super) struct Owned {
     pub object: Object,
 }
 
+/// A source of one event collector, to be read on its behalf.
+pub(super) struct Listening {
+    pub slot: usize,
+    pub name: &'static str,
+    pub source: Named,
+}
+
 /// The collectors that run, by kind.
 #[derive(Default)]
 pub(super) struct Built {
@@ -43,6 +51,7 @@ pub(super) struct Built {
     pub events: Vec<Slot<Box<dyn crate::collectors::registry::RunningEvents>>>,
     pub autotracing: Vec<AutotracingSlot>,
     pub objects: Vec<Owned>,
+    pub sources: Vec<Listening>,
 }
 
 /// Shared probes that enabled collectors need.
@@ -64,12 +73,17 @@ impl Builder {
                 continue;
             }
             match self.build(r, &section.settings, loader) {
-                Ok((running, objects)) => {
+                Ok((running, objects, sources)) => {
                     state.register_events(name, r.info.events, self.clock.now().wall);
                     self.say(own, name, State::Running, lost_hooks(r, &objects));
-                    self.statuses.set_hooks(name, objects.iter().flat_map(Object::hooks));
+                    let heard = sources.iter().map(|s| s.hook.to_owned());
+                    self.statuses.set_hooks(name, objects.iter().flat_map(Object::hooks), heard);
                     let interval = section.interval.unwrap_or(config.metrics.interval).get();
-                    self.take_in(&mut built, name, running, objects, interval);
+                    let slot = self.take_in(&mut built, name, running, interval);
+                    built.objects.extend(objects.into_iter().map(|object| Owned { slot, object }));
+                    if let Some(slot) = slot {
+                        built.sources.extend(sources.into_iter().map(|source| Listening { slot, name, source }));
+                    }
                 }
                 Err(e) => {
                     tracing::warn!(collector = name, "does not run here: {e}");
@@ -80,14 +94,8 @@ impl Builder {
         built
     }
 
-    fn take_in(
-        &self,
-        built: &mut Built,
-        name: &'static str,
-        running: Running,
-        objects: Vec<Object>,
-        interval: Duration,
-    ) {
+    /// The place of an event collector in its loop.
+    fn take_in(&self, built: &mut Built, name: &'static str, running: Running, interval: Duration) -> Option<usize> {
         let statuses = self.statuses.clone();
         let mut slot = None;
         match running {
@@ -100,7 +108,7 @@ impl Builder {
             }
             Running::Autotracing(t) => built.autotracing.push(Slot::new(name, t, statuses)),
         }
-        built.objects.extend(objects.into_iter().map(|object| Owned { slot, object }));
+        slot
     }
 
     fn build(
@@ -108,7 +116,7 @@ impl Builder {
         r: &Registration,
         settings: &toml::Table,
         loader: &mut Loader,
-    ) -> Result<(Running, Vec<Object>), BuildError> {
+    ) -> Result<(Running, Vec<Object>, Vec<Named>), BuildError> {
         let mut cx = Context {
             host: &self.host,
             workloads: &self.workloads,
@@ -117,9 +125,10 @@ impl Builder {
             shared: &self.shared,
             loader,
             objects: Vec::new(),
+            sources: Vec::new(),
         };
         let running = (r.build)(settings, &mut cx)?;
-        Ok((running, cx.objects))
+        Ok((running, cx.objects, cx.sources))
     }
 
     /// Builds one collector again, after it panicked.

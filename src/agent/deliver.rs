@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starts the exporters that are configured.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,7 +11,10 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::exporters::otlp::{Delivery, MetricDelivery, Node, Shutdown, Signal, Transport};
+use crate::exporters::elasticsearch;
+use crate::exporters::node::Node;
+use crate::exporters::otlp::{Delivery, MetricDelivery, Signal, Transport};
+use crate::exporters::retry::Shutdown;
 use crate::pipeline::log::{Log, Reader};
 use crate::pipeline::metrics::MetricState;
 use crate::signal::Attributes;
@@ -36,12 +41,11 @@ fn shutdown(mut stop: watch::Receiver<bool>, deadline: Arc<OnceLock<Instant>>) -
 }
 
 /// The reader with its saved cursor; waits for a store that cannot be read yet. `None`: the agent stops.
-async fn reader(log: &Log, signal: Signal, stop: &mut watch::Receiver<bool>) -> Option<Reader> {
-    let name = format!("otlp/{}", signal.name());
+async fn reader(log: &Log, name: &str, stop: &mut watch::Receiver<bool>) -> Option<Reader> {
     loop {
-        match log.reader(&name) {
+        match log.reader(name) {
             Ok(reader) => return Some(reader),
-            Err(e) => tracing::debug!("delivery of {} waits for the store: {e:#}", signal.name()),
+            Err(e) => tracing::debug!("delivery by {name} waits for the store: {e:#}"),
         }
         tokio::select! {
             () = tokio::time::sleep(STORE_RETRY) => {}
@@ -50,9 +54,47 @@ async fn reader(log: &Log, signal: Signal, stop: &mut watch::Receiver<bool>) -> 
     }
 }
 
+/// Differs between agents, so that they do not retry at the same moment: not the pid, which is 1 in
+/// every container.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
 impl Exporting<'_> {
-    /// One delivery for each signal that has an endpoint.
+    /// One delivery for each back end, and signal, that has an address.
     pub fn start(
+        &self,
+        config: &Config,
+        tasks: &TaskTracker,
+        stop: &watch::Receiver<bool>,
+        deadline: &Arc<OnceLock<Instant>>,
+    ) -> anyhow::Result<()> {
+        self.start_otlp(config, tasks, stop, deadline)?;
+        self.start_elasticsearch(&config.exporters.elasticsearch, tasks, stop, deadline)
+    }
+
+    fn start_elasticsearch(
+        &self,
+        settings: &elasticsearch::Settings,
+        tasks: &TaskTracker,
+        stop: &watch::Receiver<bool>,
+        deadline: &Arc<OnceLock<Instant>>,
+    ) -> anyhow::Result<()> {
+        if !settings.is_on() {
+            return Ok(());
+        }
+        let client = elasticsearch::Client::new(settings, seed())?;
+        let (log, node, own) = (self.log.clone(), Node::new(self.resource), self.own.clone());
+        let (mut stop, end) = (stop.clone(), shutdown(stop.clone(), deadline.clone()));
+        let namespace = settings.namespace.clone();
+        tasks.spawn(async move {
+            let Some(reader) = reader(&log, elasticsearch::EXPORTER, &mut stop).await else { return };
+            elasticsearch::Delivery::new(reader, client, &namespace, node, own, seed()).run(end).await;
+        });
+        Ok(())
+    }
+
+    fn start_otlp(
         &self,
         config: &Config,
         tasks: &TaskTracker,
@@ -61,15 +103,15 @@ impl Exporting<'_> {
     ) -> anyhow::Result<()> {
         let otlp = &config.exporters.otlp;
         let node = Node::new(self.resource);
-        let seed = u64::from(std::process::id());
         for signal in [Signal::Logs, Signal::Traces, Signal::Profiles] {
             let Some(endpoint) = otlp.endpoint(signal)? else { continue };
             let transport = Transport::new(&endpoint)?;
             let (log, node, own) = (self.log.clone(), node.clone(), self.own.clone());
             let (mut stop, end) = (stop.clone(), shutdown(stop.clone(), deadline.clone()));
             tasks.spawn(async move {
-                let Some(reader) = reader(&log, signal, &mut stop).await else { return };
-                Delivery::new(signal, reader, transport, node, own, seed).run(end).await;
+                let name = format!("otlp/{}", signal.name());
+                let Some(reader) = reader(&log, &name, &mut stop).await else { return };
+                Delivery::new(signal, reader, transport, node, own, seed()).run(end).await;
             });
         }
         if let Some(endpoint) = otlp.endpoint(Signal::Metrics)? {

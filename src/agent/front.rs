@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The front of the data's way: probes, the table of workloads, and the collectors.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use tokio_util::task::TaskTracker;
@@ -16,12 +17,13 @@ use crate::host::{Clock, Host};
 use crate::probe::shared::Shared;
 use crate::probe::stacks::Symbols;
 use crate::probe::{Loader, Object};
-use crate::workload::{NameResolver, Workloads};
+use crate::workload::{Kubernetes, NameResolver, Workloads};
 
 /// What makes signals, built but not yet running.
 pub(super) struct Front {
     pub workloads: Workloads,
     pub resolver: NameResolver,
+    pub kubernetes: Kubernetes,
     pub shared: Shared,
     pub junction: Arc<Junction>,
     pub built: Built,
@@ -30,14 +32,15 @@ pub(super) struct Front {
 impl Front {
     pub fn build(
         registrations: &[Registration],
-        config: &Config,
+        (config, env): (&Config, &BTreeMap<String, String>),
         host: &Host,
         clock: &Clock,
         statuses: &Arc<Statuses>,
         rear: &Rear,
     ) -> Front {
         let workloads = Workloads::new(host, clock);
-        let resolver = NameResolver::new(&workloads);
+        let kubernetes = Kubernetes::new(&config.workload, env, &workloads);
+        let resolver = NameResolver::new(&workloads).heeding(kubernetes.facts());
         let mut loader = Loader::new();
         let shared = Shared::load(&mut loader, &features(registrations, config));
         // Births are recorded from now on, so the scan cannot miss one.
@@ -64,15 +67,18 @@ impl Front {
             captures: TaskTracker::new(),
             builder,
         });
-        Front { workloads, resolver, shared, junction, built }
+        Front { workloads, resolver, kubernetes, shared, junction, built }
     }
 
     pub fn housekeeping(&self, config: &Config, rear: &Rear, clock: Clock) -> Housekeeping {
         let own_objects = self.built.objects.iter().map(|o| o.object.clone());
+        let sources = self.built.sources.iter().map(|s| (s.name, s.source.lost.clone())).collect();
         Housekeeping {
             objects: own_objects.chain(self.shared.objects()).collect(),
+            sources,
             births: self.shared.cgroups().ok().map(Object::name),
             workloads: self.workloads.clone(),
+            facts: self.kubernetes.facts(),
             state: rear.state.clone(),
             own: rear.own.clone(),
             symbols: self.junction.builder.symbols.clone(),

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use crate::probe::Object;
 use crate::probe::stacks::Symbols;
 use crate::telemetry::SelfMetrics;
 use crate::workload::Workloads;
+use crate::workload::kubernetes::{Facts, Source};
 
 /// Captures that follow each other closer than this share what is kept of processes.
 const SYMBOLS_KEPT: Duration = Duration::from_secs(60);
@@ -21,9 +23,13 @@ const SYMBOLS_KEPT: Duration = Duration::from_secs(60);
 /// The agent's look at itself.
 pub(super) struct Housekeeping {
     pub objects: Vec<Object>,
+    /// Collectors with a source of their own, and what it could not hand over.
+    pub sources: Vec<(&'static str, Arc<AtomicU64>)>,
     /// Name of the object that tells of cgroups, whose losses make the table incomplete.
     pub births: Option<&'static str>,
     pub workloads: Workloads,
+    /// Names that come from elsewhere.
+    pub facts: Facts,
     pub state: Arc<MetricState>,
     pub own: SelfMetrics,
     pub symbols: Symbols,
@@ -58,8 +64,14 @@ impl Housekeeping {
             births_lost |= self.losses(i, object, before) && self.births == Some(object.name());
             self.costs(i, object, before);
         }
+        for (name, lost) in &self.sources {
+            self.own.lost(name, "overrun", lost.swap(0, Ordering::Relaxed));
+        }
         if births_lost && let Err(e) = self.workloads.scan() {
             tracing::warn!("cgroups were born unseen, and cannot be read: {e}");
+        }
+        for source in Source::ALL {
+            self.own.source_state(source.name(), self.facts.state(source).name());
         }
         if self.symbols.trim(SYMBOLS_KEPT) {
             crate::host::sys::trim_malloc();

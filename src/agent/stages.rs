@@ -64,7 +64,7 @@ impl Stages {
         // From the back: a stage's exit is there before anything enters it.
         let rear = Rear::start(&loaded, sources, &host, &clock, kept).await?;
         let statuses = Arc::new(Statuses::new(registrations));
-        let front = Front::build(registrations, &config, &host, &clock, &statuses, &rear);
+        let front = Front::build(registrations, (&config, &sources.env), &host, &clock, &statuses, &rear);
         // The kernel's types were some 20 MiB.
         crate::host::sys::trim_malloc();
         // Before the first record is read; the threads that are started from here on inherit it.
@@ -78,7 +78,8 @@ impl Stages {
         let exporting =
             deliver::Exporting { log: &rear.log, state: &rear.state, own: &rear.own, resource: &rear.resource };
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
-        tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen));
+        tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen.clone()));
+        tasks.spawn(until(stop_seen, front.kubernetes.run()));
         let names = threads::start_names(front.resolver, &front.workloads, &front.junction)?;
         let loops = Loops::start(front.built, &front.shared, &front.workloads, &front.junction, clock)?;
         tracing::info!(listen = %config.http.listen, store = %config.store.path.display(), "running");
@@ -125,9 +126,10 @@ impl Stages {
             let command = Command::Reload { collector: r.info.name, section: after.settings };
             self.loops.tell(r.kind, command);
         }
-        let fixed = |c: &Config| (c.store.clone(), c.http.clone(), c.api.clone(), c.exporters.clone());
+        let fixed =
+            |c: &Config| (c.store.clone(), c.http.clone(), c.api.clone(), c.exporters.clone(), c.workload.clone());
         if fixed(&old) != fixed(&new) {
-            tracing::warn!("changes of store, http, api and exporters take effect at the next start");
+            tracing::warn!("changes of store, http, api, workload and exporters take effect at the next start");
         }
         tracing::info!("read the configuration again");
     }
@@ -186,6 +188,15 @@ impl Stages {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(500));
         let telemetry = self.telemetry;
         drop(tokio::task::spawn_blocking(move || telemetry.shutdown(left)).await);
+    }
+}
+
+/// Runs something that never ends, until the agent stops.
+async fn until(mut stop: watch::Receiver<bool>, endless: impl Future<Output = ()>) {
+    tokio::select! {
+        () = endless => {}
+        // An error means that the agent is gone.
+        _ = stop.wait_for(|s| *s) => {}
     }
 }
 

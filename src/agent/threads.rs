@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::collectors::{Built, Owned};
+use super::collectors::{Built, Listening, Owned};
 use super::outlet::Junction;
 use super::{Kept, drop_privileges};
 use crate::collectors::run::{AutotracingLoop, Command, EventsLoop, MetricsLoop, RecordQueue};
+use crate::collectors::sources::RING;
 use crate::collectors::{Kind, Limits};
 use crate::host::Clock;
 use crate::pipeline::Input;
@@ -117,7 +118,7 @@ impl Loops {
         let metrics_loop = MetricsLoop::new(built.metrics, junction.clone());
         let events_loop = EventsLoop::new(built.events, clock.clone(), junction.clone());
         let autotracing_loop = AutotracingLoop::new(built.autotracing, CAPTURE, clock, junction.clone());
-        let reader = start_reader(built.objects, shared, workloads, &events)?;
+        let reader = start_reader(built.objects, built.sources, shared, workloads, &events)?;
         let collectors = vec![
             worker("metrics", move || metrics_loop.run(&metrics_commands))?,
             worker("events", move || events_loop.run(&messages))?,
@@ -165,6 +166,7 @@ impl Loops {
 /// events loop.
 fn start_reader(
     owned: Vec<Owned>,
+    sources: Vec<Listening>,
     shared: &Shared,
     workloads: &Workloads,
     queue: &RecordQueue,
@@ -175,11 +177,16 @@ fn start_reader(
     let objects: Vec<_> =
         readers.iter().map(|r| r.object.clone()).chain(owned.iter().map(|o| o.object.clone())).collect();
     let slots: Vec<Option<usize>> = owned.iter().map(|o| o.slot).collect();
+    let first_source = objects.len();
+    let heard: Vec<usize> = sources.iter().map(|s| s.slot).collect();
     let (stop, queue) = (Stop::new().context("make the readers' stop handle")?, queue.clone());
-    let (seen, reader) = (stop.clone(), Reader::new(&objects).context("read the ring buffers")?);
+    let reader = Reader::new(&objects).context("read the ring buffers")?;
+    let reader = reader.with_sources(sources.into_iter().map(|s| s.source.source).collect());
+    let (seen, reader) = (stop.clone(), reader.context("read the sources beside the ring buffers")?);
     let body = move || {
         let result = reader.run(&seen, |object, ring, bytes| match readers.get(object) {
             Some(shared) => (shared.on_record)(ring, bytes),
+            None if object >= first_source => queue.record(heard[object - first_source], RING, bytes),
             None => {
                 if let Some(slot) = slots.get(object - first_owned).copied().flatten() {
                     queue.record(slot, ring, bytes);

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::{self, LogLevel, Sources};
+use crate::exporters::elasticsearch;
 use crate::signal::{Query, Timestamp, query};
 
 const AFTER: &str = "\
@@ -88,6 +89,9 @@ pub enum Command {
     /// Show and check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make on a server what delivery to it needs
+    #[command(subcommand)]
+    Setup(SetupCommand),
     /// Write completions for a shell to standard output
     Completions { shell: Shell },
     /// Write a man page to standard output
@@ -223,4 +227,28 @@ pub enum ConfigCommand {
     Check,
     /// Write the JSON schema of the file
     Schema,
+}
+
+/// The servers that need something.
+#[derive(Debug, Subcommand)]
+pub enum SetupCommand {
+    /// Index templates and life cycle of the data streams, on the server of exporters.elasticsearch
+    ///
+    /// Says what it would do; with --yes, does it. Needs the cluster privileges manage_index_templates
+    /// and manage_ilm. What is there as it should be is left alone, and so is a life cycle policy that
+    /// is there; a component template bianque@custom, if you make one, has the last word.
+    Elasticsearch(SetupElasticsearch),
+}
+
+#[derive(Debug, Args)]
+pub struct SetupElasticsearch {
+    /// Do it
+    #[arg(long)]
+    pub yes: bool,
+    /// Show the whole requests
+    #[arg(long)]
+    pub bodies: bool,
+    /// How long documents are kept, in days or hours
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = elasticsearch::setup::retention)]
+    pub retention: String,
 }

@@ -13,6 +13,7 @@ mod list;
 pub mod reference;
 mod run;
 mod screen;
+mod setup;
 mod show;
 mod source;
 mod table;
@@ -97,6 +98,7 @@ fn dispatch(cx: &mut Context<'_>, command: Command) -> Done {
         Command::Incidents(filter) => incidents::run(cx, &filter),
         Command::Show(args) => show::run(cx, &args),
         Command::Config(command) => config::run(cx, command),
+        Command::Setup(command) => setup::run(cx, &command),
         Command::Completions { shell } => generate::completions(cx, shell),
         Command::Man { command } => generate::man(cx, command.as_deref()),
         Command::Version(format) => generate::version(cx, format),

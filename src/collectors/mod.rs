@@ -9,8 +9,10 @@ pub mod autotracing;
 pub mod events;
 pub mod fold;
 pub mod metrics;
+pub mod netns;
 pub mod registry;
 pub mod run;
+pub mod sources;
 
 use std::future::Future;
 use std::time::Duration;
@@ -279,6 +281,8 @@ pub struct Context<'a> {
     pub(crate) loader: &'a mut Loader,
     /// Objects loaded so far; their records are read on behalf of this collector.
     pub(crate) objects: Vec<Object>,
+    /// Sources handed in so far, the same.
+    pub(crate) sources: Vec<sources::Named>,
 }
 
 impl Context<'_> {
@@ -290,6 +294,11 @@ impl Context<'_> {
         let object = self.loader.load(options)?;
         self.objects.push(object.clone());
         Ok(object)
+    }
+
+    /// Has a source read beside the collector's object. `hook`: how it is called in lists, `rtnetlink`.
+    pub fn listen(&mut self, hook: &'static str, source: impl sources::Counted + 'static) {
+        self.sources.push(sources::Named { hook, lost: source.lost(), source: Box::new(source) });
     }
 }
 

@@ -18,6 +18,10 @@ pub static BUILT_IN: &[Registration] = &[
     events::<super::events::oom::Oom>(),
     events::<super::events::softirq::Softirq>(),
     events::<super::events::hungtask::HungTask>(),
+    events::<super::events::linkwatch::LinkWatch>(),
+    events::<super::events::txtimeout::TxTimeout>(),
+    events::<super::events::lacp::Lacp>(),
+    events::<super::events::ras::Ras>(),
     autotracing::<super::autotracing::cpuidle::CpuIdle>(),
 ];
 

@@ -12,6 +12,7 @@ use super::{Config, interval_ok, render, schema};
 use crate::collectors::registry::SettingsError;
 use crate::collectors::{Kind, Registration};
 use crate::exporters::otlp;
+use crate::exporters::settings::without_credentials;
 
 /// A valid configuration and where each of its values came from.
 #[derive(Debug, Clone)]
@@ -174,7 +175,7 @@ fn blame(
     let value = match layer.get(&set) {
         Some(_) if unknown => None,
         Some(_) if secret => Some(render::REDACTED.to_owned()),
-        Some(v) => Some(render::inline(v)),
+        Some(v) => Some(without_credentials(&render::inline(v))),
         None => None,
     };
     let origin = located(&layer.origin, file_text, path);

@@ -21,8 +21,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::exporters::otlp;
+use crate::exporters::{elasticsearch, otlp};
 use crate::signal::{ByteSize, HumanDuration};
+use crate::workload;
 
 pub use error::{ConfigError, Origin, Problem};
 pub use layers::{File, Flag, Sources};
@@ -48,6 +49,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// How events are joined into incidents.
     pub incident: Incident,
+    /// How containers, pods and services get their names, and which of their labels are handed on.
+    pub workload: workload::Settings,
     /// Where events, incidents and metrics are delivered.
     pub exporters: Exporters,
     /// The agent's own log.
@@ -159,6 +162,7 @@ impl Default for Incident {
 #[serde(default, deny_unknown_fields)]
 pub struct Exporters {
     pub otlp: otlp::Settings,
+    pub elasticsearch: elasticsearch::Settings,
 }
 
 /// `log`
@@ -253,8 +257,13 @@ impl Config {
         check("metrics.interval", interval_ok(self.metrics.interval), "1s to 1h");
         check("metrics.max_series", (1..=1_000_000).contains(&self.metrics.max_series), "1 to 1000000");
         check("incident.quiet", (1_000..=600_000).contains(&self.incident.quiet.as_millis()), "1s to 10m");
-        if let Err(e) = self.exporters.otlp.validate() {
-            check(&e.key, false, &e.expected);
+        for (key, expected) in self.workload.invalid() {
+            check(&key, false, &expected);
+        }
+        for valid in [self.exporters.otlp.validate(), self.exporters.elasticsearch.validate()] {
+            if let Err(e) = valid {
+                check(&e.key, false, &e.expected);
+            }
         }
         out
     }

@@ -14,7 +14,8 @@ use crate::collectors::Registration;
 pub(super) const REDACTED: &str = "***";
 
 /// Order of the sections in the file.
-const SECTIONS: [&str; 8] = ["store", "http", "api", "metrics", "incident", "exporters", "log", "collectors"];
+const SECTIONS: [&str; 9] =
+    ["store", "http", "api", "metrics", "incident", "workload", "exporters", "log", "collectors"];
 
 const HEAD: &str = "\
 # Configuration of bianque, /etc/bianque/config.toml. Every setting with its default.

@@ -5,9 +5,11 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod clock;
+pub mod device;
 pub mod kmsg;
 pub mod node;
 pub mod proc;
+pub mod rtnl;
 pub mod sys;
 
 pub use cgroup::{Cgroups, Mode};

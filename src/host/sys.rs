@@ -2,6 +2,9 @@
 //! The few system calls that have no safe wrapper.
 #![expect(unsafe_code, reason = "libc calls without a safe wrapper; each states what makes it sound")]
 
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
 fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `t` is a live, writable timespec.
@@ -58,11 +61,55 @@ pub fn trim_malloc() {
 /// Columns of the terminal behind a file; `None` when it is none, or does not say: ioctl_tty(2).
 #[must_use]
 pub fn terminal_width(file: &impl std::os::fd::AsFd) -> Option<usize> {
-    use std::os::fd::AsRawFd as _;
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the descriptor is open while `file` is borrowed, and `size` is a live, writable winsize.
     let answer = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     (answer == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+/// Makes a socket's receive buffer as large as this whatever the node's limit: socket(7).
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN.
+pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let (level, name, size) = (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the descriptor is open, and the option takes a c_int, which lives to the end of the call.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Receives a netlink datagram without waiting: its length, and the number of the network namespace
+/// that it is from, where NETLINK_LISTEN_ALL_NSID is on and it is another one: netlink(7).
+///
+/// # Errors
+/// The socket's: WouldBlock where there is none, ENOBUFS where some were lost.
+pub fn receive_with_nsid(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<i32>)> {
+    let mut control = [0_u64; 8];
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: a msghdr of zeros is one without name, parts and control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: the descriptor is open; the message points to buffers that are live, writable and as long as it says.
+    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+    let mut nsid = None;
+    // SAFETY: the kernel filled the control data; the macros stay within its length.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: the macros gave a header within `control`, whose data follows it.
+        let (level, kind, data) = unsafe { ((*header).cmsg_level, (*header).cmsg_type, libc::CMSG_DATA(header)) };
+        if level == libc::SOL_NETLINK && kind == libc::NETLINK_LISTEN_ALL_NSID {
+            // SAFETY: this kind carries an int; control data may lie at any address.
+            nsid = Some(unsafe { data.cast::<libc::c_int>().read_unaligned() });
+        }
+        // SAFETY: as above.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Ok((n.min(buffer.len()), nsid))
 }
 
 /// User and group that this process acts as.

@@ -38,7 +38,7 @@ mod tests;
 pub use loader::{Loader, Report};
 pub use map::Table;
 pub use object::{Cost, Object, Sampling};
-pub use reader::{Reader, Stop};
+pub use reader::{Reader, Ready, Source, Stop};
 pub use skeleton::{
     Aligned, CgroupRef, DecodeError, HookKind, MapDef, Program, RecordSet, RingDef, Setting, Skeleton, Switch,
     ThreadRef, VariableDef, record, text,

@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "epoll and eventfd through libc")]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use aya::maps::{MapData, RingBuf};
@@ -19,6 +19,29 @@ const TURN: usize = 4096;
 
 /// Token of the stop handle among epoll's.
 const STOP: u64 = u64::MAX;
+/// Tokens of sources: this, the source's index, and the descriptor's in 8 bits.
+const SOURCE: u64 = 1 << 32;
+
+/// What may be read beside the rings, on the same thread: a socket, a log.
+pub trait Source: Send {
+    /// What to wait for; the position in this list is the `which` of [`Self::read`].
+    fn descriptors(&self) -> Vec<(BorrowedFd<'_>, Ready)>;
+
+    /// Reads what is there, without waiting, each record in bytes.
+    ///
+    /// # Errors
+    /// It is not read any more.
+    fn read(&mut self, which: usize, on_record: &mut dyn FnMut(Vec<u8>)) -> io::Result<()>;
+}
+
+/// When a descriptor wants to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// There is something to read.
+    Input,
+    /// It changed (EPOLLPRI), as the tables of `/proc` say it.
+    Changed,
+}
 
 /// Ends a [`Reader::run`]. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -58,12 +81,15 @@ struct Ring {
     buffer: RingBuf<MapData>,
 }
 
-/// All rings of some objects. A ring has one reader: those that another took are left out.
+/// All rings of some objects, and sources beside them. A ring has one reader: those that another took
+/// are left out.
 pub struct Reader {
     rings: Vec<Ring>,
+    /// `None`: it failed.
+    sources: Vec<Option<Box<dyn Source>>>,
     epoll: OwnedFd,
     /// Objects stay attached while they are read.
-    _objects: Vec<Object>,
+    objects: Vec<Object>,
 }
 
 impl Reader {
@@ -83,7 +109,22 @@ impl Reader {
                 }
             }
         }
-        Ok(Reader { rings, epoll, _objects: objects.to_vec() })
+        Ok(Reader { rings, sources: Vec::new(), epoll, objects: objects.to_vec() })
+    }
+
+    /// Reads these too. Their records are handed over as ring 0 of the objects behind the last.
+    ///
+    /// # Errors
+    /// A descriptor cannot be waited for.
+    pub fn with_sources(mut self, sources: Vec<Box<dyn Source>>) -> io::Result<Self> {
+        for (i, source) in sources.iter().enumerate() {
+            for (which, (fd, ready)) in source.descriptors().into_iter().enumerate() {
+                let events = if ready == Ready::Input { libc::EPOLLIN } else { libc::EPOLLPRI };
+                watch_for(&self.epoll, fd.as_raw_fd(), events, SOURCE | (i as u64) << 8 | which as u64)?;
+            }
+        }
+        self.sources = sources.into_iter().map(Some).collect();
+        Ok(self)
     }
 
     /// Hands each record to `on_record` as (object's index, ring's index, bytes), until stopped.
@@ -111,16 +152,40 @@ impl Reader {
                 }
                 return Err(e);
             };
+            // Read before the rings and handed over behind them: what a program says of a thing comes
+            // before the kernel's own notice of it.
+            let notices = self.read_sources(events[..n].iter().map(|e| e.u64));
             // Whatever woke us, all are looked at: that is a load and a compare for an empty ring.
             more = false;
             for ring in &mut self.rings {
                 more |= ring.read(&mut on_record) == TURN;
+            }
+            for (source, bytes) in notices {
+                on_record(self.objects.len() + source, 0, &bytes);
             }
             let stopped = events[..n].iter().any(|e| { e.u64 } == STOP);
             if stopped && !more {
                 return Ok(());
             }
         }
+    }
+}
+
+impl Reader {
+    /// What the sources that are ready have to say, with their index.
+    fn read_sources(&mut self, ready: impl Iterator<Item = u64>) -> Vec<(usize, Vec<u8>)> {
+        let mut notices = Vec::new();
+        for token in ready.filter(|t| *t != STOP && t & SOURCE != 0) {
+            let (index, which) = (((token & !SOURCE) >> 8) as usize, (token & 0xff) as usize);
+            let Some(slot) = self.sources.get_mut(index) else { continue };
+            let Some(source) = slot else { continue };
+            if let Err(e) = source.read(which, &mut |bytes| notices.push((index, bytes))) {
+                tracing::error!("a source of records is no longer read: {e}");
+                // Its descriptors leave epoll as they are closed.
+                *slot = None;
+            }
+        }
+        notices
     }
 }
 
@@ -137,7 +202,11 @@ impl Ring {
 }
 
 fn watch(epoll: &OwnedFd, fd: RawFd, token: u64) -> io::Result<()> {
-    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
+    watch_for(epoll, fd, libc::EPOLLIN, token)
+}
+
+fn watch_for(epoll: &OwnedFd, fd: RawFd, events: i32, token: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: events as u32, u64: token };
     // SAFETY: both descriptors are open, event is valid.
     let r = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

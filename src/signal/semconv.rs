@@ -41,6 +41,24 @@ pub mod attr {
     pub const K8S_POD_NAME: Key = Key::new("k8s.pod.name", "Name of the pod");
     pub const K8S_POD_UID: Key = Key::new("k8s.pod.uid", "UID of the pod");
     pub const K8S_CONTAINER_NAME: Key = Key::new("k8s.container.name", "Name of the container in its pod");
+    pub const K8S_CONTAINER_RESTART_COUNT: Key =
+        Key::new("k8s.container.restart_count", "How often the container was started before in its pod");
+    pub const K8S_DEPLOYMENT_NAME: Key = Key::new("k8s.deployment.name", "Name of the Deployment that made the pod");
+    pub const K8S_REPLICASET_NAME: Key = Key::new("k8s.replicaset.name", "Name of the ReplicaSet that made the pod");
+    pub const K8S_STATEFULSET_NAME: Key = Key::new("k8s.statefulset.name", "Name of the StatefulSet that made the pod");
+    pub const K8S_DAEMONSET_NAME: Key = Key::new("k8s.daemonset.name", "Name of the DaemonSet that made the pod");
+    pub const K8S_JOB_NAME: Key = Key::new("k8s.job.name", "Name of the Job that made the pod");
+    pub const K8S_CRONJOB_NAME: Key = Key::new("k8s.cronjob.name", "Name of the CronJob that made the Job");
+    /// As the OpenTelemetry Collector's k8s_cluster receiver has it; the conventions have no name for it yet.
+    pub const K8S_POD_QOS_CLASS: Key = Key::new("k8s.pod.qos_class", "Guaranteed, Burstable or BestEffort");
+    pub const LINUX_K8S_CONTAINER_KIND: Key =
+        Key::new("linux.k8s.container.kind", "init, sidecar, ephemeral, sandbox; none: a plain container of the pod");
+    pub const LINUX_K8S_POD_STATIC: Key =
+        Key::new("linux.k8s.pod.static", "true: the kubelet made the pod from a file on the node");
+    /// Before a label's or annotation's own name.
+    pub const K8S_POD_LABEL: &str = "k8s.pod.label.";
+    pub const K8S_POD_ANNOTATION: &str = "k8s.pod.annotation.";
+    pub const CONTAINER_LABEL: &str = "container.label.";
     pub const CONTAINER_ID: Key = Key::new("container.id", "Id of the container");
     pub const CONTAINER_NAME: Key = Key::new("container.name", "Name of the container, as its runtime has it");
     pub const CONTAINER_RUNTIME: Key = Key::new("container.runtime.name", "The container's runtime");
@@ -124,6 +142,105 @@ pub mod attr {
     pub const LINUX_CPU_UTILIZATION: Key = Key::new("linux.cpu.utilization", "Share of that in use");
     pub const LINUX_CPU_USUAL: Key = Key::new("linux.cpu.usual", "Share of that usually in use");
 
+    // Network devices: linkwatch, txtimeout, lacp.
+    pub const NETWORK_INTERFACE_NAME: Key = Key::new("network.interface.name", "The network device");
+    pub const LINUX_NET_IFINDEX: Key = Key::new("linux.net.ifindex", "Its index in its network namespace");
+    pub const LINUX_NET_NAMESPACE: Key =
+        Key::new("linux.net.namespace", "Inode number of its network namespace, as in /proc/PID/ns/net");
+    pub const LINUX_NET_DEVICE_KIND: Key =
+        Key::new("linux.net.device.kind", "Kind of a virtual device: veth, bond, …; physical where there is hardware");
+    pub const LINUX_NET_DEVICE_DRIVER: Key = Key::new("linux.net.device.driver", "Its driver");
+    pub const LINUX_NET_LINK_CHANGE: Key = Key::new(
+        "linux.net.link.change",
+        "admin_up, admin_down, carrier_up, carrier_down, state, added, removed, renamed, enslaved, released, port_state",
+    );
+    pub const LINUX_NET_LINK_BY: Key = Key::new(
+        "linux.net.link.changed_by",
+        "process: see `linux.trigger`; device: the device or its peer; unknown: no hook of this kernel tells",
+    );
+    pub const LINUX_NET_LINK_STATE: Key = Key::new("linux.net.link.state", "Operational state (RFC 2863)");
+    pub const LINUX_NET_LINK_STATE_BEFORE: Key = Key::new("linux.net.link.state.before", "The one before");
+    pub const LINUX_NET_LINK_ADMIN: Key = Key::new("linux.net.link.admin", "up or down, as it was set");
+    pub const LINUX_NET_LINK_CARRIER: Key = Key::new("linux.net.link.carrier", "Whether there is a carrier");
+    pub const LINUX_NET_LINK_SPEED: Key =
+        Key::new("linux.net.link.speed", "Bits a second; the last known where the carrier is lost");
+    pub const LINUX_NET_LINK_DUPLEX: Key = Key::new("linux.net.link.duplex", "full or half");
+    pub const LINUX_NET_LINK_MAC: Key = Key::new("linux.net.link.mac", "Its hardware address");
+    pub const LINUX_NET_LINK_NAME_BEFORE: Key = Key::new("linux.net.link.name.before", "Its name before");
+    pub const LINUX_NET_LINK_MASTER: Key = Key::new("linux.net.link.master", "The bond, bridge, … that it belongs to");
+    pub const LINUX_NET_LINK_CARRIER_LOSSES: Key =
+        Key::new("linux.net.link.carrier_losses", "Times that it lost its carrier since it is there");
+    pub const LINUX_NET_LINK_MOVED: Key = Key::new("linux.net.link.moved", "It went to another network namespace");
+    pub const LINUX_NET_LINK_RELISTED: Key = Key::new(
+        "linux.net.link.relisted",
+        "Seen when the devices were listed again, as notices were lost: it happened at some time before",
+    );
+    pub const LINUX_NET_QUEUE: Key = Key::new("linux.net.queue", "The transmit queue");
+    pub const LINUX_NET_QUEUES: Key = Key::new("linux.net.queues", "Transmit queues of the device");
+    pub const LINUX_NET_TX_TIMEOUTS: Key =
+        Key::new("linux.net.tx_timeouts", "Timeouts of this queue since the device is there");
+    pub const LINUX_NET_TX_LIMIT: Key =
+        Key::new("linux.net.tx_timeout.limit", "The driver's limit (watchdog_timeo), in nanoseconds");
+
+    pub const LINUX_NET_LACP_CHANGE: Key = Key::new(
+        "linux.net.lacp.change",
+        "port_up, port_down (in or out of the aggregation), port_state, port_added, port_removed, partner",
+    );
+    pub const LINUX_NET_LACP_PORT: Key = Key::new("linux.net.lacp.port", "The bond's port");
+    pub const LINUX_NET_LACP_AGGREGATOR: Key =
+        Key::new("linux.net.lacp.aggregator", "Aggregator of the port, else the bond's active one");
+    pub const LINUX_NET_LACP_AGGREGATOR_BEFORE: Key = Key::new("linux.net.lacp.aggregator.before", "The one before");
+    pub const LINUX_NET_LACP_PARTNER: Key =
+        Key::new("linux.net.lacp.partner", "System (MAC) at the other end; zeros: there is none");
+    pub const LINUX_NET_LACP_PARTNER_BEFORE: Key = Key::new("linux.net.lacp.partner.before", "The one before");
+    pub const LINUX_NET_LACP_PORTS: Key =
+        Key::new("linux.net.lacp.ports", "Ports that the bond's active aggregator has");
+    pub const LINUX_NET_LACP_PORTS_BEFORE: Key = Key::new("linux.net.lacp.ports.before", "The number before");
+    pub const LINUX_NET_LACP_ACTOR_STATE: Key =
+        Key::new("linux.net.lacp.actor.state", "State of the port (IEEE 802.1AX, 6.4.2.3)");
+    pub const LINUX_NET_LACP_ACTOR_STATE_BEFORE: Key = Key::new("linux.net.lacp.actor.state.before", "The one before");
+    pub const LINUX_NET_LACP_PARTNER_STATE: Key =
+        Key::new("linux.net.lacp.partner.state", "State of the port at the other end, as it says");
+    pub const LINUX_NET_LACP_PARTNER_STATE_BEFORE: Key =
+        Key::new("linux.net.lacp.partner.state.before", "The one before");
+    pub const LINUX_NET_LACP_FAILURES: Key =
+        Key::new("linux.net.lacp.link_failures", "Times that the bond saw this port's link fail");
+
+    // ras.
+    pub const HW_TYPE: Key = Key::new("hw.type", "Kind of the component: cpu, memory, pcie, platform");
+    pub const HW_NAME: Key = Key::new("hw.name", "The component: DIMM, PCI device, CPU, …");
+    pub const LINUX_HW_ERROR_SOURCE: Key =
+        Key::new("linux.hw.error.source", "Who reported it: mce, edac, aer, ghes, extlog, arm, memory_failure");
+    pub const LINUX_HW_ERROR_SEVERITY: Key =
+        Key::new("linux.hw.error.severity", "corrected, deferred, uncorrected, fatal, info, unknown");
+    pub const LINUX_HW_ERROR_KIND: Key = Key::new("linux.hw.error.kind", "What it was, decoded");
+    pub const LINUX_HW_ERROR_COUNT: Key = Key::new("linux.hw.error.count", "Errors that the report stands for");
+    pub const LINUX_HW_ERROR_ADDRESS: Key = Key::new("linux.hw.error.address", "Physical address");
+    pub const LINUX_HW_ERROR_STATUS: Key = Key::new("linux.hw.error.status", "The status register as it is");
+    pub const LINUX_HW_ERROR_FLAGS: Key = Key::new("linux.hw.error.flags", "Names of the status bits that are set");
+    pub const LINUX_HW_ERROR_REGISTERS: Key =
+        Key::new("linux.hw.error.registers", "Further registers and ids of the report, as they are");
+    pub const LINUX_HW_ERROR_BANK: Key = Key::new("linux.hw.error.bank", "The machine check bank");
+    pub const LINUX_HW_ERROR_SOCKET: Key = Key::new("linux.hw.error.socket", "The CPU package");
+    pub const LINUX_HW_ERROR_CONTROLLER: Key = Key::new("linux.hw.error.controller", "The memory controller");
+    pub const LINUX_HW_ERROR_LAYERS: Key =
+        Key::new("linux.hw.error.layers", "Place below the memory controller, e.g. channel and slot; -1: not known");
+    pub const LINUX_HW_ERROR_GRAIN: Key = Key::new("linux.hw.error.grain", "Bytes that the address is exact to");
+    pub const LINUX_HW_ERROR_SYNDROME: Key = Key::new("linux.hw.error.syndrome", "The syndrome");
+    pub const LINUX_HW_ERROR_DETAIL: Key = Key::new("linux.hw.error.detail", "What the driver adds");
+    pub const LINUX_HW_ERROR_SECTION: Key = Key::new("linux.hw.error.section", "Type of the firmware's section (UUID)");
+    pub const LINUX_HW_ERROR_FRU: Key =
+        Key::new("linux.hw.error.fru", "The replaceable unit (UUID), as firmware has it");
+    pub const LINUX_HW_ERROR_DATA: Key =
+        Key::new("linux.hw.error.data", "First bytes of the firmware's section, hexadecimal");
+    pub const LINUX_HW_ERROR_LENGTH: Key = Key::new("linux.hw.error.length", "Bytes that the section has");
+    pub const LINUX_HW_ERROR_OUTCOME: Key =
+        Key::new("linux.hw.error.outcome", "What became of the page: recovered, delayed, failed, ignored");
+    pub const LINUX_HW_ERROR_OWNERS: Key =
+        Key::new("linux.hw.error.owners", "Threads that had the page mapped and were sent SIGBUS");
+    pub const LINUX_HW_ERROR_VIRTUAL_ADDRESS: Key =
+        Key::new("linux.hw.error.virtual_address", "Where the page was in its owner");
+
     // Incidents.
     pub const LINUX_INCIDENT_STATE: Key = Key::new("linux.incident.state", "open or closed");
     pub const LINUX_INCIDENT_END_REASON: Key =
@@ -168,6 +285,7 @@ pub mod own {
     pub const EXPORTER_BEHIND: &str = "bianque.exporter.behind";
     pub const EXPORTER_BEHIND_SIZE: &str = "bianque.exporter.behind_size";
     pub const EXPORTER_LAG: &str = "bianque.exporter.lag";
+    pub const SOURCE_STATE: &str = "bianque.workload.source.state";
     pub const SERIES_OVERFLOWED: &str = "bianque.series.overflowed";
     pub const SERIES: &str = "bianque.series";
 
@@ -180,6 +298,7 @@ pub mod own {
         pub const PROBE: &str = "probe";
         pub const REASON: &str = "reason";
         pub const SIGNAL: &str = "signal";
+        pub const SOURCE: &str = "source";
         pub const STATE: &str = "state";
     }
 }
@@ -190,6 +309,10 @@ pub mod event {
     pub const IRQ_HELD_OFF: &str = "linux.irq.held_off";
     pub const MEMORY_OOM_KILL: &str = "linux.memory.oom_kill";
     pub const TASK_HUNG: &str = "linux.task.hung";
+    pub const NET_LINK_CHANGE: &str = "linux.net.link_change";
+    pub const NET_TX_TIMEOUT: &str = "linux.net.tx_timeout";
+    pub const NET_LACP_CHANGE: &str = "linux.net.lacp_change";
+    pub const HW_ERROR: &str = "linux.hw.error";
     pub const AUTOTRACING_CPUIDLE: &str = "linux.autotracing.cpuidle";
 }
 
@@ -212,6 +335,12 @@ pub mod metric {
     pub const IRQ_HELD_OFF: &str = "linux.irq.held_offs";
     pub const TASK_HANGS: &str = "linux.task.hangs";
     pub const CONTAINER_TASK_HANGS: &str = "linux.container.task.hangs";
+    pub const NET_LINK_CHANGES: &str = "linux.net.link_changes";
+    pub const CONTAINER_NET_LINK_CHANGES: &str = "linux.container.net.link_changes";
+    pub const NET_TX_TIMEOUTS: &str = "linux.net.tx_timeouts";
+    pub const NET_LACP_CHANGES: &str = "linux.net.lacp_changes";
+    pub const HW_ERRORS: &str = "linux.hw.errors";
+    pub const CONTAINER_HW_ERRORS: &str = "linux.container.hw.errors";
     pub const CPUIDLE_INCIDENTS: &str = "linux.autotracing.cpuidle.incidents";
     pub const CONTAINER_CPUIDLE_INCIDENTS: &str = "linux.container.autotracing.cpuidle.incidents";
 }

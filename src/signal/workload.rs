@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! To whom a signal belongs: the container, unit or cgroup, with its pod and service.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::semconv::attr;
+use super::semconv::{Key, attr};
 use super::{Attributes, Value};
 
 /// Identity of a workload that survives restarts of the agent and is never used twice.
@@ -31,8 +30,65 @@ pub struct Pod {
     pub namespace: Option<String>,
     /// The container's name within the pod.
     pub container: Option<String>,
-    /// Owner, as `("deployment", "shop")`.
-    pub owner: Option<(String, String)>,
+    /// Who made it, the one that people know first: `k8s.deployment.name` and the name, then its ReplicaSet.
+    pub owners: Vec<(Key, String)>,
+    pub qos: Option<QosClass>,
+    /// What the container is in the pod, where it is not one of its plain containers.
+    pub kind: Option<ContainerKind>,
+    /// How often the container was started before in this pod.
+    pub restarts: Option<u32>,
+    /// Made by the kubelet itself from a file on the node.
+    pub is_static: bool,
+}
+
+/// Kubernetes' class of a pod by what it requests: what the kernel may take from it first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QosClass {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+impl QosClass {
+    /// As the API server spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            QosClass::Guaranteed => "Guaranteed",
+            QosClass::Burstable => "Burstable",
+            QosClass::BestEffort => "BestEffort",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort].into_iter().find(|q| q.as_str() == text)
+    }
+}
+
+/// A container that is not one of the pod's plain ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ContainerKind {
+    /// Runs to its end before the others start.
+    Init,
+    /// An init container that goes on beside the others.
+    Sidecar,
+    /// Put into the running pod by a human, `kubectl debug`.
+    Ephemeral,
+    /// Holds the pod's namespaces and does nothing else.
+    Sandbox,
+}
+
+impl ContainerKind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ContainerKind::Init => "init",
+            ContainerKind::Sidecar => "sidecar",
+            ContainerKind::Ephemeral => "ephemeral",
+            ContainerKind::Sandbox => "sandbox",
+        }
+    }
 }
 
 /// What is known of a workload at one moment. Immutable: a name that comes late makes a new value
@@ -56,7 +112,12 @@ pub struct Workload {
     pub service_name: Option<String>,
     pub service_namespace: Option<String>,
     pub service_version: Option<String>,
+    /// The service's name is the process's own word: nothing else overrides it.
+    pub service_told: bool,
+    /// The container's, as its runtime has them.
     pub labels: BTreeMap<String, String>,
+    /// Labels and annotations that the settings choose, under their attributes' names.
+    pub chosen: BTreeMap<String, String>,
     /// Names may still come: exporters wait for them for up to 2 s.
     pub pending: bool,
 }
@@ -79,7 +140,9 @@ impl Workload {
             service_name: None,
             service_namespace: None,
             service_version: None,
+            service_told: false,
             labels: BTreeMap::new(),
+            chosen: BTreeMap::new(),
             pending: false,
         }
     }
@@ -105,14 +168,7 @@ impl Workload {
         a.set_some(attr::CONTAINER_IMAGE_NAME, text(&self.image_name));
         a.set_some(attr::CONTAINER_IMAGE_TAGS, self.image_tag.clone().map(|t| vec![t]));
         if let Some(p) = &self.pod {
-            a.set_some(attr::K8S_NAMESPACE_NAME, text(&p.namespace));
-            a.set_some(attr::K8S_POD_NAME, text(&p.name));
-            a.set(attr::K8S_POD_UID, p.uid.clone());
-            a.set_some(attr::K8S_CONTAINER_NAME, text(&p.container));
-            if let Some((kind, name)) = &p.owner {
-                // k8s.deployment.name, k8s.statefulset.name, …: OTel has one key for each kind.
-                a.set_named(Cow::Owned(format!("k8s.{kind}.name")), Value::Str(name.clone().into()));
-            }
+            p.describe(&mut a);
         }
         a.set_some(attr::LINUX_SYSTEMD_UNIT, text(&self.unit));
         if !self.cgroup.is_empty() {
@@ -121,6 +177,27 @@ impl Workload {
         a.set_some(attr::SERVICE_NAME, self.service_name.clone().or_else(|| self.container_name.clone()));
         a.set_some(attr::SERVICE_NAMESPACE, text(&self.service_namespace));
         a.set_some(attr::SERVICE_VERSION, text(&self.service_version));
+        for (name, value) in &self.chosen {
+            a.set_named(name.clone().into(), Value::Str(value.clone().into()));
+        }
         a
+    }
+}
+
+impl Pod {
+    fn describe(&self, a: &mut Attributes) {
+        a.set_some(attr::K8S_NAMESPACE_NAME, self.namespace.clone());
+        a.set_some(attr::K8S_POD_NAME, self.name.clone());
+        a.set(attr::K8S_POD_UID, self.uid.clone());
+        a.set_some(attr::K8S_CONTAINER_NAME, self.container.clone());
+        a.set_some(attr::K8S_CONTAINER_RESTART_COUNT, self.restarts);
+        a.set_some(attr::LINUX_K8S_CONTAINER_KIND, self.kind.map(ContainerKind::as_str));
+        a.set_some(attr::K8S_POD_QOS_CLASS, self.qos.map(QosClass::as_str));
+        for (key, name) in &self.owners {
+            a.set(*key, name.clone());
+        }
+        if self.is_static {
+            a.set(attr::LINUX_K8S_POD_STATIC, true);
+        }
     }
 }

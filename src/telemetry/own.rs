@@ -121,6 +121,14 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         &[key::EXPORTER],
         "Age of the oldest entry that the exporter has still to send",
     ),
+    def(
+        own::SOURCE_STATE,
+        "gauge",
+        "{state}",
+        &[key::SOURCE, key::STATE],
+        "1 for the state that a source of workloads' names (cri, kubelet) is in: ok, old (it was lost; what it told is \
+         kept), down, absent; 0 for those it was in",
+    ),
     def(own::SERIES, "gauge", "{series}", &[], "Series of all metrics"),
     def(
         own::SERIES_OVERFLOWED,
@@ -153,6 +161,7 @@ pub struct SelfMetrics {
     rejected: Counter<u64>,
     incidents: Gauge<u64>,
     state: Gauge<u64>,
+    source_state: Gauge<u64>,
     duration: Histogram<f64>,
     failures: Counter<u64>,
     restarts: Counter<u64>,
@@ -243,6 +252,7 @@ impl SelfMetrics {
             rejected: counter(meter, own::RECORDS_REJECTED),
             incidents: gauge(meter, own::INCIDENTS_OPEN),
             state: gauge(meter, own::COLLECTOR_STATE),
+            source_state: gauge(meter, own::SOURCE_STATE),
             duration: histogram(meter, own::COLLECTOR_DURATION),
             failures: counter(meter, own::COLLECTOR_FAILURES),
             restarts: counter(meter, own::COLLECTOR_RESTARTS),
@@ -308,6 +318,14 @@ impl SelfMetrics {
         let who = KeyValue::new(key::COLLECTOR, collector.to_owned());
         self.change_state(collector, state, |value, state| {
             self.state.record(value, &[who.clone(), KeyValue::new(key::STATE, state)]);
+        });
+    }
+
+    /// `source`: cri, kubelet; `state`: ok, old, down, absent.
+    pub fn source_state(&self, source: &'static str, state: &str) {
+        // A collector may have the same name.
+        self.change_state(&format!("source/{source}"), state, |value, state| {
+            self.source_state.record(value, &[KeyValue::new(key::SOURCE, source), KeyValue::new(key::STATE, state)]);
         });
     }
 

@@ -7,13 +7,17 @@
 //! beside it and publishes a new [`Workload`] under the same key.
 
 mod changes;
+pub mod kubernetes;
 pub mod path;
 pub mod runtime;
 pub mod service;
+pub mod settings;
 mod table;
 
 pub use changes::Changes;
+pub use kubernetes::Kubernetes;
 pub use runtime::NameResolver;
+pub use settings::Settings;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -95,6 +99,12 @@ impl Workloads {
             return Some(self.own());
         }
         self.read().by_key(key)
+    }
+
+    /// A container by its id, for some minutes also after its end.
+    #[must_use]
+    pub fn of_container(&self, id: &str) -> Option<Arc<Workload>> {
+        self.by_key(table::container_key(id))
     }
 
     /// All that live, in no order.

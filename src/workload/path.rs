@@ -2,6 +2,8 @@
 //! Cgroup path → container, pod, systemd unit. Every runtime's way to name cgroups is one line of
 //! [`RUNTIMES`].
 
+use crate::signal::QosClass;
+
 /// What a cgroup's path tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity<'p> {
@@ -153,6 +155,27 @@ fn pod_of(part: &str) -> Option<&str> {
     (dashed || plain).then_some(uid)
 }
 
+/// A pod's class, which the kubelet makes a level of the tree: none for guaranteed pods
+/// (pkg/kubelet/cm/qos_container_manager_linux.go).
+#[must_use]
+pub fn qos_of(path: &str) -> Option<QosClass> {
+    let mut parent = "";
+    for part in path.split('/') {
+        if pod_of(part).is_some() {
+            let level = part.split_once(".slice").and_then(|(name, _)| Some(name.rsplit_once("-pod")?.0));
+            let level = level.unwrap_or(parent);
+            return match level.rsplit('-').next().unwrap_or_default() {
+                "burstable" => Some(QosClass::Burstable),
+                "besteffort" => Some(QosClass::BestEffort),
+                "kubepods" => Some(QosClass::Guaranteed),
+                _ => None,
+            };
+        }
+        parent = part;
+    }
+    None
+}
+
 /// systemd's units that hold processes; slices only hold units.
 fn is_unit(part: &str) -> bool {
     [".service", ".scope"].iter().any(|s| part.len() > s.len() && part.ends_with(s))
@@ -203,6 +226,20 @@ mod tests {
                 Some(UID_),
             ),
             ("/kubepods/besteffort/podUID/crio-ID|", Some(CRI_O), Some(UID)),
+            (
+                "/kubepods.slice/kubepods-pod0a1b2c3d111122223333444455556666.slice/crio-ID.scope|/container",
+                Some(CRI_O),
+                Some("0a1b2c3d111122223333444455556666"),
+            ),
+            // Docker's shim for Kubernetes, with each driver.
+            ("/kubepods.slice/kubepods-podUID_.slice/docker-ID.scope|", Some(DOCKER), Some(UID_)),
+            // A kubelet with a --cgroup-root of its own; k3s in its unit.
+            (
+                "/node.slice/node-kubepods.slice/node-kubepods-podUID_.slice/cri-containerd-ID.scope|",
+                Some(CONTAINERD),
+                Some(UID_),
+            ),
+            ("/system.slice/k3s.service/kubepods/burstable/podUID/ID|", Some(CONTAINERD), Some(UID)),
             // podman: cgroupfs, systemd, in a pod, rootless, with its inner `container` cgroup.
             ("/libpod_parent/libpod-ID|", Some(PODMAN), None),
             ("/machine.slice/libpod-ID.scope|", Some(PODMAN), None),
@@ -218,6 +255,11 @@ mod tests {
             ),
             ("/docker/OUTER/kubelet/kubepods/burstable/podUID/ID|", Some(CONTAINERD), Some(UID)),
             ("/docker/OUTER/docker/ID|", Some(DOCKER), None),
+            ("/system.slice/docker-OUTER.scope/docker/ID|/init.scope", Some(DOCKER), None),
+            ("/docker/OUTER/system.slice/docker-ID.scope|", Some(DOCKER), None),
+            ("/user.slice/user-1000.slice/user@1000.service/app.slice/docker.service/docker/ID|", Some(DOCKER), None),
+            ("/libpod_parent/libpod-OUTER/libpod_parent/libpod-ID|", Some(PODMAN), None),
+            ("/machine.slice/libpod-OUTER.scope/container/kubelet/kubepods/podUID/crio-ID|", Some(CRI_O), Some(UID)),
             ("/system.slice/docker-OUTER.scope/libpod_parent/libpod-ID|", Some(PODMAN), None),
         ];
         for (template, runtime, pod) in table {
@@ -230,6 +272,31 @@ mod tests {
                 pod: *pod,
             };
             assert_eq!(identify(&full), Some(want), "{template}");
+        }
+    }
+
+    /// The level of the tree that holds the pod tells its class, with each driver and nested.
+    #[test]
+    fn classes() {
+        for (template, class) in [
+            ("/kubepods/burstable/podUID/ID", Some(QosClass::Burstable)),
+            ("/kubepods/besteffort/podUID", Some(QosClass::BestEffort)),
+            ("/kubepods/podUID/crio-ID", Some(QosClass::Guaranteed)),
+            ("/kubepods.slice/kubepods-podUID_.slice/cri-containerd-ID.scope", Some(QosClass::Guaranteed)),
+            ("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID_.slice", Some(QosClass::Burstable)),
+            (
+                "/system.slice/containerd.service/kubepods-besteffort-podUID_.slice:cri-containerd:ID",
+                Some(QosClass::BestEffort),
+            ),
+            ("/docker/OUTER/kubelet/kubepods/burstable/podUID/ID", Some(QosClass::Burstable)),
+            (
+                "/docker/OUTER/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podUID_.slice",
+                Some(QosClass::Guaranteed),
+            ),
+            ("/batch/podUID/ID", None),
+            ("/docker/ID", None),
+        ] {
+            assert_eq!(qos_of(&real(template)), class, "{template}");
         }
     }
 

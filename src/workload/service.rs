@@ -2,6 +2,8 @@
 //! The service that a workload is part of: what its process was told by `OTEL_*` variables, else
 //! Kubernetes' labels, else the container's name.
 
+use std::collections::BTreeMap;
+
 use crate::host::{Host, Reading};
 use crate::signal::Workload;
 use crate::signal::semconv::attr;
@@ -46,19 +48,44 @@ impl ServiceEnv {
         Ok(Self::new(name.as_deref(), resource.as_deref()))
     }
 
-    /// Gives the workload its service. What was said before by an environment is not taken back by one
-    /// that says nothing.
+    /// Gives the workload what its process says of its service.
     pub fn apply(&self, w: &mut Workload) {
-        let label = |keys: &[&str]| keys.iter().find_map(|k| w.labels.get(*k)).filter(|v| !v.is_empty()).cloned();
-        let by_label = label(&["app.kubernetes.io/name", "app.kubernetes.io/instance", "com.docker.compose.service"]);
-        let of_pod = || w.pod.as_ref().and_then(|p| p.container.clone());
-        let named = self.name.clone().or_else(|| w.service_name.clone()).or(by_label);
-        let namespace = self.namespace.clone().or_else(|| label(&["app.kubernetes.io/part-of"]));
-        let version = self.version.clone().or_else(|| label(&["app.kubernetes.io/version"]));
-        w.service_name = named.or_else(of_pod).or_else(|| w.container_name.clone());
-        w.service_namespace = namespace.or(w.service_namespace.take());
-        w.service_version = version.or(w.service_version.take());
+        let set = |slot: &mut Option<String>, told: &Option<String>| *slot = told.clone().or(slot.take());
+        w.service_told |= self.name.is_some();
+        set(&mut w.service_name, &self.name);
+        set(&mut w.service_namespace, &self.namespace);
+        set(&mut w.service_version, &self.version);
     }
+}
+
+/// Annotations for all languages' instrumentation: "Specify resource attributes using Kubernetes annotations".
+const ANNOTATED: [&str; 3] = [
+    "resource.opentelemetry.io/service.name",
+    "resource.opentelemetry.io/service.namespace",
+    "resource.opentelemetry.io/service.version",
+];
+const NAMES: [&str; 3] = ["app.kubernetes.io/name", "app.kubernetes.io/instance", "com.docker.compose.service"];
+const NAMESPACE: &str = "app.kubernetes.io/part-of";
+const VERSION: &str = "app.kubernetes.io/version";
+
+/// Labels and annotations that tell of the service.
+pub(super) fn is_telling(key: &str) -> bool {
+    ANNOTATED.contains(&key) || NAMES.contains(&key) || [NAMESPACE, VERSION].contains(&key)
+}
+
+/// Gives the workload the service that its labels and its pod's tell, where its process said nothing.
+pub(super) fn by_labels(w: &mut Workload, pod: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) {
+    let find = |key: &str| pod.get(key).or_else(|| w.labels.get(key)).filter(|v| !v.is_empty()).cloned();
+    let annotated = |key: &str| annotations.get(key).filter(|v| !v.is_empty()).cloned();
+    let [name, namespace, version] = ANNOTATED.map(annotated);
+    let name = name.or_else(|| NAMES.into_iter().find_map(find));
+    let (namespace, version) = (namespace.or_else(|| find(NAMESPACE)), version.or_else(|| find(VERSION)));
+    if !w.service_told {
+        let of_pod = w.pod.as_ref().and_then(|p| p.container.clone());
+        w.service_name = name.or(of_pod).or_else(|| w.container_name.clone());
+    }
+    w.service_namespace = w.service_namespace.take().or(namespace);
+    w.service_version = w.service_version.take().or(version);
 }
 
 /// One of `key=value,key=value`, percent-decoded: OpenTelemetry's Resource SDK specification.
@@ -105,23 +132,26 @@ mod tests {
         assert_eq!(ServiceEnv::of_list(["OTEL_SERVICE_NAME="].into_iter()), ServiceEnv::default());
     }
 
-    /// Environment before label before container name, and a later silent look takes nothing back.
+    /// Environment before annotation before label before container name; what comes late is heeded, and a
+    /// later silent look takes nothing back.
     #[test]
     fn what_comes_first() {
+        let none = BTreeMap::new();
         let mut w = describe(WorkloadKey(1), "/x", false);
         w.container_name = Some("c".into());
-        let silent = ServiceEnv::default();
-        let told = ServiceEnv { name: Some("told".into()), ..ServiceEnv::default() };
-        let mut named = w.clone();
-        silent.apply(&mut named);
-        assert_eq!(named.service_name.as_deref(), Some("c"));
+        by_labels(&mut w, &none, &none);
+        assert_eq!(w.service_name.as_deref(), Some("c"));
         w.labels.insert("app.kubernetes.io/name".into(), "shop".into());
         w.labels.insert("app.kubernetes.io/version".into(), "7".into());
-        silent.apply(&mut w);
+        by_labels(&mut w, &none, &none);
         assert_eq!((w.service_name.as_deref(), w.service_version.as_deref()), (Some("shop"), Some("7")));
-        told.apply(&mut w);
-        silent.apply(&mut w);
-        assert_eq!(w.service_name.as_deref(), Some("told"));
+        let annotations = BTreeMap::from([(ANNOTATED[0].to_owned(), "said".to_owned())]);
+        by_labels(&mut w, &none, &annotations);
+        assert_eq!(w.service_name.as_deref(), Some("said"));
+        ServiceEnv { name: Some("told".into()), ..ServiceEnv::default() }.apply(&mut w);
+        ServiceEnv::default().apply(&mut w);
+        by_labels(&mut w, &none, &annotations);
+        assert_eq!((w.service_name.as_deref(), w.service_version.as_deref()), (Some("told"), Some("7")));
     }
 
     proptest! {

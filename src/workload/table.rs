@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::key_of;
-use super::path::{Identity, identify};
+use super::path::{Identity, identify, qos_of};
 use crate::probe::CgroupId;
 use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
 
@@ -247,7 +247,7 @@ impl Table {
     }
 }
 
-fn container_key(id: &str) -> WorkloadKey {
+pub(super) fn container_key(id: &str) -> WorkloadKey {
     key_of(&[b"container", id.as_bytes()])
 }
 
@@ -266,7 +266,11 @@ pub(super) fn describe(key: WorkloadKey, path: &str, pending: bool) -> Workload 
         runtime: container.and_then(|c| c.runtime),
         unit: unit.map(str::to_owned),
         // systemd does not take dashes in a slice's name, so runtimes write underscores.
-        pod: identity.and_then(|i| i.pod).map(|uid| Pod { uid: uid.replace('_', "-"), ..Pod::default() }),
+        pod: identity.and_then(|i| i.pod).map(|uid| Pod {
+            uid: uid.replace('_', "-"),
+            qos: qos_of(path),
+            ..Pod::default()
+        }),
         pending: pending && container.is_some(),
         ..Workload::new(key, kind, identity.map_or("/", |i| i.path))
     }

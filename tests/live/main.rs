@@ -19,15 +19,20 @@
 mod servers;
 mod support;
 
+mod containerd;
 mod cpu;
 mod delivered;
 mod doctor;
 mod examples;
 mod faults;
 mod hungtask;
+mod lacp;
+mod linkwatch;
 mod oom;
 mod privileges;
+mod ras;
 mod service;
 mod soak;
 mod softirq;
+mod txtimeout;
 mod workload;

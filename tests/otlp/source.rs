@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bianque::exporters::otlp::delivery::{Batch, Behind, Source};
-use bianque::exporters::otlp::encode::Resources;
+use bianque::exporters::feed::{Batch, Behind, Source};
+use bianque::exporters::node::Resources;
 use bianque::signal::entry::{Entry, ResourceAttrs};
 use bianque::signal::ids::{EventId, TraceId, span_id};
 use bianque::signal::{RawEntry, WorkloadKey, otlp};

@@ -2,5 +2,9 @@
 //! Collectors of kind events, one file each.
 
 pub mod hungtask;
+pub mod lacp;
+pub mod linkwatch;
 pub mod oom;
+pub mod ras;
 pub mod softirq;
+pub mod txtimeout;

@@ -77,8 +77,13 @@ impl Statuses {
     }
 
     /// Says by which hooks a collector runs, and what is lost for want of others.
-    pub fn set_hooks<'a>(&self, name: &str, hooks: impl Iterator<Item = &'a Hook>) {
-        let words: Vec<String> = hooks.filter_map(|h| h.attached.map(ToString::to_string)).collect();
+    pub fn set_hooks<'a>(
+        &self,
+        name: &str,
+        hooks: impl Iterator<Item = &'a Hook>,
+        sources: impl Iterator<Item = String>,
+    ) {
+        let words: Vec<String> = hooks.filter_map(|h| h.attached.map(ToString::to_string)).chain(sources).collect();
         let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Some(row), false) = (rows.iter_mut().find(|r| r.name == name), words.is_empty()) {
             row.hook = Some(words.join(", "));

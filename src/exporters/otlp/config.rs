@@ -2,13 +2,14 @@
 //! Settings under `exporters.otlp`, and what they come to for each signal.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use crate::exporters::http::Compression;
+use crate::exporters::settings::{Invalid, Secret, without_credentials};
 use crate::signal::HumanDuration;
 
 /// OTLP's signals, all of which we send.
@@ -54,46 +55,6 @@ pub enum Protocol {
     /// OTLP/HTTP with protobuf bodies, usually on port 4318.
     #[serde(rename = "http/protobuf")]
     Http,
-}
-
-/// How requests are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    None,
-    Gzip,
-}
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(extend("writeOnly" = true))]
-pub struct Secret(String);
-
-impl Secret {
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Secret(text.into())
-    }
-
-    /// The text itself, for the one who sends it.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    /// Always as `***`: settings are printed, never written back.
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str("***")
-    }
 }
 
 /// Headers (gRPC metadata) of each request; values are secrets.
@@ -204,16 +165,6 @@ impl Default for SignalSettings {
             client_key_file: None,
         }
     }
-}
-
-/// A setting that cannot be.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{key} = {value}: {expected}")]
-pub struct Invalid {
-    pub key: String,
-    pub value: String,
-    /// What would be valid.
-    pub expected: String,
 }
 
 /// Where and how one signal is sent.
@@ -365,15 +316,6 @@ impl Url {
             port: authority.port_u16(),
             path,
         })
-    }
-}
-
-/// `http://user:password@host` without what is before the `@`.
-fn without_credentials(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &text[..scheme + 3], &text[at..]),
-        (None, Some(at)) => format!("***{}", &text[at..]),
-        _ => text.to_owned(),
     }
 }
 

@@ -10,24 +10,19 @@
 //! Profiles are new in OTLP, and few back ends take them. One that knows no such service is asked
 //! again every ten minutes; what comes meanwhile is counted, and stays in the store.
 
-use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::encode::{self, Node, Resources};
-use super::retry::{Backoff, OnceAMinute, Shutdown, Stop};
-use super::{EXPORTER, Outcome, Signal, Transport};
-use crate::pipeline::log;
+use super::{EXPORTER, Outcome, Signal, Transport, encode};
+use crate::exporters::feed::{Batch as _, Feed, Source, halve};
+use crate::exporters::node::Node;
+use crate::exporters::retry::{Backoff, OnceAMinute, Shutdown, Stop};
 use crate::signal::RawEntry;
 use crate::telemetry::SelfMetrics;
 
-/// Entries taken from the log at once.
-const MAX_ENTRIES: usize = 1024;
-/// How long the log may collect entries before it hands over fewer than that.
-const MAX_WAIT: Duration = Duration::from_millis(500);
 /// Requests above this are split: gRPC servers take 4 MiB at most by default.
 const MAX_REQUEST: usize = 3 << 20;
 /// Tries of a request whose failure may be the data's fault.
@@ -38,77 +33,10 @@ const MAX_STRIKES: u32 = 16;
 /// Between two questions to a server that takes no profiles.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 
-/// Entries that are to be delivered next, with what is known of their workloads.
-pub trait Batch: Send + Sync {
-    fn entries(&self) -> &[RawEntry];
-    fn resources(&self) -> &Resources;
-    /// Entries that cannot be read any more.
-    fn damaged(&self) -> u64 {
-        0
-    }
-    /// Whether there is nothing to acknowledge.
-    fn is_empty(&self) -> bool {
-        self.entries().is_empty() && self.damaged() == 0
-    }
-}
-
-/// How far a reader of the log is behind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Behind {
-    pub events: u64,
-    pub bytes: u64,
-    pub oldest: Duration,
-}
-
-/// A reader of the log with a durable cursor.
-pub trait Source: Send + 'static {
-    type Batch: Batch;
-
-    /// The next entries, at most `max`; none if there were none for `wait`. Without an [`Self::ack`]
-    /// in between, the same again.
-    fn next(&mut self, max: usize, wait: Duration) -> impl Future<Output = anyhow::Result<Self::Batch>> + Send;
-
-    /// They need not be delivered again.
-    fn ack(&mut self, batch: &Self::Batch);
-
-    fn behind(&self) -> Behind;
-}
-
-impl Batch for log::Batch<RawEntry> {
-    fn entries(&self) -> &[RawEntry] {
-        &self.entries
-    }
-
-    fn resources(&self) -> &Resources {
-        &self.workloads
-    }
-
-    fn damaged(&self) -> u64 {
-        self.damaged
-    }
-}
-
-impl Source for log::Reader {
-    type Batch = log::Batch<RawEntry>;
-
-    async fn next(&mut self, max: usize, wait: Duration) -> anyhow::Result<Self::Batch> {
-        Ok(log::Reader::next_raw(self, max, wait).await?)
-    }
-
-    fn ack(&mut self, batch: &Self::Batch) {
-        log::Reader::ack(self, batch);
-    }
-
-    fn behind(&self) -> Behind {
-        let b = log::Reader::behind(self);
-        Behind { events: b.events, bytes: b.bytes, oldest: b.age }
-    }
-}
-
 /// Delivers one signal of the log's entries. [`Self::run`] is a future for the agent to spawn.
 pub struct Delivery<S> {
     signal: Signal,
-    source: S,
+    feed: Feed<S>,
     transport: Transport,
     node: Node,
     own: SelfMetrics,
@@ -137,19 +65,10 @@ impl<S: Source> Delivery<S> {
     /// `seed` differs between agents, so that they do not retry at the same moment.
     pub fn new(signal: Signal, source: S, transport: Transport, node: Node, own: SelfMetrics, seed: u64) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30), seed);
+        let (exporter, what) = (format!("{EXPORTER}/{}", signal.name()), format!("{} over OTLP", signal.name()));
+        let feed = Feed::new(source, exporter, what, own.clone(), backoff.clone());
         let complaints = OnceAMinute::default();
-        Delivery {
-            signal,
-            source,
-            transport,
-            node,
-            own,
-            backoff,
-            complaints,
-            failing: false,
-            strikes: 0,
-            unserved: None,
-        }
+        Delivery { signal, feed, transport, node, own, backoff, complaints, failing: false, strikes: 0, unserved: None }
     }
 
     /// Shorter or longer waits between tries, for tests.
@@ -164,37 +83,11 @@ impl<S: Source> Delivery<S> {
         let mut stop = Stop::new(shutdown);
         let name = self.signal.name();
         info!("delivery of {name} over OTLP to {} begins", self.transport.target());
-        while !stop.is_over() {
-            let wait = if stop.is_ending() { Duration::ZERO } else { MAX_WAIT };
-            let batch = tokio::select! {
-                biased;
-                batch = self.source.next(MAX_ENTRIES, wait) => batch,
-                () = stop.begun(), if !stop.is_ending() => continue,
-            };
-            let batch = match batch {
-                Ok(b) => b,
-                Err(e) => {
-                    if self.complaints.may_speak() {
-                        error!("cannot read entries for the delivery of {name} over OTLP; trying again: {e:#}");
-                    }
-                    stop.pause(self.backoff.next(None)).await;
-                    continue;
-                }
-            };
-            if batch.is_empty() && stop.is_ending() {
-                break;
+        while let Some(batch) = self.feed.next(&mut stop).await {
+            if self.deliver(&batch, &mut stop).await {
+                self.feed.ack(&batch);
             }
-            if !batch.is_empty() && self.deliver(&batch, &mut stop).await {
-                self.source.ack(&batch);
-            }
-            self.tell_behind();
         }
-        let left = self.source.behind().events;
-        info!("delivery of {name} over OTLP ends; {left} entries stay in the store for the next start");
-    }
-
-    fn exporter(&self) -> String {
-        format!("{EXPORTER}/{}", self.signal.name())
     }
 
     /// Whether every record of the batch is accepted or counted as dropped.
@@ -238,10 +131,6 @@ impl<S: Source> Delivery<S> {
                 }
                 Sent::TooLarge | Sent::Refused => halve(part, &mut parts),
             }
-        }
-        if batch.damaged() > 0 {
-            self.own.dropped(EXPORTER, "damaged", batch.damaged());
-            error!("{} entries of the store are damaged; left out of {}", batch.damaged(), self.signal.name());
         }
         true
     }
@@ -314,7 +203,7 @@ impl<S: Source> Delivery<S> {
 
     fn complain(&mut self, why: &str, reason: &str, wait: Duration) {
         self.failing = true;
-        let behind = self.tell_behind();
+        let behind = self.feed.report();
         if !self.complaints.may_speak() {
             return;
         }
@@ -331,12 +220,6 @@ impl<S: Source> Delivery<S> {
         }
     }
 
-    fn tell_behind(&self) -> Behind {
-        let behind = self.source.behind();
-        self.own.exporter_behind(&self.exporter(), behind.events, behind.bytes, behind.oldest);
-        behind
-    }
-
     fn well_again(&mut self) {
         self.backoff.reset();
         if std::mem::take(&mut self.failing) {
@@ -344,11 +227,4 @@ impl<S: Source> Delivery<S> {
             self.complaints = OnceAMinute::default();
         }
     }
-}
-
-/// Puts the halves of a part on the pile, the first on top.
-fn halve(part: Range<usize>, parts: &mut Vec<Range<usize>>) {
-    let middle = part.start + part.len() / 2;
-    parts.push(middle..part.end);
-    parts.push(part.start..middle);
 }

@@ -1,50 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Entries of the log as OTLP requests: grouped by whose they are and by the collector.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use hyper::body::Bytes;
-use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::Signal;
-use crate::signal::entry::ResourceAttrs;
-use crate::signal::semconv::{SCHEMA_URL, attr};
-use crate::signal::{Attributes, RawEntry, WorkloadKey, otlp, raw, wire};
-
-/// The node's resource, and its part in the resources of workloads.
-#[derive(Debug, Clone, Default)]
-pub struct Node {
-    all: Vec<KeyValue>,
-    shared: Vec<KeyValue>,
-    service: Option<KeyValue>,
-}
-
-impl Node {
-    /// `resource`: of the agent and the node, with what the environment says.
-    #[must_use]
-    pub fn new(resource: &Attributes) -> Self {
-        let all = otlp::key_values(resource);
-        let shared = all.iter().filter(|kv| otlp::is_of_node(&kv.key)).cloned().collect();
-        let service = all.iter().find(|kv| kv.key == attr::SERVICE_NAME.name).cloned();
-        Node { all, shared, service }
-    }
-
-    /// The resource of a workload, or of the node.
-    #[must_use]
-    pub fn resource(&self, workload: Option<&[KeyValue]>) -> Vec<KeyValue> {
-        let Some(own) = workload else { return self.all.clone() };
-        let named = |key: &str| own.iter().any(|kv| kv.key == key);
-        let mut out: Vec<KeyValue> = self.shared.iter().filter(|kv| !named(&kv.key)).cloned().collect();
-        // Without a service of its own it is filed under the agent's: a resource must have one.
-        out.extend(self.service.iter().filter(|kv| !named(&kv.key)).cloned());
-        out.extend_from_slice(own);
-        out
-    }
-}
-
-/// What is known of the workloads of some entries.
-pub type Resources = HashMap<WorkloadKey, Arc<ResourceAttrs>>;
+use crate::exporters::node::{Node, Resources};
+use crate::signal::semconv::SCHEMA_URL;
+use crate::signal::{RawEntry, WorkloadKey, raw, wire};
 
 /// One export request of the entries' log records or spans, or of one entry's profile, and how many there are in it.
 #[must_use]
@@ -83,7 +47,7 @@ fn grouped<'a, I: Iterator<Item = &'a [u8]>>(
     let mut out = Vec::with_capacity(groups.values().flat_map(BTreeMap::values).map(|r| r.len() + 1024).sum());
     for (key, scopes) in &groups {
         wire::nested(&mut out, 1, |out| {
-            wire::resource(out, 1, &resource(*key, resources, node));
+            wire::resource(out, 1, &node.resource_of(*key, resources));
             for (collector, records) in scopes {
                 wire::nested(out, 2, |out| {
                     wire::scope(out, 1, collector);
@@ -97,18 +61,12 @@ fn grouped<'a, I: Iterator<Item = &'a [u8]>>(
     (out.into(), count)
 }
 
-fn resource(key: Option<WorkloadKey>, resources: &Resources, node: &Node) -> Vec<KeyValue> {
-    let known = key.and_then(|k| resources.get(&k)).map(|r| r.attributes.as_slice());
-    // A workload of which nothing is known is still not the node.
-    node.resource(known.or(key.is_some().then_some(&[])))
-}
-
 /// `ProfilesData` has the form of a request; what it lacks is the resource.
 fn profile_request(entry: &RawEntry, profile: &[u8], resources: &Resources, node: &Node) -> Bytes {
     let mut out = Vec::with_capacity(profile.len() + 1024);
     for of_resource in raw::fields(profile, 1) {
         wire::nested(&mut out, 1, |out| {
-            wire::resource(out, 1, &resource(entry.workload(), resources, node));
+            wire::resource(out, 1, &node.resource_of(entry.workload(), resources));
             out.extend_from_slice(of_resource);
         });
     }
@@ -119,8 +77,13 @@ fn profile_request(entry: &RawEntry, profile: &[u8], resources: &Resources, node
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::entry::Entry;
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use crate::signal::entry::{Entry, ResourceAttrs};
     use crate::signal::ids::EventId;
+    use crate::signal::semconv::attr;
+    use crate::signal::{Attributes, otlp};
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
     use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfilesServiceRequest;
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;

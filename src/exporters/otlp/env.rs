@@ -186,8 +186,9 @@ pub fn resource(env: &Env) -> (Attributes, Option<String>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::{Compression, Protocol, Settings};
+    use super::super::config::{Protocol, Settings};
     use super::*;
+    use crate::exporters::http::Compression;
 
     fn env(vars: &[(&str, &str)]) -> Env {
         vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()

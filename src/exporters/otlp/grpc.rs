@@ -13,8 +13,9 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use super::config::{Compression, Endpoint, Signal};
-use super::transport::{Outcome, chain, excerpt, read_response};
+use super::config::{Endpoint, Signal};
+use super::transport::{Outcome, read_response};
+use crate::exporters::http::{Compression, chain, excerpt};
 
 /// Time to make a connection, of the time that a request may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +34,7 @@ pub struct Client {
 pub fn channel(endpoint: &Endpoint) -> anyhow::Result<Channel> {
     let builder = Channel::from_shared(endpoint.url.clone())
         .with_context(|| format!("exporters.otlp: {} is no address", endpoint.url))?
-        .user_agent(super::USER_AGENT)?
+        .user_agent(crate::exporters::USER_AGENT)?
         .connect_timeout(CONNECT_TIMEOUT.min(endpoint.timeout))
         .timeout(endpoint.timeout)
         .http2_keep_alive_interval(Duration::from_secs(30))

@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! OTLP over HTTP with protobuf bodies.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use jiff::fmt::rfc2822::DateTimeParser;
 use prost::Message as _;
 
-use super::config::{Compression, Endpoint};
-use super::transport::{Outcome, chain, excerpt, read_response};
+use super::config::Endpoint;
+use super::transport::{Outcome, read_response};
+use crate::exporters::http::{Compression, chain, excerpt, gzip, retry_after};
 
 /// An answer is a few bytes; more than this is not one.
 const MAX_ANSWER: usize = 64 << 10;
@@ -60,7 +59,7 @@ pub fn pool(endpoint: &Endpoint) -> anyhow::Result<Pool> {
 /// Names the header; never shows its value.
 pub fn headers(endpoint: &Endpoint) -> anyhow::Result<HeaderMap> {
     let mut out = HeaderMap::new();
-    out.insert(USER_AGENT, HeaderValue::from_static(super::USER_AGENT));
+    out.insert(USER_AGENT, HeaderValue::from_static(crate::exporters::USER_AGENT));
     for (name, value) in &endpoint.headers {
         let key = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| anyhow::anyhow!("exporters.otlp.headers: {name:?} is no name of a header"))?;
@@ -115,12 +114,6 @@ impl Client {
     }
 }
 
-fn gzip(body: &[u8]) -> std::io::Result<Bytes> {
-    let mut out = flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 4), flate2::Compression::fast());
-    out.write_all(body)?;
-    Ok(out.finish()?.into())
-}
-
 /// What an answer means, by the OTLP specification's table of HTTP codes.
 fn classify(answer: &Response<Bytes>, now: jiff::Timestamp) -> Outcome {
     let status = answer.status();
@@ -160,16 +153,6 @@ fn message(body: &[u8]) -> String {
         Ok(s) if !s.message.is_empty() => excerpt(&s.message),
         _ => excerpt(&String::from_utf8_lossy(body)),
     }
-}
-
-/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
-fn retry_after(headers: &HeaderMap, now: jiff::Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(s) = text.parse::<u64>() {
-        return Some(Duration::from_secs(s));
-    }
-    let until = DateTimeParser::new().parse_timestamp(text).ok()?;
-    Duration::try_from(until.duration_since(now)).ok()
 }
 
 #[cfg(test)]

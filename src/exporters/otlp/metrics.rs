@@ -10,9 +10,9 @@ use hyper::body::Bytes;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use super::encode::Node;
-use super::retry::{OnceAMinute, Shutdown, Stop};
 use super::{EXPORTER, Outcome, Signal, Transport};
+use crate::exporters::node::Node;
+use crate::exporters::retry::{OnceAMinute, Shutdown, Stop};
 use crate::pipeline::metrics::{Exemplar, Family, MetricState, Series, View};
 use crate::signal::metric::Reading;
 use crate::signal::semconv::SCHEMA_URL;

@@ -8,19 +8,18 @@ pub mod env;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
-pub mod retry;
 pub mod tls;
 pub mod transport;
 
-pub use config::{Compression, Endpoint, Invalid, Protocol, Secret, Settings, Signal};
+pub use config::{Endpoint, Protocol, Settings, Signal};
 pub use delivery::Delivery;
-pub use encode::Node;
 pub use metrics::MetricDelivery;
-pub use retry::Shutdown;
 pub use transport::{Outcome, Transport};
 
-/// How we name ourselves to servers.
-const USER_AGENT: &str = concat!("bianque/", env!("CARGO_PKG_VERSION"));
+pub use super::http::Compression;
+pub use super::node::Node;
+pub use super::retry::Shutdown;
+pub use super::settings::{Invalid, Secret};
 
 /// Our name in self-metrics.
 const EXPORTER: &str = "otlp";

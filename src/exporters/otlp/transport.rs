@@ -88,26 +88,3 @@ pub fn read_response(body: &[u8]) -> Option<Outcome> {
     let rejected = u64::try_from(partial.rejected_log_records).unwrap_or(0);
     Some(Outcome::Accepted { rejected, message: partial.error_message })
 }
-
-/// An error with its causes, in one line.
-#[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut out = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        let text = c.to_string();
-        if !out.contains(&text) {
-            out.push_str(": ");
-            out.push_str(&text);
-        }
-        cause = c.source();
-    }
-    out
-}
-
-/// A server's text, cut to what a log line may hold.
-#[must_use]
-pub fn excerpt(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
-    line.trim().to_owned()
-}

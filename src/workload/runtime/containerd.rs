@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Names, oci};
+use super::{Names, SANDBOX, oci};
 use crate::host::Host;
 use crate::workload::path;
 
@@ -25,7 +25,7 @@ pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
     let name = get("io.kubernetes.cri.container-name").or_else(|| get("nerdctl/name"));
     let sandbox = get("io.kubernetes.cri.container-type").as_deref() == Some("sandbox");
     Some(Names {
-        name: name.or_else(|| sandbox.then(|| "POD".to_owned())),
+        name: name.or_else(|| sandbox.then(|| SANDBOX.to_owned())),
         image: get("io.kubernetes.cri.image-name"),
         runtime: Some(path::CONTAINERD),
         labels: BTreeMap::new(),

@@ -16,7 +16,10 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::service::ServiceEnv;
+use super::kubernetes::Facts;
+use super::service::{self, ServiceEnv};
+use super::settings::Settings;
+use super::table::container_key;
 use super::{Changes, Workloads, path};
 use crate::host::{Cgroups, Host};
 use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
@@ -39,6 +42,9 @@ const ENVIRONMENT_AFTER: Duration = Duration::from_millis(1000);
 /// How long to wait when there is nothing to look up.
 const NOTHING: Duration = Duration::from_secs(3600);
 
+/// Name of the container that holds a pod's namespaces, as Docker's shim called it first.
+pub(crate) const SANDBOX: &str = "POD";
+
 /// What a runtime knows of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Names {
@@ -57,6 +63,7 @@ pub(crate) struct Names {
 /// Resolves names on a thread of its own.
 pub struct NameResolver {
     workloads: Workloads,
+    facts: Facts,
     born: Changes,
     jobs: Vec<Job>,
 }
@@ -76,7 +83,14 @@ impl NameResolver {
     #[must_use]
     pub fn new(workloads: &Workloads) -> Self {
         workloads.expect_names();
-        NameResolver { workloads: workloads.clone(), born: workloads.changes(), jobs: Vec::new() }
+        let facts = Facts::new(&Settings::default());
+        NameResolver { workloads: workloads.clone(), facts, born: workloads.changes(), jobs: Vec::new() }
+    }
+
+    /// Heeds what Kubernetes tells, too: before the runtimes' files.
+    #[must_use]
+    pub fn heeding(self, facts: Facts) -> Self {
+        NameResolver { facts, ..self }
     }
 
     /// Works until stopped, which it notices when [woken](Workloads::wake). Blocks: give it a thread.
@@ -85,6 +99,7 @@ impl NameResolver {
             self.take_on(&w, w.kind == WorkloadKind::Container && w.container_name.is_none());
         }
         while !stop.load(Ordering::Relaxed) {
+            self.heed();
             self.work();
             let next = self.jobs.iter().map(|j| j.due().saturating_duration_since(Instant::now())).min();
             for w in self.born.wait(next.unwrap_or(NOTHING)) {
@@ -95,10 +110,34 @@ impl NameResolver {
 
     /// What this resolver itself has changed comes by here too: then nothing is left to do.
     fn take_on(&mut self, w: &Workload, naming: bool) {
+        if w.kind == WorkloadKind::Cgroup && w.pod.as_ref().is_some_and(|p| p.name.is_none()) {
+            // A pod as a whole is known as soon as one of its containers is.
+            self.workloads.update(w.key, |w| self.know(w));
+        }
         let environment = naming || w.kind == WorkloadKind::Unit && w.service_name.is_none();
         if environment && !self.jobs.iter().any(|j| j.key == w.key) {
             self.jobs.push(Job { key: w.key, since: Instant::now(), attempt: 0, naming, environment });
         }
+    }
+
+    /// Puts what Kubernetes told since the last look into the workloads.
+    fn heed(&self) {
+        let fresh = self.facts.take_fresh();
+        for id in &fresh.containers {
+            self.workloads.update(container_key(id), |w| self.know(w));
+        }
+        if fresh.pods.is_empty() {
+            return;
+        }
+        for w in self.workloads.all() {
+            if w.pod.as_ref().is_some_and(|p| fresh.pods.contains(&p.uid)) {
+                self.workloads.update(w.key, |w| self.know(w));
+            }
+        }
+    }
+
+    fn know(&self, w: &mut Workload) {
+        let _named = self.facts.apply(w);
     }
 
     fn work(&mut self) {
@@ -115,15 +154,19 @@ impl NameResolver {
         if job.naming {
             let names = look_up(self.workloads.host(), &w);
             job.attempt += 1;
-            let done = names.as_ref().is_some_and(|n| n.complete) || job.attempt >= ATTEMPTS.len();
-            job.naming = !done;
+            let last = job.attempt >= ATTEMPTS.len();
+            let mut done = last;
             self.workloads.update(job.key, |w| {
                 if let Some(names) = &names {
                     apply(names, w);
                 }
+                let told = self.facts.apply(w);
+                let named = names.as_ref().is_some_and(|n| n.complete) || told && w.container_name.is_some();
+                done |= named && !self.facts.expects(w);
                 w.pending &= !done;
             });
-            if done && names.is_none() {
+            job.naming = !done;
+            if last && names.is_none() && w.container_name.is_none() {
                 tracing::debug!(container.id = ?w.container_id, "no runtime on this node names the container");
             }
         }
@@ -192,6 +235,7 @@ fn apply(names: &Names, w: &mut Workload) {
     }
     apply_pod(names, w);
     names.service.apply(w);
+    service::by_labels(w, &BTreeMap::new(), &names.annotations);
 }
 
 /// Pod, namespace and container as the kubelet hands them to the runtimes: `io.kubernetes.*` labels or
@@ -214,11 +258,11 @@ fn apply_pod(names: &Names, w: &mut Workload) {
     pod.namespace = namespace.or(pod.namespace.take());
     let container = find(["io.kubernetes.container.name", "io.kubernetes.cri.container-name"]);
     // The container that only holds the pod's namespaces has no name in the pod.
-    pod.container = container.filter(|c| !c.is_empty() && c != "POD").or(pod.container.take());
+    pod.container = container.filter(|c| !c.is_empty() && c != SANDBOX).or(pod.container.take());
 }
 
 /// `registry:5000/name:tag@digest` → name and tag.
-fn split_image(image: &str) -> (&str, Option<&str>) {
+pub(super) fn split_image(image: &str) -> (&str, Option<&str>) {
     let image = image.split_once('@').map_or(image, |(name, _)| name);
     match image.rsplit_once(':') {
         // What follows the colon of a registry's port holds a slash.

@@ -213,3 +213,62 @@ pub fn program(name: &str, text: &str) -> (PathBuf, tempfile::TempDir) {
     assert!(out.status.success(), "cc: {}", String::from_utf8_lossy(&out.stderr));
     (program, dir)
 }
+
+/// A containerd of our own, with its socket for the kubelet; all of it goes with the test.
+pub struct Containerd {
+    version: &'static str,
+}
+
+/// A pod with one container, `main`.
+pub struct CriPod {
+    pub name: String,
+    pub container: String,
+    pub uid: String,
+}
+
+impl Containerd {
+    /// `version`: 1.7, which tells of lives and deaths by itself, or 1.6, which does not.
+    pub fn start(version: &'static str) -> Self {
+        let containerd = Containerd { version };
+        containerd.bring_up();
+        containerd
+    }
+
+    /// Brings the daemon up (again); the path of its socket.
+    pub fn bring_up(&self) -> String {
+        self.script(&["start"], &[]).trim().to_owned()
+    }
+
+    /// Ends the daemon; its containers go on.
+    pub fn take_down(&self) {
+        self.script(&["down"], &[]);
+    }
+
+    /// Starts a pod in the namespace `shop`. `env`: `CRI_LABELS` and the like.
+    pub fn pod(&self, name: &str, env: &[(&str, &str)], command: &[&str]) -> CriPod {
+        let said = self.script(&[&["run", name, "shop"], command].concat(), env);
+        let ids: Vec<&str> = said.split_whitespace().collect();
+        let [_, container, uid] = ids[..] else { panic!("no ids: {said}") };
+        CriPod { name: name.to_owned(), container: container.to_owned(), uid: uid.to_owned() }
+    }
+
+    pub fn remove(&self, pod: &CriPod) {
+        self.script(&["remove", &pod.name], &[]);
+    }
+
+    fn script(&self, args: &[&str], env: &[(&str, &str)]) -> String {
+        let mut c = command(Path::new(ROOT).join("tests/containers/containerd"));
+        c.args(args).env("CONTAINERD", self.version).envs(env.iter().copied());
+        let out = c.output().expect("tests/containers/containerd");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success(), "containerd {args:?}: {text}{}", String::from_utf8_lossy(&out.stderr));
+        text
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let mut c = command(Path::new(ROOT).join("tests/containers/containerd"));
+        let _ = c.arg("stop").env("CONTAINERD", self.version).output();
+    }
+}

@@ -8,7 +8,9 @@ mod place;
 use std::time::{Duration, Instant};
 
 pub use agent::{Agent, bianque, events_of, is_about};
-pub use machine::{Container, Group, Process, busy_program, program, provoke, provoke_in_background, shell, unique};
+pub use machine::{
+    Container, Containerd, CriPod, Group, Process, busy_program, program, provoke, provoke_in_background, shell, unique,
+};
 pub(crate) use place::place;
 pub use place::{Need, find, own_machine};
 

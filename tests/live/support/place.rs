@@ -21,6 +21,18 @@ pub enum Need {
     Spin,
     /// A file system on a loop device that can be frozen.
     Freeze,
+    /// containerd with its socket for the kubelet, and a client of it: `tests/containers/containerd`.
+    Containerd,
+    /// The module that provokes, built for this kernel (`tests/provoke/module/build`).
+    Module,
+    /// Network devices of our own.
+    Iproute,
+    /// A kernel module that is loaded on a machine of our own: bonding, mce-inject, aer_inject.
+    KernelModule(&'static str),
+    /// A bad page can be pretended (CONFIG_MEMORY_FAILURE), and a tool that does it.
+    PageFailure,
+    /// The emulator causes hardware events (`tests/vm/run --events`).
+    HardwareEvents,
     /// The unified hierarchy holds the controllers.
     CgroupV2,
     /// A machine that may be ruined: its clock, its memory.
@@ -94,10 +106,26 @@ fn missing(need: Need) -> Option<String> {
         },
         Need::Systemd => (Path::new("/lib/systemd/systemd").exists() && on_path("systemd-analyze"), "no systemd"),
         Need::Podman => (on_path("podman") && on_path("runc"), "no podman with runc"),
+        Need::Containerd => (
+            on_path("runc")
+                && shell("tests/containers/containerd fetch && CONTAINERD=1.6 tests/containers/containerd fetch").0,
+            "no containerd: tests/containers/containerd fetch says why",
+        ),
         Need::Spin => {
             (kernel() >= (5, 17) || module_built(), "the kernel is older than 5.17 and the module is not built")
         }
         Need::Freeze => (on_path("mkfs.ext4") && on_path("fsfreeze"), "no mkfs.ext4 or fsfreeze"),
+        Need::Module => (own_machine() && module_built(), "the module is not built for this kernel"),
+        Need::Iproute => (on_path("ip"), "no iproute2"),
+        Need::KernelModule(name) => {
+            let there = shell(&format!("modinfo {name} >/dev/null 2>&1")).0;
+            (own_machine() && there, "a module of the kernel that is not here, or not ours to load")
+        }
+        Need::PageFailure => {
+            let there = Path::new("/proc/sys/vm/memory_failure_recovery").exists();
+            (own_machine() && there && on_path("perl"), "no page may be spoilt here")
+        }
+        Need::HardwareEvents => (Path::new("/run/vm/port/vm.hw").exists(), "no emulator that pulls cables"),
         Need::CgroupV2 => {
             let root = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
             (root.contains("memory"), "cgroup v2 has no memory controller here")

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// Exponential back-off with full jitter, so that many agents do not come back at once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
     longest: Duration,

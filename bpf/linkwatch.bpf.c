@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Who set a network device up or down. That it was done, rtnetlink tells user
+ * space; by whom, only the thread that does it knows, in which these hooks run
+ * before rtnetlink's notice is made.
+ */
+#include "netdev.h"
+
+LICENSE;
+
+#define IFF_UP 1
+
+struct admin_change {
+	u64 time_ns;
+	/* in the cpu controller's hierarchy */
+	struct cgroup_ref cgroup;
+	struct thread_ref thread;
+	u32 ifindex;
+	u32 netns;
+	u32 up;
+	u32 reserved;
+};
+
+RECORDS(admin_change, 16 * 1024);
+
+static __always_inline int report(const struct net_device *dev, u32 up)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct admin_change *r;
+
+	if (!dev)
+		return 0;
+	r = RESERVE(admin_change);
+	if (!r)
+		return 0;
+	r->time_ns = bpf_ktime_get_boot_ns();
+	cgroup_of_any(&r->cgroup, task, cpu_cgrp_id);
+	current_thread(&r->thread);
+	r->ifindex = BPF_CORE_READ(dev, ifindex);
+	r->netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
+	r->up = up;
+	SUBMIT(admin_change, r);
+	return 0;
+}
+
+/* net/core/dev.c: after the flags are set, before the notice. */
+SEC("fentry/__dev_notify_flags")
+int PROBE(admin__fentry, struct net_device *dev, unsigned int old_flags)
+{
+	unsigned int flags = dev->flags;
+
+	return (flags ^ old_flags) & IFF_UP ? report(dev, flags & IFF_UP) : 0;
+}
+
+/* dev_deactivate() resets the queues of a device that is set down. */
+SEC("tp_btf/qdisc_reset")
+int PROBE(admin__reset, struct Qdisc *qdisc)
+{
+	return report(BPF_CORE_READ(qdisc, dev_queue, dev), 0);
+}
+
+struct Qdisc_ops;
+
+/* A device gets its queues when it is set up for the first time. */
+SEC("tp_btf/qdisc_create")
+int PROBE(first_up__btf, const struct Qdisc_ops *ops, struct net_device *dev)
+{
+	return report(dev, 1);
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Hardware errors, by the kernel's own reports. Each tracepoint is a slot of its own: a kernel
+ * without one has the others. Raw, as pointers to bytes are no arguments of tp_btf before 6.0.
+ */
+#include "arm_error.h"
+#include "page_failure.h"
+
+LICENSE;
+
+RECORDS(machine_check, 8 * 1024);
+RECORDS(memory_error, 16 * 1024);
+RECORDS(pcie_error, 8 * 1024);
+RECORDS(firmware_error, 8 * 1024);
+RECORDS(firmware_memory_error, 8 * 1024);
+RECORDS(page_failure, 8 * 1024);
+
+SEC("raw_tp/mce_record")
+int PROBE(mce__raw, const void *argument)
+{
+	const struct mce *m = mce_of(argument);
+	u32 bank = BPF_CORE_READ(m, bank), suppressed;
+	struct machine_check *r;
+
+	if (!wanted(REASON(1, bank | BPF_CORE_READ(m, socketid) << 8), &suppressed))
+		return 0;
+	r = RESERVE(machine_check);
+	if (!r)
+		return 0;
+	r->time_ns = bpf_ktime_get_boot_ns();
+	r->status = BPF_CORE_READ(m, status);
+	r->misc = BPF_CORE_READ(m, misc);
+	r->address = BPF_CORE_READ(m, addr);
+	r->mcg_status = BPF_CORE_READ(m, mcgstatus);
+	r->ip = BPF_CORE_READ(m, ip);
+	r->syndrome = BPF_CORE_READ(m, synd);
+	r->ipid = BPF_CORE_READ(m, ipid);
+	r->ppin = BPF_CORE_READ(m, ppin);
+	r->cpu = BPF_CORE_READ(m, extcpu);
+	r->cpuid = BPF_CORE_READ(m, cpuid);
+	r->socket = BPF_CORE_READ(m, socketid);
+	r->apic = BPF_CORE_READ(m, apicid);
+	r->microcode = BPF_CORE_READ(m, microcode);
+	r->bank = bank;
+	r->vendor = BPF_CORE_READ(m, cpuvendor);
+	r->suppressed = suppressed;
+	SUBMIT(machine_check, r);
+	return 0;
+}
+
+SEC("raw_tp/mc_event")
+int PROBE(edac__raw, u32 severity, const char *message, const char *label, int count, u8 controller, s8 top,
+	  s8 middle, s8 low, u64 address, u8 grain_bits, u64 syndrome, const char *detail)
+{
+	u64 part = ((u64)controller << 24) | ((u8)top << 16) | ((u8)middle << 8) | (u8)low;
+	struct memory_error *r;
+	u32 suppressed;
+
+	if (!wanted(REASON(2, part), &suppressed))
+		return 0;
+	r = RESERVE(memory_error);
+	if (!r)
+		return 0;
+	r->time_ns = bpf_ktime_get_boot_ns();
+	r->address = address;
+	r->syndrome = syndrome;
+	r->severity = severity;
+	r->count = count;
+	r->controller = controller;
+	r->top = top;
+	r->middle = middle;
+	r->low = low;
+	r->grain_bits = grain_bits;
+	r->suppressed = suppressed;
+	bpf_probe_read_kernel_str(r->message, sizeof(r->message), message);
+	bpf_probe_read_kernel_str(r->label, sizeof(r->label), label);
+	bpf_probe_read_kernel_str(r->detail, sizeof(r->detail), detail);
+	SUBMIT(memory_error, r);
+	return 0;
+}
+
+SEC("raw_tp/aer_event")
+int PROBE(aer__raw, const char *device, u32 status, u8 severity, u8 header_valid, const void *header)
+{
+	char name[32] = {};
+	struct pcie_error *r;
+	u32 suppressed;
+	u64 part;
+
+	bpf_probe_read_kernel_str(name, sizeof(name), device);
+	/* of 0000:00:03.0 what differs between devices */
+	__builtin_memcpy(&part, &name[4], sizeof(part));
+	if (!wanted(REASON(3, part), &suppressed))
+		return 0;
+	r = RESERVE(pcie_error);
+	if (!r)
+		return 0;
+	r->time_ns = bpf_ktime_get_boot_ns();
+	r->status = status;
+	r->severity = severity;
+	r->header_valid = header_valid;
+	r->suppressed = suppressed;
+	/* struct aer_header_log_regs, since 6.10 struct pcie_tlp_log: both begin with the four words */
+	if (header_valid)
+		bpf_probe_read_kernel(r->header, sizeof(r->header), header);
+	__builtin_memcpy(r->device, name, sizeof(name));
+	SUBMIT(pcie_error, r);
+	return 0;
+}
+
+SEC("raw_tp/non_standard_event")
+int PROBE(ghes__raw, const void *section, const void *fru, const char *fru_text, u8 severity, const u8 *data,
+	  u32 length)
+{
+	struct firmware_error *r;
+	u32 suppressed;
+	u64 part = 0;
+
+	bpf_probe_read_kernel(&part, sizeof(part), section);
+	if (!wanted(REASON(4, part), &suppressed))
+		return 0;
+	r = RESERVE(firmware_error);
+	if (!r)
+		return 0;
+	r->time_ns = bpf_ktime_get_boot_ns();
+	bpf_probe_read_kernel(r->section, sizeof(r->section), section);
+	bpf_probe_read_kernel(r->fru, sizeof(r->fru), fru);
+	/* 20 bytes and a NUL: behind the field lies something else */
+	bpf_probe_read_kernel_str(r->fru_text, 21, fru_text);
+	r->severity = severity;
+	r->length = length;
+	r->suppressed = suppressed;
+	if (length >= SECTION_BYTES)
+		bpf_probe_read_kernel(r->data, SECTION_BYTES, data);
+	else
+		bpf_probe_read_kernel(r->data, length & (SECTION_BYTES - 1), data);
+	SUBMIT(firmware_error, r);
+	return 0;
+}
+
+SEC("raw_tp/extlog_mem_event")
+int PROBE(extlog__raw, const void *memory, u32 sequence, const void *fru, const char *fru_text, u8 severity)
+{
+	struct firmware_memory_error *r;
+	u32 suppressed;
+
+	if (!wanted(REASON(5, 0), &suppressed))
+		return 0;
+	r = RESERVE(firmware_memory_error);
+	if (!r)
+		return 0;
+	r->time_ns = bpf_ktime_get_boot_ns();
+	bpf_probe_read_kernel(&r->memory, sizeof(r->memory), memory);
+	bpf_probe_read_kernel_str(r->fru_text, 21, fru_text);
+	r->severity = severity;
+	r->suppressed = suppressed;
+	SUBMIT(firmware_memory_error, r);
+	return 0;
+}
+
+/* Since 6.12: 87880af2d24e ("RAS: Report all ARM processor CPER information to userspace"). */
+SEC("raw_tp/arm_event")
+int PROBE(arm__full, const void *section, u64 pei, u32 pei_length, u64 context, u32 context_length, u64 oem,
+	  u32 oem_length, u8 severity, int cpu)
+{
+	return report_arm(section, severity, cpu);
+}
+
+SEC("raw_tp/arm_event")
+int PROBE(arm__section, const void *section)
+{
+	return report_arm(section, SEVERITY_UNKNOWN, -1);
+}
+
+SEC("raw_tp/memory_failure_event")
+int PROBE(page__raw, u64 pfn, int kind, int result)
+{
+	struct page_failure *r;
+	u32 suppressed;
+
+	if (!wanted(REASON(7, 0), &suppressed))
+		return 0;
+	r = RESERVE(page_failure);
+	if (!r)
+		return 0;
+	r->pfn = pfn;
+	r->kind = page_kind(kind);
+	r->result = result;
+	r->suppressed = suppressed;
+	take_owner(r);
+	SUBMIT(page_failure, r);
+	return 0;
+}
+
+SEC("raw_tp/signal_generate")
+int PROBE(owner__raw, int signal, const void *info, struct task_struct *task)
+{
+	note_owner(signal, info, task);
+	return 0;
+}

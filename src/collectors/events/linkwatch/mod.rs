@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Network devices that come, go, change their state or lose their link.
+//!
+//! ## What it tells
+//! Which device changed and how: set up or down and by which process, carrier found or lost, made,
+//! removed, renamed, moved to another network namespace, made part of a bond or bridge or taken from
+//! it, active or backup in a bond. With its driver, speed and, for a container's device, the container.
+//!
+//! ## How
+//! rtnetlink's notices (RTNLGRP_LINK), compared with what was known of the device: devices that come
+//! later are heard of as those of the start are. Other network namespaces are heard of through the
+//! same socket, as soon as the kernel has a number for one: it has where a device went there or has
+//! its peer there, which is so for containers; one that a mount keeps (`ip netns`) is given a number.
+//! When notices are lost, all devices are listed and compared. The process is the one in which
+//! `__dev_notify_flags` (net/core/dev.c) runs, where the kernel has fentry; else the one in which the
+//! device's queues are reset (set down) or first made (set up).
+//!
+//! ## Signals
+//! `linux.net.link_change`, one for each change; WARN where hardware, a bond or a bond's port lost its
+//! carrier, was set down or removed, else INFO. A carrier that goes or comes because the device is set
+//! down or up is part of that change.
+//!
+//! ## Limits
+//! Without fentry, who set a device up for a second time is `unknown`. Two changes between two notices
+//! of the kernel are one or none. Speed and duplex are of devices in the agent's own network
+//! namespace only. At most 20 events of a device at once, one more each second; what was limited is a
+//! number on the next.
+//!
+//! ## What to do next
+//! Carrier of hardware lost: cable, transceiver, switch port; `ethtool DEVICE`, `ethtool -m DEVICE`, and
+//! the driver's lines in `dmesg`. Again and again on one device: a bad cable or transceiver. Set down:
+//! ask who `linux.trigger` names (a network manager, a script). Of a bond: see `linux.net.lacp_change`.
+//! A container's device gone is the container's end.
+
+mod changes;
+mod limit;
+mod who;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use changes::Change;
+use limit::Bucket;
+use who::{AdminChanges, By};
+
+use crate::collectors::netns::Owners;
+use crate::collectors::sources::{Both, Either, LinkRecords, Links};
+use crate::collectors::{
+    Collector, Context, EventCollector, Events, Info, NoSettings, Optional, Unavailable, head_doc,
+};
+use crate::host::device::NetDevice;
+use crate::host::rtnl::{Link, LinkNotice, NsId};
+use crate::host::{Clock, Host, Now};
+use crate::probe::RecordSet;
+use crate::probe::skeletons::linkwatch::{Record, Records, SKELETON};
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::{Event, EventDef, MetricDef, Role, Severity, Workload};
+use crate::workload::Workloads;
+
+static CHANGES: MetricDef =
+    counter(metric::NET_LINK_CHANGES, "Changes of network devices", &[attr::LINUX_NET_LINK_CHANGE]);
+static CONTAINER_CHANGES: MetricDef = counter(
+    metric::CONTAINER_NET_LINK_CHANGES,
+    "Changes of this workload's network devices",
+    &[attr::LINUX_NET_LINK_CHANGE],
+);
+
+/// A network device changed.
+pub static LINK_CHANGE: EventDef = EventDef {
+    name: event::NET_LINK_CHANGE,
+    summary: "A network device came, went, or changed its state",
+    severity: Severity::Info,
+    attributes: &[
+        attr::LINUX_NET_LINK_CHANGE,
+        attr::NETWORK_INTERFACE_NAME,
+        attr::LINUX_NET_IFINDEX,
+        attr::LINUX_NET_NAMESPACE,
+        attr::LINUX_NET_DEVICE_KIND,
+        attr::LINUX_NET_DEVICE_DRIVER,
+        attr::LINUX_NET_LINK_ADMIN,
+        attr::LINUX_NET_LINK_CARRIER,
+        attr::LINUX_NET_LINK_STATE,
+        attr::LINUX_NET_LINK_STATE_BEFORE,
+        attr::LINUX_NET_LINK_SPEED,
+        attr::LINUX_NET_LINK_DUPLEX,
+        attr::LINUX_NET_LINK_MAC,
+        attr::LINUX_NET_LINK_NAME_BEFORE,
+        attr::LINUX_NET_LINK_MASTER,
+        attr::LINUX_NET_LINK_CARRIER_LOSSES,
+        attr::LINUX_NET_LINK_MOVED,
+        attr::LINUX_NET_LINK_RELISTED,
+        attr::LINUX_NET_LINK_BY,
+        attr::LINUX_TRIGGER,
+    ],
+    counter: &CHANGES,
+    container_counter: Some(&CONTAINER_CHANGES),
+};
+
+/// How often it is asked whose a device is before that is given up: a container's processes come
+/// after its devices.
+const OWNER_TRIES: u8 = 6;
+const OWNER_PERIOD: Duration = Duration::from_secs(5);
+
+/// The collector.
+pub struct LinkWatch {
+    clock: Clock,
+    host: Host,
+    workloads: Workloads,
+    owners: Owners,
+    admin: AdminChanges,
+    devices: HashMap<Key, Device>,
+    /// Namespaces whose devices were listed once: what is found after that is new.
+    listed: Vec<NsId>,
+}
+
+type Key = (NsId, u32);
+
+/// A device as it was last seen.
+struct Device {
+    link: Link,
+    hardware: NetDevice,
+    workload: Option<Arc<Workload>>,
+    tries: u8,
+    /// In the list that is being made.
+    seen: bool,
+    bucket: Bucket,
+}
+
+impl Collector for LinkWatch {
+    const INFO: Info = Info {
+        name: "linkwatch",
+        summary: "network devices: link and carrier, who, made, renamed, removed",
+        doc: head_doc(include_str!("mod.rs")),
+        object: Some(&SKELETON),
+        optional: &[
+            Optional { slot: "admin", lost: "which process set a device up or down" },
+            Optional { slot: "first_up", lost: "which process set a device up for the first time" },
+        ],
+        // CAP_NET_ADMIN: lists of other namespaces; CAP_SYS_PTRACE: whose they are.
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_PTRACE"],
+        events: &[&LINK_CHANGE],
+        ..Info::DEFAULT
+    };
+    type Config = NoSettings;
+
+    fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let owners = Owners::new(cx.host, cx.workloads)?;
+        cx.load(SKELETON.options().optional(&["admin", "first_up"]))?;
+        cx.listen(Links::HOOK, Links::open(cx.host)?);
+        Ok(LinkWatch {
+            clock: cx.clock.clone(),
+            host: cx.host.clone(),
+            workloads: cx.workloads.clone(),
+            owners,
+            admin: AdminChanges::default(),
+            devices: HashMap::new(),
+            listed: Vec::new(),
+        })
+    }
+
+    fn reload(&mut self, _: NoSettings) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl EventCollector for LinkWatch {
+    type Records = Both<Records, LinkRecords>;
+
+    fn on_record(&mut self, record: <Self::Records as RecordSet>::Ref<'_>, out: &mut Events) -> anyhow::Result<()> {
+        match record {
+            Either::Object(Record::AdminChange(r)) => self.admin.note(r),
+            Either::Source(None) => {}
+            Either::Source(Some(notice)) => self.on_notice(notice, out),
+        }
+        Ok(())
+    }
+
+    fn period(&self) -> Option<Duration> {
+        self.devices.values().any(Device::wants_owner).then_some(OWNER_PERIOD)
+    }
+
+    fn tick(&mut self, _: Now, _: &mut Events) -> anyhow::Result<()> {
+        for device in self.devices.values_mut().filter(|d| d.wants_owner()) {
+            device.tries += 1;
+            device.workload = self.owners.of_link(&device.link);
+        }
+        Ok(())
+    }
+}
+
+impl Device {
+    fn wants_owner(&self) -> bool {
+        let foreign = self.link.ns.is_some() || self.link.peer_ns.is_some();
+        foreign && self.workload.is_none() && self.tries < OWNER_TRIES
+    }
+
+    fn physical(&self) -> bool {
+        self.hardware.physical || self.link.parent.is_some()
+    }
+}
+
+impl LinkWatch {
+    fn on_notice(&mut self, notice: LinkNotice, out: &mut Events) {
+        match notice {
+            LinkNotice::Is { link, listed } => self.on_link(link, listed, out),
+            LinkNotice::Gone(link) => {
+                if let Some(mut device) = self.devices.remove(&(link.ns, link.index)) {
+                    let change = if link.moved_to.is_some() { Change::Moved } else { Change::Removed };
+                    self.emit(change, &mut device, None, false, out);
+                }
+            }
+            LinkNotice::Listing(ns) => {
+                self.devices.iter_mut().filter(|(k, _)| k.0 == ns).for_each(|(_, d)| d.seen = false);
+            }
+            LinkNotice::Listed(ns) => self.on_listed(ns, out),
+            LinkNotice::NamespaceGone(id) => {
+                // Its devices went with it; the kernel tells of none.
+                self.devices.retain(|k, _| k.0 != Some(id));
+                self.listed.retain(|ns| *ns != Some(id));
+                self.owners.forget(id);
+            }
+        }
+    }
+
+    fn on_link(&mut self, link: Link, listed: bool, out: &mut Events) {
+        let key = (link.ns, link.index);
+        let known = self.devices.remove(&key);
+        let found_later = listed && self.listed.contains(&link.ns);
+        let changes = match &known {
+            Some(old) => changes::between(&old.link, &link),
+            None if found_later => vec![Change::Added],
+            None if listed => Vec::new(),
+            None => changes::of_unknown(&link),
+        };
+        let (before, mut device) = self.update(known, link);
+        for change in changes {
+            // Every namespace has one, and nobody misses it.
+            if !device.link.is_loopback() || !matches!(change, Change::Added | Change::AdminUp) {
+                self.emit(change, &mut device, before.as_ref(), listed, out);
+            }
+        }
+        self.devices.insert(key, device);
+    }
+
+    /// What was known of the device, and what is now.
+    fn update(&mut self, known: Option<Device>, link: Link) -> (Option<Link>, Device) {
+        let (before, mut device) = match known {
+            Some(mut d) => (Some(std::mem::replace(&mut d.link, link)), d),
+            None => (None, Device::new(link)),
+        };
+        device.seen = true;
+        let carrier = before.as_ref().is_none_or(|b| b.has_carrier() != device.link.has_carrier());
+        if device.link.ns.is_none() && (carrier || before.as_ref().is_some_and(|b| b.name != device.link.name)) {
+            let now = self.host.net_device(&device.link.name);
+            // Without a carrier there is no speed: the last one is worth more.
+            device.hardware = NetDevice {
+                speed: now.speed.or(device.hardware.speed),
+                duplex: now.duplex.or_else(|| device.hardware.duplex.take()),
+                ..now
+            };
+        }
+        if device.hardware.driver.is_none()
+            && let Some((bus, name)) = &device.link.parent
+        {
+            device.hardware.driver = self.host.bus_driver(bus, name);
+        }
+        (before, device)
+    }
+
+    /// What a list did not have is gone.
+    fn on_listed(&mut self, ns: NsId, out: &mut Events) {
+        let gone: Vec<Key> = self.devices.iter().filter(|(k, d)| k.0 == ns && !d.seen).map(|(k, _)| *k).collect();
+        for key in gone {
+            if let Some(mut device) = self.devices.remove(&key) {
+                self.emit(Change::Removed, &mut device, None, true, out);
+            }
+        }
+        if !self.listed.contains(&ns) {
+            self.listed.push(ns);
+        }
+    }
+
+    fn emit(&mut self, change: Change, device: &mut Device, before: Option<&Link>, listed: bool, out: &mut Events) {
+        let now = self.clock.now();
+        let Some(suppressed) = device.bucket.take(Duration::from_nanos(now.boot_ns)) else { return };
+        if device.workload.is_none() {
+            device.workload = self.owners.of_link(&device.link);
+        }
+        let mut e = Event::new(&LINK_CHANGE, now.wall, device.workload.clone(), String::new());
+        e.severity = change.severity(&device.link, device.physical());
+        e.suppressed = suppressed;
+        describe(&mut e, change, device, before);
+        e.attributes.set_some(attr::LINUX_NET_NAMESPACE, self.owners.inode(&device.link));
+        if let Some(master) = device.link.master.or(before.and_then(|b| b.master)) {
+            let name = self.devices.get(&(device.link.ns, master)).map(|d| d.link.name.clone());
+            e.attributes.set_some(attr::LINUX_NET_LINK_MASTER, name);
+        }
+        if listed {
+            e.attributes.set(attr::LINUX_NET_LINK_RELISTED, true);
+        }
+        let by = self.by(change, device);
+        e.message = format!("{}{}", message(change, device, before), by.words());
+        e.attributes.set(attr::LINUX_NET_LINK_BY, by.name());
+        if let By::Process { thread, cgroup } = by {
+            e.involve(Role::Trigger, self.workloads.of_cgroup(cgroup), thread);
+        }
+        out.emit(e);
+    }
+
+    fn by(&mut self, change: Change, device: &Device) -> By {
+        let up = match change {
+            Change::AdminUp => true,
+            Change::AdminDown => false,
+            Change::CarrierUp | Change::CarrierDown | Change::State | Change::PortState => return By::Device,
+            _ => return By::Unknown,
+        };
+        let inode = self.owners.inode(&device.link);
+        self.admin.take(device.link.index, inode, up, self.clock.boot_ns())
+    }
+}
+
+impl Device {
+    fn new(link: Link) -> Self {
+        Device { link, hardware: NetDevice::default(), workload: None, tries: 0, seen: true, bucket: Bucket::default() }
+    }
+}
+
+/// The device as it is, and what it was.
+fn describe(e: &mut Event, change: Change, device: &Device, before: Option<&Link>) {
+    let (link, hardware) = (&device.link, &device.hardware);
+    let kind = match &link.kind {
+        Some(kind) => Some(kind.clone()),
+        None if device.physical() => Some("physical".to_owned()),
+        None => None,
+    };
+    e.attributes
+        .set(attr::LINUX_NET_LINK_CHANGE, change.name())
+        .set(attr::NETWORK_INTERFACE_NAME, link.name.clone())
+        .set(attr::LINUX_NET_IFINDEX, link.index)
+        .set_some(attr::LINUX_NET_DEVICE_KIND, kind)
+        .set_some(attr::LINUX_NET_DEVICE_DRIVER, hardware.driver.clone())
+        .set(attr::LINUX_NET_LINK_ADMIN, if link.is_up() { "up" } else { "down" })
+        .set(attr::LINUX_NET_LINK_CARRIER, link.has_carrier())
+        .set_some(attr::LINUX_NET_LINK_STATE, link.state)
+        .set_some(attr::LINUX_NET_LINK_SPEED, hardware.speed)
+        .set_some(attr::LINUX_NET_LINK_DUPLEX, hardware.duplex.clone())
+        .set_some(attr::LINUX_NET_LINK_MAC, link.mac.clone())
+        .set_some(attr::LINUX_NET_LINK_CARRIER_LOSSES, link.carrier_losses);
+    if let Some(old) = before {
+        e.attributes.set_some(attr::LINUX_NET_LINK_STATE_BEFORE, old.state.filter(|s| Some(*s) != link.state));
+        if old.name != link.name {
+            e.attributes.set(attr::LINUX_NET_LINK_NAME_BEFORE, old.name.clone());
+        }
+    }
+    if change == Change::Moved {
+        e.attributes.set(attr::LINUX_NET_LINK_MOVED, true);
+    }
+}
+
+/// One line that tells which device, whose, and what.
+fn message(change: Change, device: &Device, before: Option<&Link>) -> String {
+    let link = &device.link;
+    let what =
+        device.hardware.driver.as_deref().or(link.kind.as_deref()).map(|d| format!(" ({d})")).unwrap_or_default();
+    let whose = device.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let did = match change {
+        Change::AdminUp => "was set up".to_owned(),
+        Change::AdminDown => "was set down".to_owned(),
+        Change::CarrierUp => "has a carrier".to_owned(),
+        Change::CarrierDown => "lost its carrier".to_owned(),
+        Change::State => format!("is {} now", link.state.unwrap_or("unknown")),
+        Change::Added => "is new".to_owned(),
+        Change::Removed => "was removed".to_owned(),
+        Change::Moved => "went to another network namespace".to_owned(),
+        Change::Renamed => format!("was {} before", before.map_or("", |b| &b.name)),
+        Change::Enslaved => "was made part of another device".to_owned(),
+        Change::Released => "was taken from the device that it was part of".to_owned(),
+        Change::PortState if link.port.as_ref().is_some_and(|p| p.active) => "is active in its bond".to_owned(),
+        Change::PortState => "is a backup in its bond".to_owned(),
+    };
+    format!("{}{what}{whose} {did}", link.name)
+}

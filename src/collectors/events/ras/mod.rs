@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Errors that the hardware itself reports: memory, CPUs, PCI Express.
+//!
+//! ## What it tells
+//! Which component erred (DIMM, CPU and bank, PCI device), what kind of error, whether it was
+//! corrected, at which physical address; for a page that was taken out of use, whose it was.
+//!
+//! ## How
+//! The kernel's own tracepoints, each by itself, so that a kernel without one has the others:
+//! `mce:mce_record` (x86 machine checks), `ras:mc_event` (EDAC, the memory controller's driver),
+//! `ras:aer_event` (PCI Express), `ras:non_standard_event` and `ras:extlog_mem_event` (firmware, by
+//! ACPI's GHES), `ras:arm_event`, `memory_failure_event` (a page with bad memory). A page's owner is
+//! who is sent SIGBUS for it (`signal:signal_generate`) by the thread that then reports the page.
+//!
+//! ## Signals
+//! `linux.hw.error`; `linux.hw.error.source` says which of them. One fault may come by several: a
+//! machine check, EDAC's decoding of it, and the page that is lost.
+//!
+//! ## Limits
+//! What firmware handles without telling the kernel is not seen; many machines need EDAC's driver
+//! (`edac_mc`) for the DIMM's name. At most 20 records of a component at once, one more each second;
+//! what was limited is a number on the next.
+//!
+//! ## What to do next
+//! `corrected`: count them by `hw.name`. A few a month are usual; the same DIMM, address or PCI
+//! device every day is a part that fails: replace it at the next occasion. `uncorrected`, `fatal`:
+//! drain the node and replace the part now. PCI Express errors that are corrected: reseat the card,
+//! look at the slot and its power management. A page that was lost in a container: restart it, its
+//! data is gone.
+
+mod decode;
+
+use decode::Sense;
+
+use crate::collectors::{
+    Collector, Context, EventCollector, Events, Info, NoSettings, Optional, Unavailable, head_doc,
+};
+use crate::host::Clock;
+use crate::probe::skeletons::ras::{
+    ArmError, FirmwareError, FirmwareMemoryError, MachineCheck, MemoryError, MemorySection, PageFailure, PcieError,
+    Record, Records, SKELETON,
+};
+use crate::probe::text;
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Thread, Value};
+use crate::workload::Workloads;
+
+const COUNTED: &[Key] = &[attr::LINUX_HW_ERROR_SOURCE, attr::LINUX_HW_ERROR_SEVERITY];
+static ERRORS: MetricDef = counter(metric::HW_ERRORS, "Errors that the hardware reported", COUNTED);
+static CONTAINER_ERRORS: MetricDef =
+    counter(metric::CONTAINER_HW_ERRORS, "Pages of this workload that bad memory took", COUNTED);
+
+/// The hardware reports an error.
+pub static HW_ERROR: EventDef = EventDef {
+    name: event::HW_ERROR,
+    summary: "The hardware reported an error",
+    severity: Severity::Warn,
+    attributes: &[
+        attr::LINUX_HW_ERROR_SOURCE,
+        attr::LINUX_HW_ERROR_SEVERITY,
+        attr::LINUX_HW_ERROR_KIND,
+        attr::HW_TYPE,
+        attr::HW_NAME,
+        attr::LINUX_HW_ERROR_COUNT,
+        attr::LINUX_HW_ERROR_ADDRESS,
+        attr::CPU_LOGICAL_NUMBER,
+        attr::LINUX_HW_ERROR_BANK,
+        attr::LINUX_HW_ERROR_SOCKET,
+        attr::LINUX_HW_ERROR_CONTROLLER,
+        attr::LINUX_HW_ERROR_LAYERS,
+        attr::LINUX_HW_ERROR_GRAIN,
+        attr::LINUX_HW_ERROR_SYNDROME,
+        attr::LINUX_HW_ERROR_STATUS,
+        attr::LINUX_HW_ERROR_FLAGS,
+        attr::LINUX_HW_ERROR_REGISTERS,
+        attr::LINUX_HW_ERROR_DETAIL,
+        attr::LINUX_HW_ERROR_SECTION,
+        attr::LINUX_HW_ERROR_FRU,
+        attr::LINUX_HW_ERROR_LENGTH,
+        attr::LINUX_HW_ERROR_DATA,
+        attr::LINUX_HW_ERROR_OUTCOME,
+        attr::LINUX_HW_ERROR_OWNERS,
+        attr::LINUX_HW_ERROR_VIRTUAL_ADDRESS,
+    ],
+    counter: &ERRORS,
+    container_counter: Some(&CONTAINER_ERRORS),
+};
+
+/// All slots: none is needed, but one must be there.
+const OPTIONAL: &[Optional] = &[
+    Optional { slot: "mce", lost: "machine checks (x86)" },
+    Optional { slot: "edac", lost: "memory errors by EDAC, with the DIMM's name" },
+    Optional { slot: "aer", lost: "PCI Express errors" },
+    Optional { slot: "ghes", lost: "firmware's reports without a decoder in the kernel" },
+    Optional { slot: "extlog", lost: "memory errors by firmware's extended log (x86)" },
+    Optional { slot: "arm", lost: "processor errors by firmware (arm64)" },
+    Optional { slot: "page", lost: "pages that bad memory took" },
+    Optional { slot: "owner", lost: "whose page it was" },
+];
+const SLOTS: [&str; 8] = ["mce", "edac", "aer", "ghes", "extlog", "arm", "page", "owner"];
+
+/// The collector.
+pub struct Ras {
+    clock: Clock,
+    workloads: Workloads,
+    page: u64,
+}
+
+impl Collector for Ras {
+    const INFO: Info = Info {
+        name: "ras",
+        summary: "errors that the hardware reports: memory, CPU, PCI Express",
+        doc: head_doc(include_str!("mod.rs")),
+        object: Some(&SKELETON),
+        optional: OPTIONAL,
+        capabilities: &["CAP_BPF", "CAP_PERFMON"],
+        events: &[&HW_ERROR],
+        ..Info::DEFAULT
+    };
+    type Config = NoSettings;
+
+    fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let object = cx.load(SKELETON.options().optional(&SLOTS))?;
+        // Owners alone tell nothing.
+        if SLOTS.iter().all(|s| *s == "owner" || object.attached(s).is_none()) {
+            return Err(Unavailable::because(
+                "this kernel has none of the tracepoints of hardware errors: CONFIG_RAS, CONFIG_X86_MCE",
+            ));
+        }
+        Ok(Ras { clock: cx.clock.clone(), workloads: cx.workloads.clone(), page: crate::host::sys::page_size() })
+    }
+
+    fn reload(&mut self, _: NoSettings) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl EventCollector for Ras {
+    type Records = Records;
+
+    fn on_record(&mut self, record: Record<'_>, out: &mut Events) -> anyhow::Result<()> {
+        out.emit(match record {
+            Record::MachineCheck(r) => self.machine_check(r),
+            Record::MemoryError(r) => self.memory(r),
+            Record::PcieError(r) => self.pcie(r),
+            Record::FirmwareError(r) => self.firmware(r),
+            Record::FirmwareMemoryError(r) => self.firmware_memory(r),
+            Record::ArmError(r) => self.arm(r),
+            Record::PageFailure(r) => self.page_failure(r),
+        });
+        Ok(())
+    }
+}
+
+/// What every report has.
+struct Report<'a> {
+    source: &'static str,
+    hw_type: &'static str,
+    sense: Sense,
+    kind: String,
+    /// The component.
+    name: &'a str,
+    time_ns: u64,
+    suppressed: u32,
+}
+
+impl Ras {
+    fn event(&self, r: Report<'_>) -> Event {
+        let mut e = Event::new(&HW_ERROR, self.clock.wall(r.time_ns), None, String::new());
+        e.severity = r.sense.severity();
+        e.message = format!("{} {} error of {}: {}", r.sense.name(), r.hw_type, r.name, r.kind);
+        e.suppressed = r.suppressed.into();
+        e.attributes
+            .set(attr::LINUX_HW_ERROR_SOURCE, r.source)
+            .set(attr::LINUX_HW_ERROR_SEVERITY, r.sense.name())
+            .set(attr::LINUX_HW_ERROR_KIND, r.kind)
+            .set(attr::HW_TYPE, r.hw_type)
+            .set(attr::HW_NAME, r.name.to_owned());
+        e
+    }
+
+    fn machine_check(&self, r: &MachineCheck) -> Event {
+        let kind = decode::mca_code(r.status);
+        let mut e = self.event(Report {
+            source: "mce",
+            hw_type: if kind.contains("memory") { "memory" } else { "cpu" },
+            sense: Sense::of_mce(r.status, r.vendor),
+            kind,
+            name: &format!("CPU {}, bank {}", r.cpu, r.bank),
+            time_ns: r.time_ns,
+            suppressed: r.suppressed,
+        });
+        let registers = [
+            ("misc", r.misc),
+            ("mcg_status", r.mcg_status),
+            ("ip", r.ip),
+            ("synd", r.syndrome),
+            ("ipid", r.ipid),
+            ("ppin", r.ppin),
+            ("cpuid", r.cpuid.into()),
+            ("apic", r.apic.into()),
+            ("microcode", r.microcode.into()),
+        ];
+        e.attributes
+            .set(attr::CPU_LOGICAL_NUMBER, r.cpu)
+            .set(attr::LINUX_HW_ERROR_BANK, r.bank)
+            .set(attr::LINUX_HW_ERROR_SOCKET, r.socket)
+            .set(attr::LINUX_HW_ERROR_STATUS, Value::address(r.status))
+            .set(attr::LINUX_HW_ERROR_FLAGS, decode::bits(r.status, &decode::MCE_STATUS))
+            .set(attr::LINUX_HW_ERROR_REGISTERS, registers_of(&registers));
+        if r.status >> 58 & 1 == 1 {
+            e.attributes.set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(r.address));
+        }
+        e
+    }
+
+    fn memory(&self, r: &MemoryError) -> Event {
+        let (label, detail) = (text(&r.label), text(&r.detail));
+        let mut e = self.event(Report {
+            source: "edac",
+            hw_type: "memory",
+            sense: Sense::of_edac(r.severity),
+            kind: text(&r.message),
+            name: if label.is_empty() { "an unknown DIMM" } else { &label },
+            time_ns: r.time_ns,
+            suppressed: r.suppressed,
+        });
+        e.attributes
+            .set(attr::LINUX_HW_ERROR_COUNT, r.count)
+            .set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(r.address))
+            .set(attr::LINUX_HW_ERROR_CONTROLLER, r.controller)
+            .set(attr::LINUX_HW_ERROR_LAYERS, vec![r.top, r.middle, r.low])
+            .set(attr::LINUX_HW_ERROR_GRAIN, 1_u64.checked_shl(r.grain_bits).unwrap_or(0))
+            .set(attr::LINUX_HW_ERROR_SYNDROME, Value::address(r.syndrome))
+            .set_some(attr::LINUX_HW_ERROR_DETAIL, Some(detail).filter(|d| !d.is_empty()));
+        e
+    }
+
+    fn pcie(&self, r: &PcieError) -> Event {
+        let sense = Sense::of_aer(r.severity);
+        let status = u64::from(r.status);
+        let flags = match sense {
+            Sense::Corrected => decode::bits(status, &decode::AER_CORRECTABLE),
+            _ => decode::bits(status, &decode::AER_UNCORRECTABLE),
+        };
+        let kind = if flags.is_empty() { format!("status {status:#x}") } else { flags.join(", ") };
+        let mut e = self.event(Report {
+            source: "aer",
+            hw_type: "pcie",
+            sense,
+            kind,
+            name: &text(&r.device),
+            time_ns: r.time_ns,
+            suppressed: r.suppressed,
+        });
+        e.attributes.set(attr::LINUX_HW_ERROR_STATUS, Value::address(status)).set(attr::LINUX_HW_ERROR_FLAGS, flags);
+        if r.header_valid != 0 {
+            let words = [("tlp0", r.header[0]), ("tlp1", r.header[1]), ("tlp2", r.header[2]), ("tlp3", r.header[3])];
+            e.attributes.set(attr::LINUX_HW_ERROR_REGISTERS, registers_of(&words.map(|(n, w)| (n, w.into()))));
+        }
+        e
+    }
+
+    fn firmware(&self, r: &FirmwareError) -> Event {
+        let (section, fru) = (decode::guid(&r.section), text(&r.fru_text));
+        let kind = format!("{} section", decode::section(&section));
+        let mut e = self.event(Report {
+            source: "ghes",
+            hw_type: "platform",
+            sense: Sense::of_ghes(r.severity),
+            kind,
+            name: if fru.is_empty() { "a part that firmware does not name" } else { &fru },
+            time_ns: r.time_ns,
+            suppressed: r.suppressed,
+        });
+        let kept = r.data.get(..r.length as usize).unwrap_or(&r.data);
+        let hex: String = kept.iter().map(|b| format!("{b:02x}")).collect();
+        e.attributes
+            .set(attr::LINUX_HW_ERROR_SECTION, section)
+            .set(attr::LINUX_HW_ERROR_LENGTH, r.length)
+            .set(attr::LINUX_HW_ERROR_DATA, hex)
+            .set_some(attr::LINUX_HW_ERROR_FRU, (r.fru != [0; 16]).then(|| decode::guid(&r.fru)));
+        e
+    }
+
+    fn firmware_memory(&self, r: &FirmwareMemoryError) -> Event {
+        let (m, fru) = (&r.memory, text(&r.fru_text));
+        let known = m.valid & decode::MEMORY_VALID_KIND != 0;
+        let place = place_in_memory(m);
+        let name = if fru.is_empty() { words(&place) } else { fru };
+        let mut e = self.event(Report {
+            source: "extlog",
+            hw_type: "memory",
+            sense: Sense::of_cper(r.severity),
+            kind: if known { decode::memory_kind(m.kind) } else { "unknown" }.to_owned(),
+            name: &name,
+            time_ns: r.time_ns,
+            suppressed: r.suppressed,
+        });
+        if m.valid & decode::MEMORY_VALID_ADDRESS != 0 {
+            e.attributes.set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(m.address));
+        }
+        e.attributes.set(attr::LINUX_HW_ERROR_REGISTERS, Value::figures(place));
+        e
+    }
+
+    fn arm(&self, r: &ArmError) -> Event {
+        let kind = if r.errors == 0 { "no error information" } else { decode::arm_kind(r.info_type) };
+        let name = if r.cpu < 0 { format!("CPU with MPIDR {:#x}", r.mpidr) } else { format!("CPU {}", r.cpu) };
+        let mut e = self.event(Report {
+            source: "arm",
+            hw_type: "cpu",
+            // Before 6.12 the hook does not have it.
+            sense: Sense::of_ghes(r.severity),
+            kind: kind.to_owned(),
+            name: &name,
+            time_ns: r.time_ns,
+            suppressed: r.suppressed,
+        });
+        let registers = [
+            ("mpidr", r.mpidr),
+            ("midr", r.midr),
+            ("info", r.info),
+            ("flags", r.info_flags.into()),
+            ("affinity", r.affinity.into()),
+            ("running", r.running.into()),
+            ("multiple", r.multiple.into()),
+        ];
+        e.attributes
+            .set(attr::LINUX_HW_ERROR_COUNT, r.errors)
+            .set(attr::LINUX_HW_ERROR_REGISTERS, registers_of(&registers))
+            .set_some(attr::CPU_LOGICAL_NUMBER, Some(r.cpu).filter(|c| *c >= 0));
+        // Bits of the information's validation field: UEFI 2.10, N.2.4.4.1.
+        if r.info_valid >> 4 & 1 == 1 {
+            e.attributes.set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(r.physical_address));
+        }
+        if r.info_valid >> 3 & 1 == 1 {
+            e.attributes.set(attr::LINUX_HW_ERROR_VIRTUAL_ADDRESS, Value::address(r.virtual_address));
+        }
+        e
+    }
+
+    fn page_failure(&self, r: &PageFailure) -> Event {
+        let (address, outcome) = (r.pfn.saturating_mul(self.page), decode::outcome(r.result));
+        // Data that nobody misses is no loss.
+        let lost = r.owners > 0 || outcome != "recovered";
+        let mut e = self.event(Report {
+            source: "memory_failure",
+            hw_type: "memory",
+            sense: if lost { Sense::Uncorrected } else { Sense::Deferred },
+            kind: format!("{}: {outcome}", decode::page_kind(r.kind)),
+            name: &format!("page {address:#x}"),
+            time_ns: r.time_ns,
+            suppressed: r.suppressed,
+        });
+        e.attributes
+            .set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(address))
+            .set(attr::LINUX_HW_ERROR_OUTCOME, outcome)
+            .set(attr::LINUX_HW_ERROR_OWNERS, r.owners);
+        if r.owners > 0 {
+            let owner = Thread::from(r.owner);
+            e.workload = self.workloads.of_cgroup(r.owner_cgroup.into());
+            let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+            e.message = format!("{}; it was {} (pid {}){whose}", e.message, owner.comm, owner.pid);
+            e.thread = Some(owner);
+            e.attributes.set(attr::LINUX_HW_ERROR_VIRTUAL_ADDRESS, Value::address(r.owner_address));
+        }
+        e
+    }
+}
+
+/// Registers and ids, hexadecimal; those that are zero say nothing.
+fn registers_of(all: &[(&'static str, u64)]) -> Value {
+    let some = all.iter().filter(|(_, v)| *v != 0);
+    Value::Map(some.map(|(n, v)| ((*n).into(), Value::address(*v))).collect())
+}
+
+/// Where in the memory, as far as firmware says: (name, number).
+fn place_in_memory(m: &MemorySection) -> Vec<(&'static str, u64)> {
+    let all = [
+        (3, "node", m.node),
+        (4, "card", m.card),
+        (5, "module", m.module),
+        (15, "rank", m.rank),
+        (6, "bank", m.bank),
+        (7, "device", m.device),
+        (8, "row", m.row),
+        (9, "column", m.column),
+        (10, "bit", m.bit),
+        (17, "module_handle", m.device_handle),
+    ];
+    all.into_iter().filter(|(bit, ..)| m.valid >> bit & 1 == 1).map(|(_, n, v)| (n, v.into())).collect()
+}
+
+fn words(place: &[(&'static str, u64)]) -> String {
+    if place.is_empty() {
+        return "an unknown DIMM".to_owned();
+    }
+    place.iter().map(|(n, v)| format!("{n} {v}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a firmware's place only what it says is valid.
+    #[test]
+    fn places_are_named_as_far_as_known() {
+        let m = MemorySection { valid: 1 << 3 | 1 << 5, node: 1, card: 9, module: 2, ..zeroed() };
+        assert_eq!(words(&place_in_memory(&m)), "node 1, module 2");
+        assert_eq!(words(&place_in_memory(&zeroed())), "an unknown DIMM");
+    }
+
+    fn zeroed() -> MemorySection {
+        zerocopy::FromZeros::new_zeroed()
+    }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The network namespaces that have a number, and the processes in them.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::{NsId, Rtnl};
+use crate::host::{Host, ReadError, Reading};
+
+/// A walk over the processes is as old as this at most.
+const FRESH: Duration = Duration::from_secs(2);
+/// As many processes of a namespace are kept.
+const PROCESSES: usize = 64;
+
+/// A namespace and who is in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Inode number, as in `/proc/PID/ns/net`.
+    pub inode: u64,
+    /// Some of its processes; those of one that is gone are the last known.
+    pub pids: Vec<u32>,
+}
+
+/// All of them, by number.
+pub struct Namespaces {
+    host: Host,
+    rtnl: Rtnl,
+    own: u64,
+    known: HashMap<i32, Namespace>,
+    walked: Option<Instant>,
+}
+
+impl Namespaces {
+    /// # Errors
+    /// This process's own namespace cannot be told.
+    pub fn open(host: &Host) -> Reading<Self> {
+        let path = host.proc.join("self/ns/net");
+        let own = std::fs::metadata(&path).map_err(|e| ReadError::io(&path, e))?.ino();
+        let rtnl = Rtnl::open().map_err(|e| ReadError::io(&path, e))?;
+        Ok(Namespaces { host: host.clone(), rtnl, own, known: HashMap::new(), walked: None })
+    }
+
+    /// Of this process's own namespace.
+    #[must_use]
+    pub fn own_inode(&self) -> u64 {
+        self.own
+    }
+
+    /// What is known of a namespace. One that is not known yet is looked for among the processes, every
+    /// two seconds at most.
+    pub fn get(&mut self, id: i32) -> Option<&Namespace> {
+        if !self.known.contains_key(&id) && self.walked.is_none_or(|at| at.elapsed() > FRESH) {
+            self.walk();
+        }
+        self.known.get(&id)
+    }
+
+    /// The number goes to another one.
+    pub fn forget(&mut self, id: i32) {
+        self.known.remove(&id);
+    }
+
+    fn walk(&mut self) {
+        self.walked = Some(Instant::now());
+        let mut inside: HashMap<u64, Vec<u32>> = HashMap::new();
+        let entries = std::fs::read_dir(&self.host.proc).into_iter().flatten().flatten();
+        for pid in entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()) {
+            let Ok(ns) = std::fs::metadata(self.host.proc.join(format!("{pid}/ns/net"))) else { continue };
+            let pids = inside.entry(ns.ino()).or_default();
+            if ns.ino() != self.own && pids.len() < PROCESSES {
+                pids.push(pid);
+            }
+        }
+        inside.remove(&self.own);
+        for (inode, pids) in inside {
+            let id = pids.iter().find_map(|pid| self.rtnl.nsid_of_process(*pid).ok().flatten());
+            if let Some(id) = id {
+                self.known.insert(id, Namespace { inode, pids });
+            }
+        }
+    }
+}
+
+/// Namespaces that a mount keeps, found by the mount table of the node's first process.
+pub(super) struct Mounts {
+    host: Host,
+    table: File,
+    seen: Vec<String>,
+}
+
+impl Mounts {
+    pub fn open(host: &Host) -> Reading<Self> {
+        let open = |pid: &str| {
+            let path = host.proc.join(pid).join("mountinfo");
+            File::open(&path).map_err(|e| ReadError::io(&path, e))
+        };
+        // The node's, where it may be read: an agent in a container has mounts of its own.
+        Ok(Mounts { host: host.clone(), table: open("1").or_else(|_| open("self"))?, seen: Vec::new() })
+    }
+
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.table.as_fd()
+    }
+
+    /// Gives those that have no number one. The kernel tells of each that is new on the socket.
+    pub fn number(&mut self, rtnl: &mut Rtnl) {
+        let mut text = String::new();
+        if let Err(e) = self.table.seek(SeekFrom::Start(0)).and_then(|_| self.table.read_to_string(&mut text)) {
+            tracing::debug!("mount table: {e}");
+            return;
+        }
+        let mounted: Vec<(&str, &str)> = text.lines().filter_map(namespace_mount).collect();
+        self.seen.retain(|root| mounted.iter().any(|(r, _)| r == root));
+        for (root, at) in mounted {
+            if !self.seen.iter().any(|s| s == root) {
+                self.seen.push(root.to_owned());
+                if let Err(e) = self.number_one(rtnl, at) {
+                    tracing::debug!("network namespace at {at}: {e}");
+                }
+            }
+        }
+    }
+
+    fn number_one(&self, rtnl: &mut Rtnl, at: &str) -> std::io::Result<()> {
+        let path: PathBuf = self.host.root.join(at.trim_start_matches('/'));
+        let file = File::open(path)?;
+        match rtnl.nsid_of_file(file.as_fd())? {
+            Some(_) => Ok(()),
+            None => rtnl.number(file.as_fd()),
+        }
+    }
+}
+
+/// `net:[INODE]` and where, of a line of mountinfo: proc_pid_mountinfo(5).
+fn namespace_mount(line: &str) -> Option<(&str, &str)> {
+    let mut fields = line.split(' ').skip(3);
+    let (root, at) = (fields.next()?, fields.next()?);
+    root.starts_with("net:[").then_some((root, at))
+}
+
+/// The number that a namespace has, as a notice carries it; `None` for `own`, which may have one too.
+pub(super) fn foreign(id: NsId, own: NsId) -> NsId {
+    id.filter(|_| id != own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A namespace of `ip netns add`, and a mount of another kind.
+    #[test]
+    fn mounts_of_namespaces() {
+        let line = "612 25 0:4 net:[4026532567] /run/netns/a rw shared:200 - nsfs nsfs rw";
+        assert_eq!(namespace_mount(line), Some(("net:[4026532567]", "/run/netns/a")));
+        assert_eq!(namespace_mount("25 1 0:23 / /run rw - tmpfs tmpfs rw"), None);
+        assert_eq!(namespace_mount(""), None);
+        assert_eq!((foreign(Some(3), Some(3)), foreign(Some(3), None)), (None, Some(3)));
+    }
+
+    /// On the real system one's own namespace is known.
+    #[test]
+    fn own_namespace() {
+        let mut all = Namespaces::open(&Host::default()).unwrap();
+        assert!(all.own_inode() > 0);
+        assert_eq!(all.get(i32::MAX), None);
+    }
+}

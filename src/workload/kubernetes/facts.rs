@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What Kubernetes' sources told of containers and pods: written beside the data's way, read by the
+//! one who names workloads. What a source told stays when the source is gone.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::owners;
+use crate::signal::semconv::{Key, attr};
+use crate::signal::{ContainerKind, Pod, QosClass, Workload};
+use crate::workload::runtime::{SANDBOX, split_image};
+use crate::workload::service;
+use crate::workload::settings::{Settings, chooses};
+use crate::workload::{Workloads, path};
+
+/// What is known of a container or pod whose workload is not there (yet) is kept so long.
+const KEEP: Duration = Duration::from_secs(300);
+/// More containers than this are not remembered as unknown.
+const MAX_UNKNOWN: usize = 4096;
+
+/// Who told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The container runtime's socket.
+    Cri,
+    Kubelet,
+}
+
+impl Source {
+    pub const ALL: [Source; 2] = [Source::Cri, Source::Kubelet];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Cri => "cri",
+            Source::Kubelet => "kubelet",
+        }
+    }
+}
+
+/// How it goes with a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourceState {
+    /// Not on this node, or not asked.
+    #[default]
+    Absent,
+    Ok,
+    /// It answered once and does not now: what it told is kept.
+    Old,
+    /// It never answered.
+    Down,
+}
+
+impl SourceState {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            SourceState::Absent => "absent",
+            SourceState::Ok => "ok",
+            SourceState::Old => "old",
+            SourceState::Down => "down",
+        }
+    }
+}
+
+/// A container as a source tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct ContainerFacts {
+    /// The pod's UID.
+    pub pod: String,
+    /// In the pod; none for the one that holds the pod's namespaces.
+    pub name: Option<String>,
+    pub image: Option<String>,
+    pub runtime: Option<&'static str>,
+    pub labels: BTreeMap<String, String>,
+    pub kind: Option<ContainerKind>,
+    pub restarts: Option<u32>,
+}
+
+/// A pod as a source tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct PodFacts {
+    pub name: String,
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub owners: Vec<(Key, String)>,
+    pub qos: Option<QosClass>,
+    pub is_static: bool,
+}
+
+/// A fact, who told it last and when.
+struct Told<T> {
+    facts: T,
+    by: Source,
+    /// The kubelet told of it, now or before.
+    kubelet: bool,
+    at: Instant,
+}
+
+/// The facts. Cheap to clone; clones are the same.
+#[derive(Clone)]
+pub struct Facts(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    containers: HashMap<String, Told<ContainerFacts>>,
+    pods: HashMap<String, Told<PodFacts>>,
+    /// Containers that the runtime was asked for and does not know: another's, or of another namespace.
+    unknown: HashSet<String>,
+    fresh: Fresh,
+    states: HashMap<Source, SourceState>,
+}
+
+/// What was told since the last look: ids of containers, UIDs of pods.
+#[derive(Debug, Default)]
+pub(crate) struct Fresh {
+    pub containers: HashSet<String>,
+    pub pods: HashSet<String>,
+}
+
+impl Facts {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        Facts(Arc::new(Inner { settings: settings.clone(), known: Mutex::default() }))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Labels and annotations that somebody will ask for; the rest is not kept.
+    fn keep(&self, labels: &mut BTreeMap<String, String>, patterns: &[String]) {
+        labels.retain(|k, _| chooses(patterns, k) || service::is_telling(k));
+    }
+
+    pub(super) fn tell_container(&self, by: Source, id: &str, mut new: ContainerFacts) {
+        self.keep(&mut new.labels, &self.0.settings.labels);
+        let mut known = self.known();
+        let mut kubelet = by == Source::Kubelet;
+        let mut fresh = true;
+        if let Some(old) = known.containers.get(id) {
+            new = merged(&old.facts, old.by, new, by);
+            kubelet |= old.kubelet;
+            fresh = old.facts != new;
+        }
+        if fresh {
+            known.fresh.containers.insert(id.to_owned());
+        }
+        known.unknown.remove(id);
+        known.containers.insert(id.to_owned(), Told { facts: new, by, kubelet, at: Instant::now() });
+    }
+
+    /// The kubelet's word on a pod is newer than what the runtime was told when it made the pod.
+    pub(super) fn tell_pod(&self, by: Source, uid: &str, mut new: PodFacts) {
+        if new.owners.is_empty() && !new.is_static {
+            new.owners = owners::by_labels(&new.name, &new.labels);
+        }
+        self.keep(&mut new.labels, &self.0.settings.labels);
+        self.keep(&mut new.annotations, &self.0.settings.annotations);
+        let mut known = self.known();
+        match known.pods.get_mut(uid) {
+            Some(old) if old.kubelet && by == Source::Cri || old.facts == new => old.at = Instant::now(),
+            _ => {
+                known.fresh.pods.insert(uid.to_owned());
+                let kubelet = by == Source::Kubelet;
+                known.pods.insert(uid.to_owned(), Told { facts: new, by, kubelet, at: Instant::now() });
+            }
+        }
+    }
+
+    /// The runtime was asked and does not know it.
+    pub(super) fn tell_unknown(&self, id: &str) {
+        let mut known = self.known();
+        if known.unknown.len() >= MAX_UNKNOWN {
+            known.unknown.clear();
+        }
+        known.unknown.insert(id.to_owned());
+    }
+
+    pub(super) fn knows_container(&self, id: &str) -> bool {
+        self.known().containers.contains_key(id)
+    }
+
+    /// Whether the runtime was asked for it and answered, so or so.
+    pub(super) fn is_settled(&self, id: &str) -> bool {
+        let known = self.known();
+        known.containers.contains_key(id) || known.unknown.contains(id)
+    }
+
+    pub(super) fn is_sandbox(&self, id: &str) -> bool {
+        self.known().containers.get(id).is_some_and(|c| c.facts.kind == Some(ContainerKind::Sandbox))
+    }
+
+    /// Whether the kubelet's list had the container.
+    pub(super) fn kubelet_knows(&self, id: &str) -> bool {
+        self.known().containers.get(id).is_some_and(|c| c.kubelet)
+    }
+
+    /// Drops what nobody can ask for any more.
+    pub(super) fn forget(&self, workloads: &Workloads) {
+        let old = |known: &Known| {
+            let all = known.containers.iter().filter(|(_, c)| c.at.elapsed() >= KEEP);
+            all.map(|(id, _)| id.clone()).collect::<Vec<_>>()
+        };
+        // Not while the facts are locked: who names a workload locks the other way round.
+        let mut gone = old(&self.known());
+        gone.retain(|id| workloads.of_container(id).is_none());
+        let mut known = self.known();
+        for id in &gone {
+            known.containers.remove(id);
+        }
+        let Known { containers, pods, .. } = &mut *known;
+        let named: HashSet<&str> = containers.values().map(|c| c.facts.pod.as_str()).collect();
+        pods.retain(|uid, p| p.at.elapsed() < KEEP || named.contains(uid.as_str()));
+    }
+
+    pub(super) fn set_state(&self, source: Source, state: SourceState) {
+        self.known().states.insert(source, state);
+    }
+
+    /// How it goes with a source.
+    #[must_use]
+    pub fn state(&self, source: Source) -> SourceState {
+        self.known().states.get(&source).copied().unwrap_or_default()
+    }
+
+    /// What was told since the last call.
+    pub(crate) fn take_fresh(&self) -> Fresh {
+        std::mem::take(&mut self.known().fresh)
+    }
+
+    /// Whether a source that answers may still tell of this workload.
+    pub(crate) fn expects(&self, w: &Workload) -> bool {
+        let Some(id) = w.container_id.as_deref() else { return false };
+        let known = self.known();
+        let up = |s: Source| known.states.get(&s) == Some(&SourceState::Ok);
+        // Docker speaks for Kubernetes by its labels alone.
+        let elsewhere = matches!(w.runtime, Some(path::DOCKER | path::PODMAN));
+        let of_runtime = up(Source::Cri) && !known.unknown.contains(id) && !elsewhere;
+        let of_kubelet = w.pod.as_ref().is_some_and(|p| up(Source::Kubelet) && !known.pods.contains_key(&p.uid));
+        !known.containers.contains_key(id) && (of_runtime || of_kubelet)
+    }
+
+    /// Puts what is known into the workload. Whether a container is named by it.
+    pub(crate) fn apply(&self, w: &mut Workload) -> bool {
+        let known = self.known();
+        let container = w.container_id.as_deref().and_then(|id| known.containers.get(id)).map(|c| &c.facts);
+        if let Some(c) = container {
+            c.apply(w);
+        }
+        let uid = container.map(|c| c.pod.as_str()).or(w.pod.as_ref().map(|p| p.uid.as_str()));
+        let pod = uid.and_then(|uid| known.pods.get(uid)).map(|p| &p.facts);
+        if let Some(p) = pod {
+            p.apply(w, &self.0.settings);
+        }
+        choose(w, &self.0.settings);
+        if let Some(p) = pod {
+            service::by_labels(w, &p.labels, &p.annotations);
+        } else if container.is_some() {
+            service::by_labels(w, &BTreeMap::new(), &BTreeMap::new());
+        }
+        container.is_some()
+    }
+}
+
+/// One container told of by both: the runtime knows image, labels and restarts, the kubelet its place in the pod.
+fn merged(old: &ContainerFacts, old_by: Source, new: ContainerFacts, by: Source) -> ContainerFacts {
+    if old_by == by && by == Source::Cri {
+        return ContainerFacts { kind: new.kind.or(old.kind), ..new };
+    }
+    let (runtime, kubelet) = if by == Source::Cri { (new, old.clone()) } else { (old.clone(), new) };
+    ContainerFacts {
+        pod: if runtime.pod.is_empty() { kubelet.pod } else { runtime.pod },
+        name: runtime.name.or(kubelet.name),
+        image: kubelet.image.or(runtime.image),
+        runtime: runtime.runtime.or(kubelet.runtime),
+        labels: if runtime.labels.is_empty() { kubelet.labels } else { runtime.labels },
+        kind: kubelet.kind.or(runtime.kind),
+        restarts: runtime.restarts.max(kubelet.restarts),
+    }
+}
+
+impl ContainerFacts {
+    fn apply(&self, w: &mut Workload) {
+        let is_sandbox = self.kind == Some(ContainerKind::Sandbox);
+        let name = self.name.clone().or_else(|| is_sandbox.then(|| SANDBOX.to_owned()));
+        w.container_name = name.or(w.container_name.take());
+        if let Some(image) = &self.image {
+            let (name, tag) = split_image(image);
+            (w.image_name, w.image_tag) = (Some(name.to_owned()), tag.map(str::to_owned));
+        }
+        w.runtime = w.runtime.or(self.runtime);
+        w.labels.extend(self.labels.iter().map(|(k, v)| (k.clone(), v.clone())));
+        let pod = w.pod.get_or_insert_with(Pod::default);
+        pod.uid.clone_from(&self.pod);
+        pod.container = self.name.clone().or(pod.container.take());
+        pod.kind = self.kind.or(pod.kind);
+        pod.restarts = self.restarts.or(pod.restarts);
+    }
+}
+
+impl PodFacts {
+    fn apply(&self, w: &mut Workload, settings: &Settings) {
+        let pod = w.pod.get_or_insert_with(Pod::default);
+        pod.name = Some(self.name.clone());
+        pod.namespace = Some(self.namespace.clone());
+        pod.owners.clone_from(&self.owners);
+        pod.qos = self.qos.or(pod.qos);
+        pod.is_static = self.is_static;
+        w.chosen.retain(|k, _| !k.starts_with(attr::K8S_POD_LABEL) && !k.starts_with(attr::K8S_POD_ANNOTATION));
+        let lists = [
+            (attr::K8S_POD_LABEL, &self.labels, &settings.labels),
+            (attr::K8S_POD_ANNOTATION, &self.annotations, &settings.annotations),
+        ];
+        for (prefix, all, patterns) in lists {
+            for (k, v) in all.iter().filter(|(k, _)| chooses(patterns, k)) {
+                w.chosen.insert(format!("{prefix}{k}"), v.clone());
+            }
+        }
+    }
+}
+
+/// Labels of the container itself that the settings choose.
+fn choose(w: &mut Workload, settings: &Settings) {
+    if settings.labels.is_empty() {
+        return;
+    }
+    let chosen = w.labels.iter().filter(|(k, _)| chooses(&settings.labels, k));
+    let chosen: Vec<_> = chosen.map(|(k, v)| (format!("{}{k}", attr::CONTAINER_LABEL), v.clone())).collect();
+    w.chosen.extend(chosen);
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kubelet's list of pods, `v1.PodList` of Kubernetes' core API: the fields that we read.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::cri::{CONFIG_SOURCE, is_static};
+use super::facts::{ContainerFacts, Facts, PodFacts, Source};
+use super::owners;
+use crate::signal::{ContainerKind, QosClass};
+use crate::workload::path;
+
+#[derive(Deserialize)]
+pub(super) struct PodList {
+    /// `null` where there is none.
+    items: Option<Vec<Pod>>,
+}
+
+#[derive(Deserialize)]
+struct Pod {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    uid: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    owner_references: Vec<Owner>,
+}
+
+#[derive(Deserialize)]
+struct Owner {
+    kind: String,
+    name: String,
+    #[serde(default)]
+    controller: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    init_containers: Vec<InitContainer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InitContainer {
+    name: String,
+    /// `Always` makes it a sidecar.
+    restart_policy: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    qos_class: Option<String>,
+    container_statuses: Vec<ContainerStatus>,
+    init_container_statuses: Vec<ContainerStatus>,
+    ephemeral_container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerStatus {
+    name: String,
+    /// `containerd://ID`; none before it is made.
+    #[serde(rename = "containerID", default)]
+    container_id: String,
+    #[serde(default)]
+    image: String,
+    #[serde(default)]
+    restart_count: u32,
+}
+
+impl PodList {
+    /// Hands on all that it tells; how many pods that is.
+    pub fn tell(self, facts: &Facts) -> usize {
+        let pods = self.items.unwrap_or_default();
+        let count = pods.len();
+        for pod in pods {
+            pod.tell(facts);
+        }
+        count
+    }
+}
+
+impl Pod {
+    fn tell(self, facts: &Facts) {
+        let Pod { metadata: m, spec, status } = self;
+        let is_sidecar = |name: &str| {
+            spec.init_containers.iter().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
+        };
+        let of_init = |c: &ContainerStatus| {
+            if is_sidecar(&c.name) { ContainerKind::Sidecar } else { ContainerKind::Init }
+        };
+        let plain = status.container_statuses.into_iter().map(|c| (None, c));
+        let init = status.init_container_statuses.into_iter().map(|c| (Some(of_init(&c)), c));
+        let ephemeral = status.ephemeral_container_statuses.into_iter().map(|c| (Some(ContainerKind::Ephemeral), c));
+        for (kind, c) in plain.chain(init).chain(ephemeral) {
+            c.tell(facts, &m.uid, kind);
+        }
+        let controller = m.owner_references.iter().find(|o| o.controller);
+        let owners = controller.map(|o| owners::by_reference(&o.kind, &o.name, &m.labels)).unwrap_or_default();
+        let pod = PodFacts {
+            is_static: is_static(m.annotations.get(CONFIG_SOURCE).map(String::as_str)),
+            qos: status.qos_class.as_deref().and_then(QosClass::parse),
+            name: m.name,
+            namespace: m.namespace,
+            labels: m.labels,
+            annotations: m.annotations,
+            owners,
+        };
+        facts.tell_pod(Source::Kubelet, &m.uid, pod);
+    }
+}
+
+impl ContainerStatus {
+    fn tell(self, facts: &Facts, uid: &str, kind: Option<ContainerKind>) {
+        let Some((runtime, id)) = self.container_id.split_once("://") else { return };
+        let container = ContainerFacts {
+            pod: uid.to_owned(),
+            name: Some(self.name),
+            image: Some(self.image).filter(|i| !i.is_empty() && !i.starts_with("sha256:")),
+            runtime: [path::CONTAINERD, path::CRI_O, path::DOCKER].into_iter().find(|r| *r == runtime),
+            labels: BTreeMap::new(),
+            kind,
+            restarts: Some(self.restart_count),
+        };
+        facts.tell_container(Source::Kubelet, id, container);
+    }
+}
