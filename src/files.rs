@@ -60,6 +60,7 @@ impl<T> FromFiles<T> {
     }
 
     /// Looks at the files with the next question, however soon it comes.
+    #[cfg(test)]
     pub fn look_again(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.0 = seen.0.checked_sub(self.look).unwrap_or(seen.0);
