@@ -111,6 +111,29 @@ struct mem_cgroup {
 	struct page_counter memory;
 };
 
+/* Of a task that reclaims; it stands within its scan_control. */
+struct reclaim_state;
+
+/* mm/vmscan.c */
+struct scan_control {
+	struct mem_cgroup *target_mem_cgroup;
+	unsigned int proactive : 1;
+	s8 order;
+	s8 priority;
+	u32 gfp_mask;
+	unsigned long nr_scanned;
+	unsigned long nr_reclaimed;
+	/* a struct there: only its place is of interest */
+	struct {
+	} reclaim_state;
+};
+
+/* mm/internal.h */
+struct compact_control {
+	unsigned long total_migrate_scanned;
+	unsigned long total_free_scanned;
+};
+
 enum oom_constraint {
 	CONSTRAINT_NONE,
 };
@@ -233,6 +256,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct mm_struct *mm;
 	struct signal_struct *signal;
+	struct reclaim_state *reclaim_state;
 	struct nsproxy *nsproxy;
 	struct css_set *cgroups;
 	struct sched_info sched_info;

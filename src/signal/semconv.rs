@@ -134,6 +134,34 @@ pub mod attr {
     pub const LINUX_HUNG_BY_KERNEL: Key =
         Key::new("linux.hung.reported_by_kernel", "The kernel's own detector has reported it");
 
+    // softlockup.
+    pub const LINUX_LOCKUP_CPUS: Key =
+        Key::new("linux.lockup.cpus", "What the other CPUs did at that moment: thread, mode, kernel stack");
+    pub const LINUX_LOCKUP_BY_KERNEL: Key =
+        Key::new("linux.lockup.reported_by_kernel", "The kernel's own watchdog has reported it");
+
+    // memreclaim.
+    pub const LINUX_RECLAIM_KIND: Key =
+        Key::new("linux.reclaim.kind", "direct (the node is short), memcg (a memory cgroup is full), compaction");
+    pub const LINUX_RECLAIM_ORDER: Key = Key::new("linux.reclaim.order", "Order of the allocation: 2^order pages");
+    pub const LINUX_RECLAIM_GFP: Key = Key::new("linux.reclaim.gfp_mask", "Its gfp flags by name");
+    pub const LINUX_RECLAIM_SCANNED: Key = Key::new("linux.reclaim.scanned", "Pages that were looked at");
+    pub const LINUX_RECLAIM_RECLAIMED: Key = Key::new("linux.reclaim.reclaimed", "Pages that were freed");
+    pub const LINUX_RECLAIM_PRIORITY: Key =
+        Key::new("linux.reclaim.priority", "How hard it was tried: 12 is at first, 0 is all there is");
+    pub const LINUX_RECLAIM_STALLS: Key = Key::new("linux.reclaim.stalls", "Stalls that this event is the sum of");
+    pub const LINUX_RECLAIM_WINDOW: Key =
+        Key::new("linux.reclaim.window", "Nanoseconds in which those stalls were; absent of a single one");
+    pub const LINUX_RECLAIM_CGROUP: Key = Key::new("linux.reclaim.cgroup.path", "The memory cgroup that was reclaimed");
+    pub const LINUX_RECLAIM_USAGE: Key = Key::new("linux.reclaim.usage", "Bytes charged to that cgroup");
+    pub const LINUX_RECLAIM_LIMIT: Key = Key::new("linux.reclaim.limit", "Its limit in bytes");
+    pub const LINUX_PRESSURE_BEFORE: Key =
+        Key::new("linux.pressure.memory.before", "The node's memory pressure before it (PSI: percent, microseconds)");
+    pub const LINUX_PRESSURE_AFTER: Key =
+        Key::new("linux.pressure.memory.after", "The node's memory pressure after it (PSI: percent, microseconds)");
+    pub const LINUX_PRESSURE_CGROUP: Key =
+        Key::new("linux.pressure.memory.cgroup", "Memory pressure of the task's cgroup after it (PSI; cgroup v2)");
+
     // cpuidle.
     pub const LINUX_CPUIDLE_REASON: Key =
         Key::new("linux.cpuidle.reason", "usage: high against its limit; jump: far more than usual");
@@ -308,6 +336,8 @@ pub mod event {
     pub const SOFTIRQ_DELAY: &str = "linux.softirq.delay";
     pub const IRQ_HELD_OFF: &str = "linux.irq.held_off";
     pub const MEMORY_OOM_KILL: &str = "linux.memory.oom_kill";
+    pub const MEMORY_RECLAIM_STALL: &str = "linux.memory.reclaim_stall";
+    pub const CPU_SOFT_LOCKUP: &str = "linux.cpu.soft_lockup";
     pub const TASK_HUNG: &str = "linux.task.hung";
     pub const NET_LINK_CHANGE: &str = "linux.net.link_change";
     pub const NET_TX_TIMEOUT: &str = "linux.net.tx_timeout";
@@ -333,6 +363,9 @@ pub mod metric {
     pub const CONTAINER_OOM_KILLS: &str = "linux.container.memory.oom_kills";
     pub const SOFTIRQ_DELAYS: &str = "linux.softirq.delays";
     pub const IRQ_HELD_OFF: &str = "linux.irq.held_offs";
+    pub const RECLAIM_STALLS: &str = "linux.memory.reclaim_stalls";
+    pub const CONTAINER_RECLAIM_STALLS: &str = "linux.container.memory.reclaim_stalls";
+    pub const SOFT_LOCKUPS: &str = "linux.cpu.soft_lockups";
     pub const TASK_HANGS: &str = "linux.task.hangs";
     pub const CONTAINER_TASK_HANGS: &str = "linux.container.task.hangs";
     pub const NET_LINK_CHANGES: &str = "linux.net.link_changes";

@@ -57,7 +57,7 @@ fn hung_container_is_named() {
     let _place = place!(Need::Agent, Need::Freeze, Need::Podman);
     let agent = Agent::start(FAST);
     let container = Container::start("hung", &[], &["sleep", "1000"]);
-    let group = container.cgroup();
+    let group = container.cgroup("cpu");
     let hang = provoke_in_background("hungtask", &["--seconds", "6", "--in", &group]);
     let event = agent.wait_event(NAME, patience(30), |e| is_about(e, "container.name", &container.name));
     assert_eq!(event["resource"]["container.id"], container.id.as_str());

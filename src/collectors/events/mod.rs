@@ -4,7 +4,9 @@
 pub mod hungtask;
 pub mod lacp;
 pub mod linkwatch;
+pub mod memreclaim;
 pub mod oom;
 pub mod ras;
 pub mod softirq;
+pub mod softlockup;
 pub mod txtimeout;

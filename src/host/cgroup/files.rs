@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Cgroups, Hierarchy};
+use crate::host::proc::{Pressure, Resource, parse_pressure};
 use crate::host::{ReadError, Reading, read};
 
 /// How much CPU time a cgroup may use: `cpu.max`, or `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
@@ -172,6 +173,17 @@ impl Cgroups {
             stat,
             under_oom: oom.iter().find(|(n, _)| n == "under_oom").map(|(_, v)| *v != 0),
         })
+    }
+
+    /// The cgroup's pressure; [`ReadError::Missing`] on v1, which has none.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn pressure(&self, of: Resource, path: &str) -> Reading<Pressure> {
+        let dir = self.dir(0, path).ok_or_else(|| ReadError::Missing { path: path.into() })?;
+        let file = dir.join(format!("{}.pressure", of.as_str()));
+        let text = read(&file)?;
+        parse_pressure(&text).ok_or_else(|| ReadError::malformed(&file, text.trim()))
     }
 
     /// The tightest memory limit of the cgroup and its ancestors, in bytes, and whose it is.

@@ -171,9 +171,9 @@ impl Container {
         Container { name, id }
     }
 
-    /// The directory of its cgroup in the cpu controller's hierarchy.
-    pub fn cgroup(&self) -> String {
-        let find = format!("find {} -type d -name '*{}*' | head -1", hierarchy("cpu"), self.id);
+    /// The directory of its cgroup in a controller's hierarchy.
+    pub fn cgroup(&self, controller: &str) -> String {
+        let find = format!("find {} -type d -name '*{}*' | head -1", hierarchy(controller), self.id);
         let (found, dir) = shell(&find);
         assert!(found && !dir.trim().is_empty(), "no cgroup of {}: {dir}", self.name);
         dir.trim().to_owned()

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * A task keeps its CPU in the kernel though others are to run there.
+ *
+ * The CPU clock looks at each CPU a few times a second. A CPU is stuck while look after look finds
+ * the same task, which was not switched out in between, in kernel mode and asked to give way: what
+ * the kernel's own watchdog sees from a task of its own that does not get to run, seen without one.
+ * Each look counts for no more than the time between two looks, so that a guest that was paused is
+ * not stuck.
+ */
+#include "probe.h"
+#include "found_at.h"
+
+LICENSE;
+
+enum lockup_phase {
+	LOCKUP_BEGUN = 1,
+	LOCKUP_LASTING,
+	LOCKUP_ENDED,
+};
+
+#define USER_STACK_DEPTH 32
+
+/* A lockup is told again when it has lasted so many times as long as when it was last told. */
+#define AGAIN 10
+
+struct lockup {
+	u64 time_ns;
+	u64 stuck_ns;
+	u64 steal_ns;
+	struct found_at at;
+	/* how its program came into the kernel */
+	u64 user[USER_STACK_DEPTH];
+	s32 user_bytes;
+	enum lockup_phase phase;
+};
+
+/* What a CPU did when all were asked. */
+struct cpu_seen {
+	u64 time_ns;
+	u64 question;
+	struct found_at at;
+	u32 user_mode;
+	u32 idle;
+};
+
+RECORDS(lockup, 32 * 1024);
+RECORDS(cpu_seen, 128 * 1024);
+
+SETTING(u64, limit_ns, 4000000000);
+/* Between two looks. */
+SWITCH(u64, period_ns);
+
+/* The time of the last question to all CPUs; user space asks too. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} questions SEC(".maps");
+
+struct cpu_state {
+	/* who runs, since which of its switches */
+	u64 start_ns;
+	u64 switches;
+	struct cgroup_ref cgroup;
+	struct thread_ref thread;
+	/* for how long it was found stuck; steal apart */
+	u64 stuck_ns;
+	u64 stolen_ns;
+	/* at the last look */
+	u64 seen_ns;
+	u64 booked_ns;
+	/* what was told of it; 0: nothing */
+	u64 told_ns;
+	u64 answered;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct cpu_state);
+} cpu_states SEC(".maps");
+
+static __always_inline struct lockup *tell(struct cpu_state *s, enum lockup_phase phase)
+{
+	struct lockup *r = RESERVE(lockup);
+
+	if (!r)
+		return NULL;
+	r->time_ns = bpf_ktime_get_boot_ns();
+	r->stuck_ns = s->stuck_ns;
+	r->steal_ns = s->stolen_ns;
+	r->phase = phase;
+	r->at.cgroup = s->cgroup;
+	r->at.thread = s->thread;
+	r->at.cpu = bpf_get_smp_processor_id();
+	return r;
+}
+
+static __always_inline void ask_all(u64 now)
+{
+	u64 *question = bpf_map_lookup_elem(&questions, &(u32){ 0 });
+
+	if (question)
+		*question = now;
+}
+
+/* Another task, or this one was found to be in order: what was told of is over. */
+static __always_inline void begin_anew(struct cpu_state *s, struct task_struct *task, u64 switches)
+{
+	struct lockup *r;
+
+	if (s->told_ns) {
+		r = tell(s, LOCKUP_ENDED);
+		if (r)
+			SUBMIT(lockup, r);
+	}
+	s->start_ns = task_start_boottime(task);
+	s->switches = switches;
+	s->stuck_ns = 0;
+	s->stolen_ns = 0;
+	s->told_ns = 0;
+}
+
+static __always_inline void stuck(struct bpf_perf_event_data *ctx, struct cpu_state *s, struct task_struct *task,
+				  u64 now)
+{
+	u64 gap = now - s->seen_ns, steal = booked_steal(task) - s->booked_ns;
+	struct lockup *r;
+
+	if ((s64)steal < 0)
+		steal = 0;
+	s->stolen_ns += steal;
+	gap = gap > steal ? gap - steal : 0;
+	s->stuck_ns += gap > period_ns + period_ns / 2 ? period_ns : gap;
+	if (s->stuck_ns < limit_ns || s->stuck_ns < s->told_ns * AGAIN)
+		return;
+	cgroup_of_any(&s->cgroup, task, cpu_cgrp_id);
+	thread_of(&s->thread, task);
+	r = tell(s, s->told_ns ? LOCKUP_LASTING : LOCKUP_BEGUN);
+	/* Without room it is tried again at the next look. */
+	if (!r)
+		return;
+	s->told_ns = s->stuck_ns;
+	r->at.stack_bytes = bpf_get_stack(ctx, r->at.stack, sizeof(r->at.stack), 0);
+	r->user_bytes = bpf_get_stack(ctx, r->user, sizeof(r->user), BPF_F_USER_STACK);
+	SUBMIT(lockup, r);
+	ask_all(now);
+}
+
+static __always_inline void answer(struct bpf_perf_event_data *ctx, struct cpu_state *s, struct task_struct *task)
+{
+	u64 *question = bpf_map_lookup_elem(&questions, &(u32){ 0 });
+	struct cpu_seen *r;
+
+	if (!question || *question == s->answered)
+		return;
+	s->answered = *question;
+	r = RESERVE(cpu_seen);
+	if (!r)
+		return;
+	r->time_ns = bpf_ktime_get_boot_ns();
+	r->question = s->answered;
+	r->user_mode = in_user_mode(ctx);
+	r->idle = !BPF_CORE_READ(task, pid);
+	find_current(ctx, &r->at);
+	SUBMIT(cpu_seen, r);
+}
+
+SEC("perf_event")
+int PROBE_CTX(look__clock, struct bpf_perf_event_data *ctx)
+{
+	struct cpu_state *s = bpf_map_lookup_elem(&cpu_states, &(u32){ 0 });
+	struct task_struct *task = (void *)bpf_get_current_task();
+	u64 now = bpf_ktime_get_ns(), switches;
+
+	if (!s)
+		return 0;
+	switches = BPF_CORE_READ(task, nvcsw) + BPF_CORE_READ(task, nivcsw);
+	if (s->switches != switches || s->start_ns != task_start_boottime(task) || in_user_mode(ctx) ||
+	    !need_resched(task) || !BPF_CORE_READ(task, pid))
+		begin_anew(s, task, switches);
+	else
+		stuck(ctx, s, task, now);
+	s->seen_ns = now;
+	s->booked_ns = booked_steal(task);
+	answer(ctx, s, task);
+	return 0;
+}

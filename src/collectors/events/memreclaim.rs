@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A task has to free memory before it gets some.
+//!
+//! ## What it tells
+//! A task asked for memory and stood still while it freed some itself: because the node is short
+//! (`direct`), because its memory cgroup or one above is full (`memcg`), or because there is no block
+//! of pages large enough (`compaction`). How long, for what allocation, how many pages were looked at
+//! and freed, which cgroup was reclaimed and how full it is, who paid, and where in kernel and program.
+//!
+//! ## How
+//! From begin to end of each: `mm_vmscan_direct_reclaim_*`, `mm_vmscan_memcg_reclaim_*`
+//! (include/trace/events/vmscan.h), `mm_compaction_*` of a task that came by
+//! `mm_compaction_try_to_compact_pages`. The cgroup and the allocation are read from the kernel's own
+//! scan_control, which current->reclaim_state stands in: no kprobe on any kernel. One stall of
+//! `stall_limit` is told by itself; shorter ones of a task add up over `window`, and are told when
+//! together they took `window_limit`. The node's pressure (PSI) is read every two seconds, so that
+//! there is one from before.
+//!
+//! ## Signals
+//! `linux.memory.reclaim_stall`, for the workload of the task that paid.
+//!
+//! ## Limits
+//! A stall is told when it ends. Compaction is timed by zone, so one attempt is several stalls. Pages
+//! scanned are at least that many: where the multi-gen LRU is on and the kernel is older than 6.8,
+//! only the last pass counts; before 5.19 those of compaction are not known. What memory.high makes a
+//! task sleep on top of reclaim, and NUMA node reclaim, are not counted. memory.reclaim, which somebody
+//! asked for, is no stall. A cgroup's own pressure before the stall is what its averages over 60 and
+//! 300 s say.
+//!
+//! ## What to do next
+//! `memcg`: compare `linux.reclaim.usage` and `.limit` of `linux.reclaim.cgroup.path`; raise the limit,
+//! or find what fills it (page cache of a large file is reclaimed cheaply, anonymous memory is not).
+//! Few pages freed of many scanned, at a low `priority`: the working set does not fit; an OOM kill is
+//! near. `direct`: the node is short; see what grew. `compaction` of a high order: huge pages or a
+//! driver's large buffers; look at /proc/buddyinfo and `transparent_hugepage/defrag`.
+
+mod gfp;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::collectors::{Collector, Context, EventCollector, Events, Info, Invalid, Optional};
+use crate::collectors::{Settings, Unavailable, head_doc};
+use crate::host::proc::{Pressure, Resource};
+use crate::host::{Cgroups, Clock, Host, Now};
+use crate::probe::Object;
+use crate::probe::skeletons::memreclaim::{ReclaimKind, ReclaimStall, Record, Records, SKELETON, setting};
+use crate::probe::stacks::Symbols;
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::units::HumanDuration;
+use crate::signal::{Event, EventDef, MetricDef, Severity, Value};
+use crate::workload::Workloads;
+
+static STALLS: MetricDef = counter(
+    metric::RECLAIM_STALLS,
+    "Times that a task stood still to free memory for longer than the limit",
+    &[attr::LINUX_RECLAIM_KIND],
+);
+static CONTAINER_STALLS: MetricDef = counter(
+    metric::CONTAINER_RECLAIM_STALLS,
+    "Times that a task of this workload stood still to free memory for longer than the limit",
+    &[attr::LINUX_RECLAIM_KIND],
+);
+
+/// A task that had to free memory.
+pub static STALL: EventDef = EventDef {
+    name: event::MEMORY_RECLAIM_STALL,
+    summary: "A task stood still to free memory for longer than the limit",
+    severity: Severity::Warn,
+    attributes: &[
+        attr::LINUX_RECLAIM_KIND,
+        attr::LINUX_RECLAIM_ORDER,
+        attr::LINUX_RECLAIM_GFP,
+        attr::LINUX_RECLAIM_SCANNED,
+        attr::LINUX_RECLAIM_RECLAIMED,
+        attr::LINUX_RECLAIM_PRIORITY,
+        attr::LINUX_RECLAIM_STALLS,
+        attr::LINUX_RECLAIM_WINDOW,
+        attr::LINUX_RECLAIM_CGROUP,
+        attr::LINUX_RECLAIM_USAGE,
+        attr::LINUX_RECLAIM_LIMIT,
+        attr::LINUX_PRESSURE_BEFORE,
+        attr::LINUX_PRESSURE_AFTER,
+        attr::LINUX_PRESSURE_CGROUP,
+    ],
+    counter: &STALLS,
+    container_counter: Some(&CONTAINER_STALLS),
+};
+
+/// How often the kernel works out its averages (PSI_FREQ in kernel/sched/psi.c).
+const PSI_PERIOD: Duration = Duration::from_secs(2);
+/// Readings that are kept: a minute.
+const READINGS: usize = 30;
+
+/// Settings of `memreclaim`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Report a single stall that is longer than this. At least 1ms.
+    pub stall_limit: HumanDuration,
+    /// Shorter stalls of one task add up over this time. At least 1s.
+    pub window: HumanDuration,
+    /// Report them when together they took longer than this. Less than the window, at least 1ms.
+    pub window_limit: HumanDuration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let ms = HumanDuration::from_millis;
+        Config { stall_limit: ms(500), window: ms(10_000), window_limit: ms(1000) }
+    }
+}
+
+impl Settings for Config {
+    fn validate(&self) -> Result<(), Invalid> {
+        let within = |key, value: HumanDuration, least: Duration, most: Duration, expected: &str| {
+            let ok = (least..=most).contains(&value.get());
+            if ok { Ok(()) } else { Err(Invalid { key, value: value.to_string(), expected: expected.to_owned() }) }
+        };
+        let (ms, minute) = (Duration::from_millis(1), Duration::from_secs(60));
+        within("stall_limit", self.stall_limit, ms, minute, "from 1ms to 60s")?;
+        within("window", self.window, Duration::from_secs(1), minute * 60, "from 1s to 1h")?;
+        within("window_limit", self.window_limit, ms, self.window.get(), "from 1ms to the window")
+    }
+}
+
+/// The collector.
+pub struct MemReclaim {
+    object: Object,
+    clock: Clock,
+    host: Host,
+    workloads: Workloads,
+    symbols: Symbols,
+    page: u64,
+    /// The node's pressure by the time of its reading, oldest first.
+    pressure: VecDeque<(u64, Pressure)>,
+}
+
+impl Collector for MemReclaim {
+    const INFO: Info = Info {
+        name: "memreclaim",
+        summary: "tasks that stand still to free memory, and whose memory",
+        doc: head_doc(include_str!("memreclaim.rs")),
+        enabled: true,
+        needs: &[],
+        object: Some(&SKELETON),
+        optional: &[
+            Optional { slot: "compact_try", lost: "stalls in compaction (a kernel without it)" },
+            Optional { slot: "compact_begin", lost: "stalls in compaction (a kernel without it)" },
+            Optional { slot: "compact_end", lost: "stalls in compaction (a kernel without it)" },
+            Optional { slot: "shrink", lost: "pages scanned before the last pass" },
+            Optional { slot: "memcg_begin", lost: "stalls in reclaim of memory cgroups (a kernel without them)" },
+            Optional { slot: "memcg_end", lost: "stalls in reclaim of memory cgroups (a kernel without them)" },
+        ],
+        // CAP_SYSLOG: kernel symbols. CAP_SYS_PTRACE: the program's.
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_SYS_PTRACE"],
+        metrics: &[],
+        events: &[&STALL],
+    };
+    type Config = Config;
+
+    fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let options = SKELETON
+            .options()
+            .optional(&["compact_try", "compact_begin", "compact_end", "shrink", "memcg_begin", "memcg_end"])
+            .setting(setting::STALL_LIMIT_NS, config.stall_limit.ns())
+            .setting(setting::WINDOW_NS, config.window.ns())
+            .setting(setting::WINDOW_LIMIT_NS, config.window_limit.ns());
+        Ok(MemReclaim {
+            object: cx.load(options)?,
+            clock: cx.clock.clone(),
+            host: cx.host.clone(),
+            workloads: cx.workloads.clone(),
+            symbols: cx.symbols.clone(),
+            page: crate::host::sys::page_size(),
+            pressure: VecDeque::with_capacity(READINGS),
+        })
+    }
+
+    fn reload(&mut self, config: Config) -> anyhow::Result<()> {
+        self.object.set(setting::STALL_LIMIT_NS, config.stall_limit.ns())?;
+        self.object.set(setting::WINDOW_NS, config.window.ns())?;
+        self.object.set(setting::WINDOW_LIMIT_NS, config.window_limit.ns())
+    }
+}
+
+impl EventCollector for MemReclaim {
+    type Records = Records;
+
+    fn on_record(&mut self, Record::ReclaimStall(r): Record<'_>, out: &mut Events) -> anyhow::Result<()> {
+        let workload = self.workloads.of_cgroup(r.cgroup.into());
+        let mut e = Event::new(&STALL, self.clock.wall(r.time_ns), workload, String::new());
+        e.duration = Some(Duration::from_nanos(r.stall_ns));
+        e.thread = Some(r.thread.into());
+        e.suppressed = u64::from(r.suppressed);
+        e.kernel_stack = self.symbols.kernel(frames(&r.stack, r.stack_bytes));
+        e.user_stack = self.symbols.user(r.thread.tgid, frames(&r.user, r.user_bytes));
+        self.say_work(&mut e, r);
+        self.say_cgroup(&mut e, r);
+        self.say_pressure(&mut e, r);
+        e.message = message(&e, r);
+        out.emit(e);
+        Ok(())
+    }
+
+    fn period(&self) -> Option<Duration> {
+        Some(PSI_PERIOD)
+    }
+
+    fn tick(&mut self, now: Now, _: &mut Events) -> anyhow::Result<()> {
+        // Without PSI there is nothing to keep; that is no failure.
+        if let Ok(p) = self.host.pressure(Resource::Memory) {
+            if self.pressure.len() == READINGS {
+                self.pressure.pop_front();
+            }
+            self.pressure.push_back((now.boot_ns, p));
+        }
+        Ok(())
+    }
+}
+
+impl MemReclaim {
+    fn say_work(&self, e: &mut Event, r: &ReclaimStall) {
+        e.attributes.set(attr::LINUX_RECLAIM_KIND, kind(r));
+        if r.order >= 0 {
+            e.attributes.set(attr::LINUX_RECLAIM_ORDER, r.order).set(attr::LINUX_RECLAIM_GFP, gfp::names(r.gfp_mask));
+        }
+        if r.kind != ReclaimKind::RECLAIM_COMPACTION {
+            e.attributes.set(attr::LINUX_RECLAIM_RECLAIMED, r.work.reclaimed);
+            e.attributes.set(attr::LINUX_RECLAIM_PRIORITY, r.priority);
+        }
+        if r.work.scanned != 0 {
+            e.attributes.set(attr::LINUX_RECLAIM_SCANNED, r.work.scanned);
+        }
+        e.attributes.set(attr::LINUX_RECLAIM_STALLS, r.stalls);
+        e.attributes.set_some(attr::LINUX_RECLAIM_WINDOW, (r.window_ns != 0).then_some(r.window_ns));
+    }
+
+    /// Whose memory it was, and how full that is.
+    fn say_cgroup(&self, e: &mut Event, r: &ReclaimStall) {
+        if r.reclaimed.id == 0 {
+            return;
+        }
+        let path = self.workloads.of_cgroup(r.reclaimed.into()).map(|w| w.cgroup.clone());
+        e.attributes
+            .set_some(attr::LINUX_RECLAIM_CGROUP, path)
+            .set(attr::LINUX_RECLAIM_USAGE, r.usage_pages * self.page);
+        // PAGE_COUNTER_MAX of include/linux/page_counter.h: no limit.
+        if r.limit_pages < u64::MAX / 2 / self.page {
+            e.attributes.set(attr::LINUX_RECLAIM_LIMIT, r.limit_pages * self.page);
+        }
+    }
+
+    fn say_pressure(&self, e: &mut Event, r: &ReclaimStall) {
+        let began = r.time_ns.saturating_sub(if r.window_ns == 0 { r.stall_ns } else { r.window_ns });
+        let before = self.pressure.iter().rev().find(|(at, _)| *at <= began).map(|(_, p)| figures(p));
+        let after = self.host.pressure(Resource::Memory).ok().map(|p| figures(&p));
+        let path = e.workload.as_ref().map(|w| w.cgroup.clone());
+        let own = path.and_then(|p| Cgroups::read(&self.host).ok()?.pressure(Resource::Memory, &p).ok());
+        e.attributes
+            .set_some(attr::LINUX_PRESSURE_BEFORE, before)
+            .set_some(attr::LINUX_PRESSURE_AFTER, after)
+            .set_some(attr::LINUX_PRESSURE_CGROUP, own.map(|p| figures(&p)));
+    }
+}
+
+fn kind(r: &ReclaimStall) -> &'static str {
+    match r.kind {
+        ReclaimKind::RECLAIM_DIRECT => "direct",
+        ReclaimKind::RECLAIM_MEMCG => "memcg",
+        _ => "compaction",
+    }
+}
+
+fn frames(stack: &[u64], bytes: i32) -> &[u64] {
+    let n = usize::try_from(bytes).unwrap_or(0) / size_of::<u64>();
+    &stack[..n.min(stack.len())]
+}
+
+/// Under the names that the kernel's file has: Documentation/accounting/psi.rst.
+fn figures(p: &Pressure) -> Value {
+    let lines = [("some", Some(p.some)), ("full", p.full)];
+    let lines = lines.into_iter().filter_map(|(name, line)| Some((name, line?)));
+    Value::Map(
+        lines
+            .map(|(name, l)| {
+                let cells = [("avg10", l.avg[0]), ("avg60", l.avg[1]), ("avg300", l.avg[2])];
+                let averages = cells.map(|(name, v)| (name.into(), Value::from(v)));
+                (name.into(), Value::Map(averages.into_iter().chain([("total".into(), l.total_us.into())]).collect()))
+            })
+            .collect(),
+    )
+}
+
+/// One line that tells who, how long and over what.
+fn message(e: &Event, r: &ReclaimStall) -> String {
+    let thread = e.thread.clone().unwrap_or_default();
+    let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let ms = Duration::from_nanos(r.stall_ns).as_millis();
+    let path = e.attributes.get(attr::LINUX_RECLAIM_CGROUP.name).and_then(Value::as_str);
+    let over = match (r.kind, path) {
+        (ReclaimKind::RECLAIM_MEMCG, Some(path)) => format!("in reclaim of the memory cgroup {path}"),
+        (ReclaimKind::RECLAIM_MEMCG, None) => "in reclaim of a memory cgroup".to_owned(),
+        (ReclaimKind::RECLAIM_DIRECT, _) => "in reclaim of the node's memory".to_owned(),
+        _ => format!("in compaction for 2^{} pages", r.order.max(0)),
+    };
+    let times = match r.window_ns {
+        0 => String::new(),
+        ns => format!(", {} times within {:.1} s", r.stalls, Duration::from_nanos(ns).as_secs_f64()),
+    };
+    format!("{} (pid {}){whose} stood still for {ms} ms {over}{times}", thread.comm, thread.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Limits that would flood, or never be reached, are refused with what would be valid.
+    #[test]
+    fn limits_are_checked() {
+        let mut c = Config::default();
+        assert_eq!(c.validate(), Ok(()));
+        c.window_limit = HumanDuration::from_millis(20_000);
+        let e = c.validate().unwrap_err();
+        assert_eq!((e.key, e.expected.as_str()), ("window_limit", "from 1ms to the window"));
+    }
+}
