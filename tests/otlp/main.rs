@@ -5,6 +5,7 @@
 
 mod server;
 mod source;
+mod tls;
 
 use std::net::SocketAddr;
 use std::time::Duration;
