@@ -9,6 +9,7 @@ mod agent;
 mod load;
 mod server;
 mod source;
+mod tls;
 
 use std::net::SocketAddr;
 use std::time::Duration;
