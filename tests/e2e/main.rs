@@ -10,6 +10,7 @@
 )]
 
 mod agent;
+mod helm;
 mod profiles;
 mod servers;
 mod traces;
