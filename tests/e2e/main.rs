@@ -11,6 +11,7 @@
 
 mod agent;
 mod gateway;
+mod helm;
 mod profiles;
 mod servers;
 mod traces;
