@@ -13,23 +13,21 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use kills::{Group, eat, join};
 use rig::Agent;
 use table::{Table, pss};
 
+mod kills;
 mod rig;
 mod table;
 
 const SCRAPE: Duration = Duration::from_secs(15);
 const MIB: f64 = 1024.0 * 1024.0;
-/// Memory that a process of the bench is killed over.
-const OOM_LIMIT: usize = 8 << 20;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -84,12 +82,10 @@ fn idle(agent: &Agent, cpu: &mut CpuTime, lasts: Duration, containers: usize, ta
 
 /// OOM kills, one after another, each in a cgroup of its own.
 fn kills(agent: &Agent, n: u64, table: &mut Table) {
-    let (mut follower, arrivals) = follow(agent);
+    let (mut follower, arrivals) = kills::follow(agent);
     let mut delays = Vec::new();
     for i in 0..n {
-        let group = Group::memory(&format!("bianque-bench-oom.{}.{i}", std::process::id()));
-        let mut victim = Command::new(std::env::current_exe().unwrap());
-        assert!(!victim.arg("eat").arg(&group.0).status().unwrap().success(), "nobody was killed");
+        kills::one(i);
         match arrivals.recv_timeout(Duration::from_secs(10)) {
             Ok(delay) => delays.push(delay),
             Err(_) => eprintln!("agent_cost: kill {i} was not told within 10 s"),
@@ -106,28 +102,6 @@ fn kills(agent: &Agent, n: u64, table: &mut Table) {
     table.barred(&format!("kill -> events --follow, p99 of {told}"), at(0.99), "ms", 200.0);
     table.barred("kills that were not told", (n - told) as f64, "", 0.0);
     table.barred("PSS, after the kills", pss(agent.pid()) / MIB, "MiB", 64.0);
-}
-
-/// `events --follow`, and from each of its lines the time that has passed since the event.
-fn follow(agent: &Agent) -> (Child, Receiver<Duration>) {
-    let mut c = Command::new(rig::binary());
-    c.args(["events", "--follow", "-o", "json"]).env("BIANQUE_API__SOCKET", agent.socket());
-    let mut child = c.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let (tx, rx) = channel();
-    std::thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            let now = jiff::Timestamp::now();
-            let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-            if event["collector"] == "oom" {
-                let time: jiff::Timestamp = event["time"].as_str().unwrap().parse().unwrap();
-                // Nobody waits for more.
-                let _ = tx.send(now.duration_since(time).unsigned_abs());
-            }
-        }
-    });
-    std::thread::sleep(Duration::from_secs(2));
-    (child, rx)
 }
 
 /// A cgroup reaches its CPU limit: a few times until sampling begins, once for a whole capture.
@@ -267,52 +241,6 @@ fn perf_links(pid: u32) -> usize {
     texts.filter(|t| t.lines().any(|l| l == "link_type:\tperf" || l == "link_type:\tperf_event")).count()
 }
 
-/// A cgroup of the bench's own; removed when dropped.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(controller: &str, name: &str) -> Group {
-        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-        let root = if unified { PathBuf::new() } else { controller.into() };
-        if unified {
-            // On already, or the limit's file will be missing.
-            drop(fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}")));
-        }
-        let path = Path::new("/sys/fs/cgroup").join(root).join(name);
-        fs::create_dir(&path).unwrap();
-        Group(path)
-    }
-
-    fn memory(name: &str) -> Group {
-        let group = Group::new("memory", name);
-        let limit = OOM_LIMIT.to_string();
-        if fs::write(group.0.join("memory.max"), &limit).is_err() {
-            fs::write(group.0.join("memory.limit_in_bytes"), &limit).unwrap();
-        }
-        drop(fs::write(group.0.join("memory.swap.max"), "0"));
-        group
-    }
-
-    /// Half a CPU.
-    fn cpu(name: &str) -> Group {
-        let group = Group::new("cpu", name);
-        if fs::write(group.0.join("cpu.max"), "50000 100000").is_err() {
-            fs::write(group.0.join("cpu.cfs_quota_us"), "50000").unwrap();
-        }
-        group
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Busy until its last process is reaped.
-        let end = Instant::now() + Duration::from_secs(2);
-        while fs::remove_dir(&self.0).is_err() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 /// A process that only computes, in a cgroup; ends when dropped.
 struct Busy(Child);
 
@@ -333,19 +261,6 @@ impl Drop for Busy {
         drop(self.0.kill());
         drop(self.0.wait());
     }
-}
-
-fn join(group: &Path) {
-    fs::write(group.join("cgroup.procs"), std::process::id().to_string()).unwrap();
-}
-
-/// Takes memory until it is killed.
-fn eat(group: &Path) {
-    join(group);
-    let mut memory = vec![0_u8; 8 * OOM_LIMIT];
-    memory.iter_mut().step_by(4096).for_each(|b| *b = 1);
-    std::hint::black_box(&memory);
-    std::process::exit(0)
 }
 
 fn spin(group: &Path) -> ! {

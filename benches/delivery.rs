@@ -6,7 +6,8 @@
 //!     cargo bench --bench delivery -- [--check] [--events N]
 //!
 //! First the logs alone, for CPU time an event; then logs, traces and profiles, for the time until all
-//! have arrived, in order for each workload, and for memory and the local API's answers meanwhile.
+//! have arrived, in order for each workload, and meanwhile for memory, the local API's answers, and the
+//! time from an OOM kill to `events --follow`.
 //! `--check` fails above a bar. Root. The server counts records and does not decode them.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark may end so")]
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use bianque::exporters::store::{Settings, Store};
 use bianque::pipeline::backing::{Commit, NewEntry};
-use bianque::signal::entry::{Entry, ResourceAttrs};
+use bianque::signal::entry::{EntryBuf, ResourceAttrs};
 use bianque::signal::ids::{EventId, SpanId, TraceId};
 use bianque::signal::otlp::{self, Place};
 use bianque::signal::semconv::attr;
@@ -28,11 +29,13 @@ use bianque::signal::{
     Event, EventDef, Frame, Instrument, MetricDef, Panel, Severity, Thread, Timestamp, Workload, WorkloadKey,
     WorkloadKind,
 };
-use prost::Message as _;
+use kills::eat;
 use rig::Agent;
 use sink::Sink;
 use table::{Table, pss};
 
+#[expect(dead_code, reason = "the other benches want more of it")]
+mod kills;
 #[expect(dead_code, reason = "the other benches want more of it")]
 mod rig;
 mod sink;
@@ -47,6 +50,9 @@ const KEY: u64 = 0xfedc_ba98_7654_3210;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let ["eat", group] = args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        eat(Path::new(group));
+    }
     let check = args.iter().any(|a| a == "--check");
     let at = args.iter().position(|a| a == "--events");
     let events = at.map_or(1_000_000, |i| args[i + 1].parse().unwrap());
@@ -64,7 +70,9 @@ fn main() -> ExitCode {
     table.told("  CPU an event", each(&all), "us");
     table.barred("  records out of order in their workload, or doubled", all.disorder as f64, "", 0.0);
     table.barred("  PSS at most", all.pss / 1024.0 / 1024.0, "MiB", 64.0);
-    table.barred(&format!("  /v1/events meanwhile, p99 of {}", all.answers.len()), all.p99_ms(), "ms", 200.0);
+    table.barred(&format!("  /v1/events meanwhile, p99 of {}", all.answers.len()), p99_ms(&all.answers), "ms", 200.0);
+    let told = format!("  OOM kill -> events --follow meanwhile, p99 of {}", all.told.len());
+    table.barred(&told, p99_ms(&all.told), "ms", 200.0);
     if table.kept() || !check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -76,14 +84,14 @@ struct Run {
     disorder: u64,
     /// Times of the local API's answers.
     answers: Vec<Duration>,
+    /// Times from a kill to its line in `events --follow`.
+    told: Vec<Duration>,
 }
 
-impl Run {
-    fn p99_ms(&self) -> f64 {
-        let mut all = self.answers.clone();
-        all.sort();
-        all[(all.len() - 1) * 99 / 100].as_secs_f64() * 1e3
-    }
+fn p99_ms(times: &[Duration]) -> f64 {
+    let mut all = times.to_vec();
+    all.sort();
+    all[(all.len() - 1) * 99 / 100].as_secs_f64() * 1e3
 }
 
 /// Lets an agent that has `events` behind deliver these signals.
@@ -98,17 +106,25 @@ fn catch_up(events: u64, signals: &[&str]) -> Run {
     }
     let start = Instant::now();
     let agent = Agent::with(dir, &env);
-    let mut run = Run { took: Duration::ZERO, cpu: Duration::ZERO, pss: 0.0, disorder: 0, answers: Vec::new() };
+    let mut run =
+        Run { took: Duration::ZERO, cpu: Duration::ZERO, pss: 0.0, disorder: 0, answers: Vec::new(), told: Vec::new() };
+    let (mut follower, arrivals) = kills::follow(&agent);
+    let mut kill = 0;
     while signals.iter().any(|s| sink.count(s) < events) {
         assert!(start.elapsed() < Duration::from_secs(600), "{:?} of {events} within ten minutes", sink.counts());
         let asked = Instant::now();
         assert!(agent.get("/v1/events?limit=100").is_some(), "the agent does not answer");
         run.answers.push(asked.elapsed());
+        kills::one(kill);
+        kill += 1;
         run.pss = run.pss.max(pss(agent.pid()));
+        run.told.extend(arrivals.try_iter());
         std::thread::sleep(Duration::from_millis(50));
     }
     run.took = start.elapsed();
     run.cpu = cpu(agent.pid());
+    run.told.extend(arrivals.recv_timeout(Duration::from_secs(1)));
+    drop((follower.kill(), follower.wait()));
     run.disorder = sink.disorder();
     run
 }
@@ -201,10 +217,10 @@ impl Template {
         };
         e.kernel_stack = (0..12).map(frame).collect();
         let (trace, span) = (TraceId([7; 16]), SpanId([5; 8]));
-        let mut entry = Entry::new(id(TIME), "softirq", Some(WorkloadKey(KEY)));
-        entry.log = Some(otlp::log_record(&e, id(TIME), Some((trace, span))));
-        entry.spans = vec![otlp::event_span(&e, "softirq", Place { trace, span, parent: Some(SpanId([4; 8])) })];
-        let bytes = entry.encode_to_vec();
+        let mut entry = EntryBuf::new(id(TIME), "softirq", Some(WorkloadKey(KEY)));
+        entry.log(&e, Some((trace, span)));
+        entry.span(&otlp::event_span(&e, "softirq", Place { trace, span, parent: Some(SpanId([4; 8])) }));
+        let bytes = entry.encoded().to_vec();
         let find = |what: &[u8]| (0..bytes.len() - what.len()).filter(|i| bytes[*i..].starts_with(what)).collect();
         let (ids, times, keys) = (find(&TIME.to_be_bytes()), find(&TIME.to_le_bytes()), find(&KEY.to_le_bytes()));
         Template { bytes, ids, times, keys }

@@ -112,9 +112,9 @@ SEC("raw_tp/non_standard_event")
 int PROBE(ghes__raw, const void *section, const void *fru, const char *fru_text, u8 severity, const u8 *data,
 	  u32 length)
 {
+	u64 part = 0, kept = length < SECTION_BYTES ? length : SECTION_BYTES;
 	struct firmware_error *r;
 	u32 suppressed;
-	u64 part = 0;
 
 	bpf_probe_read_kernel(&part, sizeof(part), section);
 	if (!wanted(REASON(4, part), &suppressed))
@@ -130,10 +130,10 @@ int PROBE(ghes__raw, const void *section, const void *fru, const char *fru_text,
 	r->severity = severity;
 	r->length = length;
 	r->suppressed = suppressed;
-	if (length >= SECTION_BYTES)
-		bpf_probe_read_kernel(r->data, SECTION_BYTES, data);
-	else
-		bpf_probe_read_kernel(r->data, length & (SECTION_BYTES - 1), data);
+	/* The verifier wants to see the bound right before the read, whatever the compiler knows. */
+	barrier_var(kept);
+	if (kept <= SECTION_BYTES)
+		bpf_probe_read_kernel(r->data, kept, data);
 	SUBMIT(firmware_error, r);
 	return 0;
 }
@@ -183,18 +183,17 @@ int PROBE(page__raw, u64 pfn, int kind, int result)
 	r = RESERVE(page_failure);
 	if (!r)
 		return 0;
+	r->time_ns = bpf_ktime_get_boot_ns();
 	r->pfn = pfn;
 	r->kind = page_kind(kind);
 	r->result = result;
 	r->suppressed = suppressed;
-	take_owner(r);
 	SUBMIT(page_failure, r);
 	return 0;
 }
 
 SEC("raw_tp/signal_generate")
-int PROBE(owner__raw, int signal, const void *info, struct task_struct *task)
+int PROBE(victim__raw, int signal, const void *info, struct task_struct *task)
 {
-	note_owner(signal, info, task);
-	return 0;
+	return report_victim(signal, info, task);
 }

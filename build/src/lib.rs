@@ -35,9 +35,6 @@ const HEADERS: &[(&str, &str)] = &[
     ("limit.h", include_str!("../../bpf/include/limit.h")),
     ("limit_by.h", include_str!("../../bpf/include/limit_by.h")),
     ("netdev.h", include_str!("../../bpf/include/netdev.h")),
-    ("hw_error.h", include_str!("../../bpf/include/hw_error.h")),
-    ("arm_error.h", include_str!("../../bpf/include/arm_error.h")),
-    ("page_failure.h", include_str!("../../bpf/include/page_failure.h")),
 ];
 
 /// Compiles every `*.bpf.c` in `dir` and its folder `shared`, for a `build.rs`: objects and

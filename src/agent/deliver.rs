@@ -43,7 +43,9 @@ fn shutdown(mut stop: watch::Receiver<bool>, deadline: Arc<OnceLock<Instant>>) -
 /// The reader with its saved cursor; waits for a store that cannot be read yet. `None`: the agent stops.
 async fn reader(log: &Log, name: &str, stop: &mut watch::Receiver<bool>) -> Option<Reader> {
     loop {
-        match log.reader(name) {
+        let (log, wanted) = (log.clone(), name.to_owned());
+        // It counts what it is behind; with a million entries that is a second.
+        match tokio::task::spawn_blocking(move || log.reader(&wanted)).await.map_err(Into::into).flatten() {
             Ok(reader) => return Some(reader),
             Err(e) => tracing::debug!("delivery by {name} waits for the store: {e:#}"),
         }

@@ -72,7 +72,8 @@ impl Stages {
 
         let (stopping, stop_seen) = watch::channel(false);
         let (tasks, deadline) = (TaskTracker::new(), Arc::new(OnceLock::new()));
-        let answers = queries::answers(&rear, statuses.clone(), &clock);
+        let (answers, feeding) = queries::answers(&rear, statuses.clone(), &clock, stop_seen.clone());
+        tasks.spawn(feeding);
         serve_api(&config, answers, rear.prometheus(), &clock, &tasks, stop_seen.clone()).await?;
         let exporting =
             deliver::Exporting { log: &rear.log, state: &rear.state, own: &rear.own, resource: &rear.resource };
@@ -221,7 +222,7 @@ async fn serve_api(
     let server = api::Server::bind(&listen).await?;
     let backend: Arc<dyn api::Backend> = Arc::new(answers);
     let now = clock.clone();
-    let api = Arc::new(api::Api { backend, metrics, now: Box::new(move || now.now().wall), stop });
+    let api = Arc::new(api::Api::new(backend, metrics, Box::new(move || now.now().wall), stop));
     let connections = tasks.clone();
     let spawn: api::Spawn = Arc::new(move |connection| drop(connections.spawn(connection)));
     tasks.spawn(server.run(api, spawn));

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -27,6 +28,16 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Where the newest accepted event is.
     fn last(&self) -> Reply<EventId>;
+
+    /// Events after [`Query::after`] as [`Self::events`] has them, at once, if all since then is in memory.
+    fn recent(&self, _query: &Query) -> Option<Page> {
+        None
+    }
+
+    /// The running number of the entry `id`, where entries are counted.
+    fn number(&self, _id: EventId) -> Reply<Option<i64>> {
+        Box::pin(async { Ok(None) })
+    }
 
     /// Tells of events that are accepted from now on.
     fn changes(&self) -> Box<dyn Changes>;
@@ -53,13 +64,22 @@ pub trait Changes: Send {
 /// Some events.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    pub events: Vec<(EventId, String)>,
+    pub events: Vec<(EventId, Arc<str>)>,
     /// Up to here all was looked at: where the next page begins after.
     pub upto: Option<EventId>,
     /// Whether it ends because the limit was reached.
     pub more: bool,
-    /// Whether what came right after [`Query::after`] is gone by age or size.
-    pub gap: bool,
+    /// Entries that were looked at, events or not, wanted or not.
+    pub looked: u64,
+    /// Set where what came right after [`Query::after`] is gone by age or size.
+    pub gap: Option<Gap>,
+}
+
+/// What retention took before it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The number of the last entry that is gone, where the backend counts them: see [`Backend::number`].
+    pub upto: Option<i64>,
 }
 
 /// What an id stands for.

@@ -257,7 +257,12 @@ pub enum Followed {
     /// One event, as a JSON line.
     Event { id: EventId, json: String },
     /// Events of this span are gone by age or size, as they were not read in time.
-    Missed { since: String, until: Option<String> },
+    Missed {
+        since: String,
+        until: Option<String>,
+        /// How many, where it is known.
+        count: Option<u64>,
+    },
     /// The connection broke, for this reason; the next call connects again and goes on where it was.
     Disconnected(String),
 }
@@ -316,7 +321,8 @@ impl Follower {
             (sse::MISSED, _) => {
                 let said: Json = serde_json::from_str(&message.data).unwrap_or_default();
                 let time = |key: &str| said[key].as_str().map(str::to_owned);
-                Some(Followed::Missed { since: time("since").unwrap_or_default(), until: time("until") })
+                let (since, until) = (time("since").unwrap_or_default(), time("until"));
+                Some(Followed::Missed { since, until, count: said["count"].as_u64() })
             }
             (_, Some(id)) if !message.data.is_empty() => Some(Followed::Event { id, json: message.data }),
             _ => None,

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use super::backend::{Backend, Changes, Found, Page, Readiness, Reply};
+use super::backend::{Backend, Changes, Found, Gap, Page, Readiness, Reply};
+use super::hub::{Hub, Position};
 use super::readings::{self, MetricQuery};
 use super::routes::BEGINNING;
 use crate::exporters::store::{self, Store};
-use crate::pipeline::log::{Live, Log, Watch};
 use crate::pipeline::metrics::MetricState;
 use crate::signal::ids::EventId;
 use crate::signal::{Query, Timestamp, json};
@@ -25,7 +25,7 @@ pub type Blocking = Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;
 /// The backend of a running agent.
 pub struct Local {
     pub store: Store,
-    pub log: Log,
+    pub hub: Arc<Hub>,
     /// Resource attributes of the node.
     pub node: Arc<[KeyValue]>,
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
@@ -53,21 +53,41 @@ impl Local {
 
 impl Backend for Local {
     fn events(&self, query: Query) -> Reply<Page> {
+        let hub = self.hub.clone();
         self.ask(move |store, node| {
             // Read before the events: all up to here is in what follows.
             let last = store.last_id()?;
             let gap = match query.after {
-                Some(id) if id > BEGINNING => store.has_forgotten(id)?,
-                _ => false,
+                Some(id) if id > BEGINNING && store.has_forgotten(id)? => {
+                    Some(Gap { upto: Some(number_of(store, &hub, id)?) })
+                }
+                _ => None,
             };
-            let found = store.events(&query)?;
+            let (found, looked) = store.events_among(&query)?;
             let more = query.limit.is_some_and(|limit| found.len() >= limit);
             let seen = found.last().map(|s| s.entry.id());
             let text = |s: &crate::pipeline::backing::Stored| {
-                (s.entry.id(), json::event(&s.entry, s.workload.as_deref(), node).to_string())
+                (s.entry.id(), json::event(&s.entry, s.workload.as_deref(), node).to_string().into())
             };
             let upto = if more { seen } else { seen.max(last) };
-            Ok(Page { events: found.iter().map(text).collect(), upto, more, gap })
+            Ok(Page { events: found.iter().map(text).collect(), upto, more, looked, gap })
+        })
+    }
+
+    fn recent(&self, query: &Query) -> Option<Page> {
+        self.hub.page(query)
+    }
+
+    fn number(&self, id: EventId) -> Reply<Option<i64>> {
+        let hub = self.hub.clone();
+        // Who begins now is where the hub is; no need to count.
+        let newest = hub.newest();
+        if id == newest.id {
+            return Box::pin(async move { Ok(Some(newest.number)) });
+        }
+        self.ask(move |store, _| match store.has_forgotten(id)? {
+            true => Ok(None),
+            false => Ok(Some(number_of(store, &hub, id)?)),
         })
     }
 
@@ -99,7 +119,7 @@ impl Backend for Local {
     }
 
     fn changes(&self) -> Box<dyn Changes> {
-        Box::new(Committed(self.log.watch()))
+        Box::new(Committed(self.hub.subscribe()))
     }
 
     fn readiness(&self) -> Readiness {
@@ -143,20 +163,18 @@ impl Backend for Local {
     }
 }
 
-struct Committed(Watch);
+/// The number of `id`, or of what would be there: the newest one's, less what is stored since.
+fn number_of(store: &Store, hub: &Hub, id: EventId) -> anyhow::Result<i64> {
+    let newest = hub.newest();
+    let since = store.count_between(id, newest.id)?;
+    Ok(newest.number - i64::try_from(since).unwrap_or(i64::MAX))
+}
+
+struct Committed(watch::Receiver<Position>);
 
 impl Changes for Committed {
     fn beyond(&mut self, id: EventId) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
-        Box::pin(async move {
-            loop {
-                match self.0.next().await {
-                    Live::Entry(s) if s.entry.id() <= id => {}
-                    // What it missed of the watch is in the store.
-                    Live::Entry(_) | Live::Missed(_) => return true,
-                    Live::End => return false,
-                }
-            }
-        })
+        Box::pin(async move { self.0.wait_for(|newest| newest.id > id).await.is_ok() })
     }
 }
 
@@ -172,7 +190,7 @@ mod tests {
     use crate::exporters::prometheus::Prometheus;
     use crate::exporters::store::Settings;
     use crate::pipeline::NoObserver;
-    use crate::pipeline::log::Append;
+    use crate::pipeline::log::{Append, Log};
     use crate::signal::entry::Entry;
     use crate::signal::{Attributes, Severity};
 
@@ -204,6 +222,8 @@ mod tests {
         let (store, _) = Store::open(settings, Duration::ZERO).unwrap();
         let now = || Timestamp(2 * HOUR);
         let (log, committer) = Log::new(Arc::new(store.clone()), Arc::new(NoObserver), now, BEGINNING);
+        let hub = Arc::new(Hub::new(BEGINNING, Arc::new([])));
+        tokio::spawn(hub.clone().feed(log.watch()));
         let end = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let end = end.clone();
@@ -217,7 +237,7 @@ mod tests {
         };
         let backend = Arc::new(Local {
             store,
-            log: log.clone(),
+            hub: hub.clone(),
             node: Arc::new([]),
             readiness: Box::new(readiness),
             metrics: Arc::new(MetricState::new(1, Timestamp(0))),
@@ -225,12 +245,13 @@ mod tests {
             started: Timestamp(HOUR),
             blocking: Arc::new(|f| drop(tokio::task::spawn_blocking(f))),
         });
+        let numbers = backend.clone();
         let state = Arc::new(MetricState::new(1, Timestamp(0)));
         let metrics = Arc::new(Prometheus::new(state, &Attributes::new(), Box::new(Vec::new)));
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let socket = dir.path().join("api.sock");
         let server = Server::bind(&Listen { socket: Some(socket.clone()), ..Listen::default() }).await.unwrap();
-        let api = Arc::new(Api { backend, metrics, now: Box::new(now), stop: stopped });
+        let api = Arc::new(Api::new(backend, metrics, Box::new(now), stopped));
         let served = tokio::spawn(server.run(api, Arc::new(|f| drop(tokio::spawn(f)))));
 
         let client = Client::unix(&socket);
@@ -268,6 +289,10 @@ mod tests {
         assert_eq!(count, EVENTS);
         let mut one = client.get(&format!("/v1/events/{}", id(77)), &[]).await.unwrap();
         assert!(one.next().await.unwrap().unwrap().contains(&id(77).to_string()));
+        for n in [1, 77, EVENTS] {
+            let number = numbers.number(id(n)).await.unwrap();
+            assert_eq!(number, Some(i64::try_from(n).unwrap()));
+        }
         stop.send_replace(true);
         served.await.unwrap();
         end.store(true, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 mod backend;
 pub mod client;
 mod guard;
+mod hub;
 mod local;
 mod page;
 mod patience;
@@ -17,8 +18,9 @@ mod tls;
 mod token;
 mod watch;
 
-pub use backend::{Backend, Changes, ExporterState, Found, Page, Readiness, Reply, StoreReadiness};
+pub use backend::{Backend, Changes, ExporterState, Found, Gap, Page, Readiness, Reply, StoreReadiness};
 pub use client::{Client, ClientError, Followed, Follower, Lines};
+pub use hub::{Hub, Position};
 pub use local::{Blocking, Local};
 pub use readings::{MetricQuery, Scope};
 pub use routes::{Api, ENDPOINTS};

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::watch as signal_watch;
+use tokio::sync::{Semaphore, watch as signal_watch};
 
 use super::backend::{Backend, Found};
 use super::guard::{self, Guard};
@@ -55,6 +55,20 @@ pub struct Api {
     pub now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     /// Turns true when the agent stops: streams end then.
     pub stop: signal_watch::Receiver<bool>,
+    /// Places for those who follow events.
+    pub(super) watchers: Arc<Semaphore>,
+}
+
+impl Api {
+    #[must_use]
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        metrics: Arc<Prometheus>,
+        now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+        stop: signal_watch::Receiver<bool>,
+    ) -> Self {
+        Api { backend, metrics, now, stop, watchers: Arc::new(Semaphore::new(super::WATCHERS)) }
+    }
 }
 
 /// The paths, as one listener serves them.
@@ -149,7 +163,8 @@ pub(super) fn read_query(given: &[(String, String)], now: Timestamp) -> Result<Q
 async fn events(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result<Response, Problem> {
     let mut query = read_query(&given, (api.now)())?;
     if query.limit.is_some() {
-        return Ok(ndjson(api.backend.events(query).await?.events.into_iter().map(|(_, json)| json)));
+        let page = api.backend.events(query).await?;
+        return Ok(ndjson(page.events.iter().map(|(_, json)| &**json)));
     }
     // What is accepted after the answer has begun belongs to the next question: the answer ends.
     let end = api.backend.last().await?;
@@ -162,8 +177,7 @@ async fn events(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result<R
             let page = api.backend.events(query.clone()).await?;
             query.after = page.upto;
             let next = (page.more && page.upto.is_some_and(|id| id < end)).then_some(query);
-            let lines: String =
-                page.events.into_iter().filter(|(id, _)| *id <= end).map(|(_, json)| json + "\n").collect();
+            let lines = text(page.events.iter().filter(|(id, _)| *id <= end).map(|(_, json)| &**json));
             Ok(Some((lines, next)))
         }
     });
@@ -233,7 +247,10 @@ async fn one(
     }
 }
 
-fn ndjson(lines: impl IntoIterator<Item = String>) -> Response {
-    let text: String = lines.into_iter().map(|line| line + "\n").collect();
-    ([(header::CONTENT_TYPE, NDJSON)], text).into_response()
+fn ndjson(lines: impl IntoIterator<Item: AsRef<str>>) -> Response {
+    ([(header::CONTENT_TYPE, NDJSON)], text(lines)).into_response()
+}
+
+fn text(lines: impl IntoIterator<Item: AsRef<str>>) -> String {
+    lines.into_iter().fold(String::new(), |text, line| text + line.as_ref() + "\n")
 }

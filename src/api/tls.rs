@@ -50,12 +50,6 @@ impl Tls {
         let shown = stream.get_ref().1.peer_certificates().is_some_and(|c| !c.is_empty());
         Ok((stream, if shown { Peer::Certified } else { Peer::Unknown }))
     }
-
-    /// Looks at the files with the next connection.
-    #[cfg(test)]
-    pub fn look_again(&self) {
-        self.0.look_again();
-    }
 }
 
 fn server_config(files: &TlsFiles) -> anyhow::Result<ServerConfig> {

@@ -123,9 +123,10 @@ fn follow(cx: &mut Context<'_>, args: &args::Events, mut query: Query, now: Time
         loop {
             match follower.next().await? {
                 Followed::Event { json: row, .. } => print(cx, &row, json)?,
-                Followed::Missed { since, until } => {
+                Followed::Missed { since, until, count } => {
                     let until = until.map_or(String::new(), |u| format!(" until {u}"));
-                    complain(&format!("events since {since}{until} are gone: they were not read in time"));
+                    let count = count.map_or(String::new(), |n| format!("{n} "));
+                    complain(&format!("{count}events since {since}{until} are gone: they were not read in time"));
                 }
                 Followed::Disconnected(why) => complain(&format!("connection lost ({why}); trying again")),
             }

@@ -19,11 +19,11 @@ pub static BUILT_IN: &[Registration] = &[
     events::<super::events::softirq::Softirq>(),
     events::<super::events::softlockup::SoftLockup>(),
     events::<super::events::hungtask::HungTask>(),
-    events::<super::events::memreclaim::MemReclaim>(),
     events::<super::events::linkwatch::LinkWatch>(),
     events::<super::events::txtimeout::TxTimeout>(),
     events::<super::events::lacp::Lacp>(),
     events::<super::events::ras::Ras>(),
+    events::<super::events::memreclaim::MemReclaim>(),
     autotracing::<super::autotracing::cpuidle::CpuIdle>(),
 ];
 

@@ -30,6 +30,18 @@ impl Severity {
         }
     }
 
+    /// From OTLP's severity number; what is below DEBUG is DEBUG.
+    #[must_use]
+    pub fn of_number(number: i32) -> Self {
+        match number {
+            ..=8 => Severity::Debug,
+            9..=12 => Severity::Info,
+            13..=16 => Severity::Warn,
+            17..=20 => Severity::Error,
+            _ => Severity::Fatal,
+        }
+    }
+
     /// Reads a severity's name in any case.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

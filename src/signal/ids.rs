@@ -45,6 +45,17 @@ impl EventId {
         u64::from_be_bytes(b)
     }
 
+    /// What would come right before it; the first of all has nothing before it but itself.
+    #[must_use]
+    pub fn previous(self) -> EventId {
+        let mut wide = [0; 16];
+        wide[4..].copy_from_slice(&self.0);
+        let before = u128::from_be_bytes(wide).saturating_sub(1).to_be_bytes();
+        let mut b = [0; 12];
+        b.copy_from_slice(&before[4..]);
+        EventId(b)
+    }
+
     /// Below all ids of that time and later.
     #[must_use]
     pub fn before(ns: u64) -> Self {
@@ -105,4 +116,18 @@ pub fn span_id(trace: TraceId, child: &[u8]) -> SpanId {
 #[must_use]
 pub fn profile_id(trace: TraceId, capture: &[u8]) -> [u8; 16] {
     digest(&[&trace.0, capture])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There is no id between one and what is before it.
+    #[test]
+    fn previous_is_next_below() {
+        let below = EventId([0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255]);
+        assert_eq!(EventId([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).previous(), below);
+        assert_eq!(EventId([7; 12]).previous().0[11], 6);
+        assert_eq!(EventId([0; 12]).previous(), EventId([0; 12]));
+    }
 }

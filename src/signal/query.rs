@@ -2,8 +2,10 @@
 //! What a reader asks of stored events and incidents: the same for the store, the HTTP API and the
 //! command line.
 
+use super::entry::{Entry, ResourceAttrs};
 use super::ids::EventId;
-use super::{Severity, Timestamp};
+use super::semconv::attr;
+use super::{Key, Severity, Timestamp, otlp};
 
 /// A question about stored events or incidents. All parts must hold.
 ///
@@ -17,8 +19,14 @@ pub struct Query {
     pub until: Option<Timestamp>,
     /// Event name, its collector's name, or a dotted part at either end of the name: see [`Self::wants_name`].
     pub name: Option<String>,
+    /// The collector's name.
+    pub collector: Option<String>,
     /// Container, pod or unit name, or the beginning of a container id.
     pub container: Option<String>,
+    /// Kubernetes pod.
+    pub pod: Option<String>,
+    /// Kubernetes namespace.
+    pub namespace: Option<String>,
     /// This severity or above.
     pub severity: Option<Severity>,
     /// At most as many.
@@ -39,7 +47,8 @@ pub struct BadQuery {
 
 impl Query {
     /// Every parameter of a query, in the order of the help texts.
-    pub const KEYS: &[&str] = &["since", "until", "name", "container", "severity", "limit", "after"];
+    pub const KEYS: &[&str] =
+        &["since", "until", "name", "collector", "container", "pod", "namespace", "severity", "limit", "after"];
 
     /// Reads one parameter in its text form; an empty value is refused. `now` is what spans such as `15m` are counted from.
     ///
@@ -54,7 +63,10 @@ impl Query {
             "since" => self.since = Some(parse_time(value, now).ok_or_else(|| bad(TIME_FORMS))?),
             "until" => self.until = Some(parse_time(value, now).ok_or_else(|| bad(TIME_FORMS))?),
             "name" => self.name = Some(value.to_owned()),
+            "collector" => self.collector = Some(value.to_owned()),
             "container" => self.container = Some(value.to_owned()),
+            "pod" => self.pod = Some(value.to_owned()),
+            "namespace" => self.namespace = Some(value.to_owned()),
             "severity" => {
                 let s = Severity::parse(value).ok_or_else(|| bad("expected debug, info, warn, error or fatal"))?;
                 self.severity = Some(s);
@@ -79,7 +91,10 @@ impl Query {
         put("since", self.since.map(Timestamp::rfc3339));
         put("until", self.until.map(Timestamp::rfc3339));
         put("name", self.name.clone());
+        put("collector", self.collector.clone());
         put("container", self.container.clone());
+        put("pod", self.pod.clone());
+        put("namespace", self.namespace.clone());
         put("severity", self.severity.map(|s| s.name().to_lowercase()));
         put("limit", self.limit.map(|n| n.to_string()));
         put("after", self.after.map(|id| id.to_string()));
@@ -96,11 +111,36 @@ impl Query {
     /// `oom`, by `linux.memory` or by `oom_kill`.
     #[must_use]
     pub fn wants_name(&self, name: &str, collector: &str) -> bool {
+        if self.collector.as_deref().is_some_and(|asked| asked != collector) {
+            return false;
+        }
         let Some(asked) = self.name.as_deref() else { return true };
         asked == name
             || asked == collector
             || name.strip_prefix(asked).is_some_and(|rest| rest.starts_with('.'))
             || name.strip_suffix(asked).is_some_and(|rest| rest.ends_with('.'))
+    }
+
+    /// Whether what happened to this workload is asked for; `None`: to the node.
+    #[must_use]
+    pub fn wants_workload(&self, workload: Option<&ResourceAttrs>) -> bool {
+        let is = |asked: &Option<String>, key: Key| {
+            let has = |w: &ResourceAttrs| otlp::text(&w.attributes, key.name) == asked.as_deref();
+            asked.is_none() || workload.is_some_and(has)
+        };
+        self.container.as_deref().is_none_or(|asked| workload.is_some_and(|w| w.is_called(asked)))
+            && is(&self.pod, attr::K8S_POD_NAME)
+            && is(&self.namespace, attr::K8S_NAMESPACE_NAME)
+    }
+
+    /// Whether this entry is an event, and one that is asked for; its workload aside.
+    #[must_use]
+    pub fn wants_event(&self, e: &Entry) -> bool {
+        e.log.as_ref().is_some_and(|log| {
+            self.wants_time(Timestamp(log.time_unix_nano))
+                && self.wants_severity(Severity::of_number(log.severity_number))
+                && self.wants_name(&log.event_name, &e.collector)
+        })
     }
 
     /// Whether this severity is asked for.
@@ -139,7 +179,10 @@ mod tests {
             since: Some(Timestamp(1_799_999_999_123_456_789)),
             until: Some(NOW),
             name: Some("linux.memory".into()),
+            collector: Some("oom".into()),
             container: Some("a b&c".into()),
+            pod: Some("shop-0".into()),
+            namespace: Some("prod".into()),
             severity: Some(Severity::Warn),
             limit: Some(7),
             after: Some(EventId([0xab; 12])),
@@ -176,6 +219,24 @@ mod tests {
         assert_eq!(q, Query::default());
     }
 
+    /// Each of container, pod and namespace must be the workload's; the node has none of them.
+    #[test]
+    fn workloads() {
+        let text = |k: Key, v: &'static str| otlp::key_value(k.name, &crate::signal::Value::from(v));
+        let attributes = vec![text(attr::K8S_POD_NAME, "shop-0"), text(attr::K8S_NAMESPACE_NAME, "prod")];
+        let w = ResourceAttrs { name: "app".into(), attributes, ..ResourceAttrs::default() };
+        let ask = |parameters: &[(&str, &str)]| {
+            let mut q = Query::default();
+            parameters.iter().for_each(|(k, v)| q.set(k, v, NOW).unwrap());
+            (q.wants_workload(Some(&w)), q.wants_workload(None))
+        };
+        assert_eq!(ask(&[]), (true, true));
+        assert_eq!(ask(&[("pod", "shop-0")]), (true, false));
+        assert_eq!(ask(&[("namespace", "prod"), ("container", "app")]), (true, false));
+        assert_eq!(ask(&[("namespace", "test"), ("container", "app")]), (false, false));
+        assert_eq!(ask(&[("pod", "shop")]), (false, false));
+    }
+
     /// A name matches whole, by collector and by dotted parts at either end, never in the middle of a word.
     #[test]
     fn names() {
@@ -183,6 +244,9 @@ mod tests {
         for yes in ["linux.memory.oom_kill", "oom", "linux.memory", "oom_kill", "memory.oom_kill", "linux"] {
             assert!(q(yes).wants_name("linux.memory.oom_kill", "oom"), "{yes}");
         }
+        let of = |c: &str| Query { collector: Some(c.into()), ..Query::default() };
+        assert!(of("oom").wants_name("linux.memory.oom_kill", "oom"));
+        assert!(!of("linux.memory.oom_kill").wants_name("linux.memory.oom_kill", "oom"));
         for no in ["kill", "linux.mem", "softirq"] {
             assert!(!q(no).wants_name("linux.memory.oom_kill", "oom"), "{no}");
         }

@@ -231,6 +231,8 @@ pub mod attr {
         Key::new("linux.net.lacp.partner.state", "State of the port at the other end, as it says");
     pub const LINUX_NET_LACP_PARTNER_STATE_BEFORE: Key =
         Key::new("linux.net.lacp.partner.state.before", "The one before");
+    pub const LINUX_NET_LACP_LINK: Key =
+        Key::new("linux.net.lacp.link", "Link of the port as the bond sees it: up, going_down, down, going_back");
     pub const LINUX_NET_LACP_FAILURES: Key =
         Key::new("linux.net.lacp.link_failures", "Times that the bond saw this port's link fail");
 
@@ -264,10 +266,8 @@ pub mod attr {
     pub const LINUX_HW_ERROR_LENGTH: Key = Key::new("linux.hw.error.length", "Bytes that the section has");
     pub const LINUX_HW_ERROR_OUTCOME: Key =
         Key::new("linux.hw.error.outcome", "What became of the page: recovered, delayed, failed, ignored");
-    pub const LINUX_HW_ERROR_OWNERS: Key =
-        Key::new("linux.hw.error.owners", "Threads that had the page mapped and were sent SIGBUS");
     pub const LINUX_HW_ERROR_VIRTUAL_ADDRESS: Key =
-        Key::new("linux.hw.error.virtual_address", "Where the page was in its owner");
+        Key::new("linux.hw.error.virtual_address", "Where the process had the page");
 
     // Incidents.
     pub const LINUX_INCIDENT_STATE: Key = Key::new("linux.incident.state", "open or closed");

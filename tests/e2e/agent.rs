@@ -12,7 +12,7 @@ use bianque::exporters::store::{self, Store};
 use bianque::pipeline::incident::{self, Identity, Moment};
 use bianque::pipeline::limits::RateLimit;
 use bianque::pipeline::log::Log;
-use bianque::pipeline::{Input, NoObserver, Pipeline, Sender, Setup};
+use bianque::pipeline::{Input, NoObserver, Observer, Pipeline, Sender, Setup};
 use bianque::signal::ids::EventId;
 use bianque::signal::semconv::attr;
 use bianque::signal::{Attributes, Event, EventDef, Frame, Instrument, MetricDef, Panel, Severity, Timestamp};
@@ -76,7 +76,7 @@ pub fn node() -> Attributes {
 /// The running parts. Threads and tasks end with [`Self::stop`].
 pub struct Agent {
     sender: Sender,
-    log: Log,
+    pub log: Log,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     deliveries: Vec<(oneshot::Sender<Instant>, tokio::task::JoinHandle<()>)>,
@@ -85,24 +85,24 @@ pub struct Agent {
 impl Agent {
     pub fn start(folder: &Path) -> Agent {
         let quiet = Duration::from_secs(1);
-        Self::with(folder, incident::Settings { quiet, ..incident::Settings::default() })
+        Self::with(folder, incident::Settings { quiet, ..incident::Settings::default() }, Arc::new(NoObserver))
     }
 
-    /// With limits of its own on incidents.
-    pub fn with(folder: &Path, incidents: incident::Settings) -> Agent {
+    /// With limits of its own on incidents, and an observer of what passes.
+    pub fn with(folder: &Path, incidents: incident::Settings, observer: Arc<dyn Observer>) -> Agent {
         let settings = store::Settings { path: folder.into(), max_size: 1 << 30, max_age: Duration::from_secs(86_400) };
         let (store, _) = Store::open(settings, Duration::from_secs(10)).unwrap();
         let last_id = store.last_id().unwrap();
         let left_open = store.open_incidents().unwrap();
         let start = last_id.unwrap_or(EventId([0; 12]));
-        let (log, committer) = Log::new(Arc::new(store), Arc::new(NoObserver), now, start);
+        let (log, committer) = Log::new(Arc::new(store), observer.clone(), now, start);
         let begin = std::time::Instant::now();
         let (sender, pipeline) = Pipeline::new(Setup {
             identity: Identity { host_id: "test".into(), boot_id: "boot".into() },
             incidents,
             limit: RateLimit { burst: 10_000, per_second: 10_000.0 },
             log: log.clone(),
-            observer: Arc::new(NoObserver),
+            observer,
             now: Box::new(move || Moment { wall: now(), steady: begin.elapsed() }),
             last_id,
             left_open,

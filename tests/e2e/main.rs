@@ -10,6 +10,8 @@
 )]
 
 mod agent;
+mod gateway;
+mod helm;
 mod profiles;
 mod servers;
 mod traces;
@@ -178,7 +180,8 @@ async fn own_telemetry_comes_through_without_feeding_itself() {
     }
 }
 
-/// TLS is verified: with the right CA everything arrives, without it nothing is sent.
+/// TLS is verified: with the right CA everything arrives, without it nothing is sent; a renewed file is
+/// taken without a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_is_verified() {
     let backend = Backend::behind_tls();
@@ -195,8 +198,14 @@ async fn tls_is_verified() {
         assert!(!backend.received("logs").iter().any(got), "it was sent to a server that nobody vouches for");
         agent.stop().await;
         let mut agent = Agent::start(folder.path());
-        settings.ca_file = Some(format!("{TLS}/ca.pem").into());
+        // A file that is wrong at first is read again when it changes.
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, rcgen::generate_simple_self_signed(["other".to_owned()]).unwrap().cert.pem()).unwrap();
+        settings.ca_file = Some(ca.clone());
         agent.deliver(&settings);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!backend.received("logs").iter().any(got), "it was sent to a server that another CA vouches for");
+        std::fs::copy(format!("{TLS}/ca.pem"), &ca).unwrap();
         backend.record("logs", "the record over TLS", got).await;
         agent.stop().await;
     }

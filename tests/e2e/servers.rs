@@ -89,6 +89,11 @@ impl Backend {
         Self::start(None, &[&[("COLLECTOR_CONFIGS", configs.as_str())], more].concat())
     }
 
+    /// A Collector with a configuration of a test's own.
+    pub fn configured(file: &str) -> Backend {
+        Self::start(None, &[("COLLECTOR_CONFIG", file)])
+    }
+
     /// A gateway to Jaeger and Tempo.
     pub fn with_jaeger_and_tempo() -> Backend {
         let folder = tempfile::tempdir().unwrap();
@@ -175,9 +180,14 @@ impl Backend {
         eventually(what, || self.received(signal).into_iter().find(&is_it)).await
     }
 
-    /// What the Collector shows to Prometheus.
+    /// Where the Collector shows metrics to Prometheus.
+    pub fn metrics_url(&self) -> &str {
+        &self.collector.at["COLLECTOR_METRICS"]
+    }
+
+    /// What it shows there.
     pub fn scrape(&self) -> String {
-        get(&self.collector.at["COLLECTOR_METRICS"])
+        get(self.metrics_url())
     }
 
     /// A trace as Jaeger's API has it, once it has one.
@@ -313,7 +323,7 @@ pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
     }
 }
 
-fn get(url: &str) -> String {
+pub fn get(url: &str) -> String {
     let out = Command::new("curl").args(["-sS", "-m", "5", url]).output().unwrap();
     String::from_utf8(out.stdout).unwrap()
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How an incident reads in Jaeger and in Tempo, behind the gateway of `otel-config/`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bianque::exporters::otlp::Protocol;
-use bianque::pipeline::incident;
+use bianque::pipeline::{NoObserver, incident};
 use serde_json::Value;
 
 use crate::agent::Agent;
@@ -24,7 +25,7 @@ async fn incident_reads_well_in_jaeger_and_tempo() {
     let backend = Backend::with_jaeger_and_tempo();
     let folder = tempfile::tempdir().unwrap();
     let short = incident::Settings { quiet: Duration::from_secs(1), max_duration: Duration::from_secs(2) };
-    let mut agent = Agent::with(folder.path(), short);
+    let mut agent = Agent::with(folder.path(), short, Arc::new(NoObserver));
     agent.deliver(&backend.settings(Protocol::Grpc));
     agent.spin("first", true);
     agent.kill("first");

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Started with less than root's privileges.
 
-use crate::support::{Agent, Need, place};
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::support::{Agent, Need, place, shell};
 
 /// As nobody, the agent still runs: what it cannot load is unavailable, with the capability named.
 #[test]
@@ -44,4 +46,28 @@ fn root_keeps_only_what_collectors_need() {
     for (bit, name) in [(21, "CAP_SYS_ADMIN"), (16, "CAP_SYS_MODULE"), (17, "CAP_SYS_RAWIO"), (7, "CAP_SETUID")] {
         assert_eq!(effective >> bit & 1, 0, "{name} is kept");
     }
+}
+
+/// The local socket answers root, the agent's user and its group, by primary or supplementary group;
+/// others are refused in words, even where the file's mode would let them in.
+#[test]
+fn local_socket_knows_who_asks() {
+    let _place = place!(Need::Agent);
+    let agent = Agent::start("");
+    let socket = agent.config_file().with_file_name("api.sock");
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let open = |path: &std::path::Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    open(socket.parent().unwrap(), 0o755).unwrap();
+    let ask = |who: &str| {
+        let curl = "curl -s -m 10 -w %{http_code} -o /dev/null http://localhost/v1/collectors --unix-socket";
+        shell(&format!("{who} {curl} {}", socket.display())).1
+    };
+    let stranger = "setpriv --reuid 65534 --regid 65534";
+    assert_eq!(ask(""), "200", "root");
+    assert_eq!(ask(&format!("{stranger} --clear-groups")), "000", "the mode keeps strangers out");
+    open(&socket, 0o666).unwrap();
+    assert_eq!(ask(&format!("{stranger} --clear-groups")), "403", "a stranger");
+    assert_eq!(ask(&format!("{stranger} --groups 0")), "200", "a member of the agent's group");
+    assert_eq!(ask("setpriv --reuid 65534 --regid 0 --clear-groups"), "200", "one of the agent's group");
 }

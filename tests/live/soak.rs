@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, place};
+use crate::support::{Agent, Container, Need, place, shell};
 
 fn length() -> Duration {
     let seconds = std::env::var("BIANQUE_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
@@ -35,6 +35,32 @@ fn quiet_node_stays_quiet() {
         .filter(|e| e["resource"]["container.name"].as_str().is_some_and(|n| n.starts_with("bq-soak")))
         .collect();
     assert!(named.is_empty(), "false alarms: {named:?}");
+}
+
+/// Files written and compressed, many short TCP connections, processes that come and go.
+const WORK: &str = "httpd -p 127.0.0.1:8080 -h /tmp; \
+     while :; do \
+       dd if=/dev/zero of=/tmp/a bs=64k count=16 2>/dev/null; gzip -c /tmp/a > /tmp/b; sync /tmp/b; \
+       for i in 1 2 3 4 5; do wget -q -O /dev/null http://127.0.0.1:8080/b; done; \
+       sleep 0.2; \
+     done";
+
+/// Ordinary work is no trouble: with default limits nothing of WARN or above is said of it.
+#[test]
+fn ordinary_work_is_no_alarm() {
+    let _place = place!(Need::Agent, Need::Podman);
+    let agent = Agent::start("");
+    let work = Container::start("work", &[], &["sh", "-c", WORK]);
+    std::thread::sleep(length());
+    let (running, said) = shell(&format!("tests/containers/podman exec {} ls -l /tmp/b", work.name));
+    assert!(running, "the work did not go on: {said}");
+    let alarms: Vec<Json> = agent
+        .json(&["events"])
+        .into_iter()
+        .filter(|e| matches!(e["severity"].as_str(), Some("WARN" | "ERROR" | "FATAL")))
+        .filter(|e| e.to_string().contains(&work.id))
+        .collect();
+    assert!(alarms.is_empty(), "false alarms: {alarms:?}");
 }
 
 fn cpu_seconds(pid: u32) -> f64 {

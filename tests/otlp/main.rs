@@ -3,8 +3,13 @@
 //! holds that nothing accepted is lost and every loss is counted.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests may end so")]
 
+#[path = "../e2e/agent.rs"]
+#[expect(dead_code, reason = "the tests with real servers want more of it")]
+mod agent;
+mod load;
 mod server;
 mod source;
+mod tls;
 
 use std::net::SocketAddr;
 use std::time::Duration;

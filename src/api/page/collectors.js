@@ -59,15 +59,16 @@ function section(kind, all, costs) {
     const run = costs.find((r) => r.collector === c.name);
     const kernel = costs.filter((r) => r.probe === c.name);
     const inKernel = kernel.length ? share(kernel.reduce((sum, r) => sum + r.share, 0)) : '–';
-    return h('tr', null,
-      h('th', { scope: 'row' }, h('b', null, c.name), c.reason ? h('p', { class: 'reason' }, c.reason) : null),
+    const why = c.reason ? h('tr', { class: 'why' }, h('td', { colspan: 8, class: 'reason' }, c.reason)) : null;
+    return [h('tr', { class: why ? 'has-reason' : null },
+      h('th', { scope: 'row' }, h('b', null, c.name)),
       h('td', { 'data-label': 'State' }, h('span', { class: `state ${c.state}` }, c.state)),
       h('td', { 'data-label': 'Hook', class: 'mono small' }, c.hook ? c.hook.split(', ').map((x) => h('div', null, x)) : h('span', { class: 'dim' }, '–')),
       h('td', { 'data-label': 'Runs', class: 'number' }, run ? count(run.runs) : '–'),
       h('td', { 'data-label': 'Time per run', class: 'number' }, run?.runs ? span(run.seconds / run.runs) : '–'),
       h('td', { 'data-label': 'Failures', class: 'number' }, run ? h('span', { class: run.failures ? 'bad' : null }, count(run.failures)) : '–'),
       h('td', { 'data-label': 'In the agent', class: 'number' }, run ? share(run.share) : '–'),
-      h('td', { 'data-label': 'In the kernel', class: 'number' }, inKernel));
+      h('td', { 'data-label': 'In the kernel', class: 'number' }, inKernel)), why];
   };
   const title = { metrics: 'Metrics', events: 'Events', autotracing: 'Autotracing' }[kind];
   return h('section', { class: 'card costs', 'aria-labelledby': `kind-${kind}` }, h('h2', { id: `kind-${kind}` }, title),

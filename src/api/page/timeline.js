@@ -22,7 +22,7 @@ export function timeline(all, from, to) {
     const [left, right] = [at(ms(i.time)), at(Number.isFinite(ms(i.end)) ? ms(i.end) : to)];
     const open = i.state === 'open';
     const words = `${i.name}, ${i.severity}, ${place(i)}, ${moment(i.time)}, ${open ? 'open for' : 'lasted'} ${span(incidentSpan(i))}`;
-    return h('li', { style: { left: `${left.toFixed(3)}%`, width: `${Math.max(right - left, 0).toFixed(3)}%` } },
+    return h('li', { style: { left: `min(${left.toFixed(3)}%, 100% - 9px)`, width: `${Math.max(right - left, 0).toFixed(3)}%` } },
       h('a', { class: `bar ${level(i.severity)}${open ? ' open' : ''}`, href: `#/incidents/${i.id}`, title: `${words}\n${i.message ?? ''}`, 'aria-label': words }));
   };
   return h('div', { class: 'timeline' },

@@ -6,7 +6,8 @@
 //! Response", "OTLP/HTTP Response"), with one difference: an answer that refuses *us* (wrong token,
 //! no such service) says nothing against the data, so the data is kept.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
@@ -14,6 +15,7 @@ use prost::Message;
 
 use super::config::{Endpoint, Protocol};
 use super::{grpc, http};
+use crate::files::Stamp;
 
 /// What the back end's answer means.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,12 +36,17 @@ pub enum Outcome {
     Unserved(String),
 }
 
-/// A client for one signal's endpoint.
+/// A client for one signal's endpoint. It is made anew when its certificates change.
 pub struct Transport {
     kind: Kind,
-    timeout: Duration,
-    target: String,
+    endpoint: Endpoint,
+    stamp: Stamp,
+    looked: Instant,
 }
+
+/// Between two looks whether certificates have changed: a request that is refused for the old one is
+/// sent again after about as long.
+const LOOK: Duration = Duration::from_secs(1);
 
 enum Kind {
     Grpc(Box<grpc::Client>),
@@ -52,32 +59,65 @@ impl Transport {
     /// # Errors
     /// Which file or header cannot be used, and why.
     pub fn new(endpoint: &Endpoint) -> anyhow::Result<Transport> {
-        let kind = match endpoint.protocol {
-            Protocol::Grpc => Kind::Grpc(Box::new(grpc::Client::new(endpoint)?)),
-            Protocol::Http => Kind::Http(Box::new(http::Client::new(endpoint)?)),
-        };
-        Ok(Transport { kind, timeout: endpoint.timeout, target: endpoint.url.clone() })
+        // Before they are read: what is written meanwhile is found by the next look.
+        let stamp = stamp(endpoint);
+        Ok(Transport { kind: Kind::new(endpoint)?, endpoint: endpoint.clone(), stamp, looked: Instant::now() })
     }
 
     /// Where requests go, for logs.
     #[must_use]
     pub fn target(&self) -> &str {
-        &self.target
+        &self.endpoint.url
     }
 
     /// Sends one encoded export request.
     pub async fn export(&mut self, body: Bytes) -> Outcome {
+        self.renew();
+        let timeout = self.endpoint.timeout;
         let request = async {
             match &mut self.kind {
                 Kind::Grpc(c) => c.export(body).await,
                 Kind::Http(c) => c.export(body).await,
             }
         };
-        match tokio::time::timeout(self.timeout, request).await {
+        match tokio::time::timeout(timeout, request).await {
             Ok(outcome) => outcome,
-            Err(_) => Outcome::Retry { after: None, why: format!("no answer within {:?}", self.timeout) },
+            Err(_) => Outcome::Retry { after: None, why: format!("no answer within {timeout:?}") },
         }
     }
+
+    /// Takes new certificates over; those that cannot be used, mostly as one of two files is written and
+    /// the other is not yet, change nothing.
+    fn renew(&mut self) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let stamp = stamp(&self.endpoint);
+        if stamp == self.stamp {
+            return;
+        }
+        self.stamp = stamp;
+        match Kind::new(&self.endpoint) {
+            Ok(kind) => self.kind = kind,
+            Err(e) => tracing::warn!("certificates have changed and cannot be used, so the old ones still hold: {e:#}"),
+        }
+    }
+}
+
+impl Kind {
+    fn new(endpoint: &Endpoint) -> anyhow::Result<Kind> {
+        Ok(match endpoint.protocol {
+            Protocol::Grpc => Kind::Grpc(Box::new(grpc::Client::new(endpoint)?)),
+            Protocol::Http => Kind::Http(Box::new(http::Client::new(endpoint)?)),
+        })
+    }
+}
+
+/// Of the files that a client is made of.
+fn stamp(endpoint: &Endpoint) -> Stamp {
+    let own = endpoint.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+    Stamp::of(endpoint.ca_file.iter().chain(own).map(PathBuf::as_path))
 }
 
 /// Reads an export response. All signals' responses have the same form: field 1 is

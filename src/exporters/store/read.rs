@@ -70,20 +70,6 @@ fn decode<M: Message + Default>(store: &Store, bytes: &[u8]) -> Result<M, StoreE
     M::decode(bytes).map_err(|source| StoreError::Decode { path: store.inner.settings.path.clone(), source })
 }
 
-fn severity(number: i32) -> Severity {
-    match number {
-        ..=8 => Severity::Debug,
-        9..=12 => Severity::Info,
-        13..=16 => Severity::Warn,
-        17..=20 => Severity::Error,
-        _ => Severity::Fatal,
-    }
-}
-
-fn wants_workload(q: &Query, workload: Option<&ResourceAttrs>) -> bool {
-    q.container.as_deref().is_none_or(|asked| workload.is_some_and(|w| w.is_called(asked)))
-}
-
 /// The keys that a question can be about.
 fn bounds(q: &Query) -> (Bound<[u8; 12]>, Bound<[u8; 12]>) {
     let key = |ns: u64| {
@@ -119,15 +105,23 @@ impl Store {
     /// # Errors
     /// Closed, or what could not be read.
     pub fn events(&self, q: &Query) -> Result<Vec<Stored>, StoreError> {
+        Ok(self.events_among(q)?.0)
+    }
+
+    /// As [`Self::events`], and how many entries were looked at to find them.
+    ///
+    /// # Errors
+    /// As [`Self::events`].
+    pub fn events_among(&self, q: &Query) -> Result<(Vec<Stored>, u64), StoreError> {
         let db = self.db()?;
         let segments = segments_of(&db);
         let mut names = Names { segments: &segments, known: HashMap::new() };
-        let mut out = Vec::new();
+        let (mut out, mut looked) = (Vec::new(), 0);
         let limit = q.limit.unwrap_or(usize::MAX);
         let newest_first = q.after.is_none();
         let range = bounds(q);
         if is_empty(&range) {
-            return Ok(out);
+            return Ok((out, looked));
         }
         let order: Vec<_> = if newest_first { segments.iter().rev().collect() } else { segments.iter().collect() };
         'all: for s in order {
@@ -137,6 +131,7 @@ impl Store {
                 if out.len() >= limit {
                     break 'all;
                 }
+                looked += 1;
                 let entry: Entry = decode(self, &item.value().map_err(|e| self.failed(&e))?)?;
                 if let Some(stored) = self.matching(q, entry, &mut names)? {
                     out.push(stored);
@@ -146,19 +141,15 @@ impl Store {
         if newest_first {
             out.reverse();
         }
-        Ok(out)
+        Ok((out, looked))
     }
 
     fn matching(&self, q: &Query, entry: Entry, names: &mut Names<'_>) -> Result<Option<Stored>, StoreError> {
-        let Some(log) = &entry.log else { return Ok(None) };
-        let wanted = q.wants_time(Timestamp(log.time_unix_nano))
-            && q.wants_severity(severity(log.severity_number))
-            && q.wants_name(&log.event_name, &entry.collector);
-        if !wanted {
+        if !q.wants_event(&entry) {
             return Ok(None);
         }
         let workload = names.of(self, entry.workload())?;
-        Ok(wants_workload(q, workload.as_deref()).then(|| Stored { entry: Arc::new(entry), workload }))
+        Ok(q.wants_workload(workload.as_deref()).then(|| Stored { entry: Arc::new(entry), workload }))
     }
 
     /// Incidents that a question asks for, oldest first; their time is their onset.
@@ -172,7 +163,7 @@ impl Store {
         let mut found = BTreeMap::new();
         self.each_incident(&db, &segments, |i| {
             let wanted = q.wants_time(Timestamp(i.start))
-                && q.wants_severity(severity(i.severity))
+                && q.wants_severity(Severity::of_number(i.severity))
                 && q.wants_name(&i.name, &i.collector)
                 && q.after.is_none_or(|after| i.opening() > after);
             if wanted {
@@ -186,7 +177,7 @@ impl Store {
         while out.len() < limit {
             let Some(record) = (if newest_first { records.next_back() } else { records.next() }) else { break };
             let workload = names.of(self, record.workload())?;
-            if wants_workload(q, workload.as_deref()) {
+            if q.wants_workload(workload.as_deref()) {
                 out.push(StoredIncident { record, workload });
             }
         }
@@ -347,6 +338,24 @@ impl Store {
             bytes += u64::from(item.size().map_err(|e| self.failed(&e))?);
         }
         Ok((count, bytes))
+    }
+
+    /// How many entries there are after `id`, up to `last` and with it.
+    ///
+    /// # Errors
+    /// Closed, or what could not be read.
+    pub fn count_between(&self, id: EventId, last: EventId) -> Result<u64, StoreError> {
+        let db = self.db()?;
+        if last <= id {
+            return Ok(0);
+        }
+        let range = (Bound::Excluded(id.0), Bound::Included(last.0));
+        let mut count = 0;
+        for item in segments_of(&db).iter().flat_map(|s| s.entries.range(range)) {
+            item.key().map_err(|e| self.failed(&e))?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Whether what came right after `id` may be gone: neither it nor anything before it is still there.

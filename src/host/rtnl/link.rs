@@ -209,6 +209,12 @@ impl Aggregation {
 }
 
 impl BondPort {
+    /// Its link as the bond sees it (BOND_LINK_* in uapi/linux/if_bonding.h).
+    #[must_use]
+    pub fn link(&self) -> &'static str {
+        ["up", "going_down", "down", "going_back"].get(usize::from(self.mii_status)).copied().unwrap_or("unknown")
+    }
+
     fn parse(v: &[u8]) -> Self {
         let mut port = BondPort::default();
         for a in attributes(v) {

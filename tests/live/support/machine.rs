@@ -186,7 +186,8 @@ impl Drop for Container {
     }
 }
 
-fn podman() -> Command {
+/// podman, as this machine must call it: see the head of the script.
+pub fn podman() -> Command {
     command(Path::new(ROOT).join("tests/containers/podman"))
 }
 

@@ -13,6 +13,8 @@ use super::machine::{on_path, shell};
 pub enum Need {
     /// Root, and a kernel with BTF.
     Agent,
+    /// Debian's tools for packages, here: a package in a VM would take minutes.
+    Dpkg,
     /// systemd's programs; it need not be process 1.
     Systemd,
     /// Containers.
@@ -104,6 +106,9 @@ fn missing(need: Need) -> Option<String> {
             (false, _) => (false, "not root"),
             (_, there) => (there, "the kernel has no BTF"),
         },
+        Need::Dpkg => {
+            (!own_machine() && ["dpkg-shlibdeps", "lintian"].iter().all(|p| on_path(p)), "no dpkg-dev with lintian")
+        }
         Need::Systemd => (Path::new("/lib/systemd/systemd").exists() && on_path("systemd-analyze"), "no systemd"),
         Need::Podman => (on_path("podman") && on_path("runc"), "no podman with runc"),
         Need::Containerd => (

@@ -18,6 +18,7 @@
 //! of nothing.
 //!
 //! ## Limits
+//! Bonds in other network namespaces are seen where the agent starts with CAP_NET_BROADCAST.
 //! What comes and goes between two looks (50 ms after a notice) is not seen. The kernel names the
 //! partner of the active aggregator only.
 //!
@@ -69,6 +70,7 @@ pub static LACP_CHANGE: EventDef = EventDef {
         attr::LINUX_NET_LACP_ACTOR_STATE_BEFORE,
         attr::LINUX_NET_LACP_PARTNER_STATE,
         attr::LINUX_NET_LACP_PARTNER_STATE_BEFORE,
+        attr::LINUX_NET_LACP_LINK,
         attr::LINUX_NET_LACP_FAILURES,
     ],
     counter: &CHANGES,
@@ -85,7 +87,8 @@ pub struct Lacp {
     clock: Clock,
     owners: Owners,
     rtnl: Rtnl,
-    bonds: BTreeMap<(NsId, u32), (Link, State)>,
+    /// As they were when a change of them was last told of.
+    bonds: BTreeMap<(NsId, u32), State>,
     /// Namespaces in which something of a bond changed since the last look.
     changed: BTreeSet<NsId>,
 }
@@ -161,7 +164,7 @@ impl Lacp {
         let port = link.port.as_ref().is_some_and(|p| p.aggregator.is_some());
         let known =
             |k: &(NsId, u32), s: &State| k.0 == link.ns && (k.1 == link.index || s.ports.contains_key(&link.index));
-        bond || port || self.bonds.iter().any(|(k, (_, s))| known(k, s))
+        bond || port || self.bonds.iter().any(|(k, s)| known(k, s))
     }
 
     /// Looks at all bonds of a namespace.
@@ -171,12 +174,16 @@ impl Lacp {
         for bond in bonds.into_iter().filter(|b| b.bond.is_some()) {
             let ports = self.rtnl.links(ns, Filter::Master(bond.index))?;
             let Some(now) = State::of(&bond, ports) else { continue };
-            let before = self.bonds.insert((ns, bond.index), (bond.clone(), now.clone()));
+            let key = (ns, bond.index);
             // What is seen for the first time has not changed.
-            let Some((_, before)) = before else { continue };
-            for change in between(&before, &now) {
-                self.emit(change, &bond, &before, &now, out);
+            let before = self.bonds.get(&key).unwrap_or(&now).clone();
+            let changes = between(&before, &now);
+            for change in &changes {
+                self.emit(*change, &bond, &before, &now, out);
             }
+            // The number of ports runs ahead of the ports' states: what was not told stays "before".
+            let told = if changes.is_empty() { State { name: now.name, ..before } } else { now };
+            self.bonds.insert(key, told);
         }
         Ok(())
     }
@@ -216,6 +223,7 @@ fn describe_port(e: &mut Event, index: u32, before: &State, now: &State) {
             .set_some(attr::LINUX_NET_LACP_AGGREGATOR, p.aggregator)
             .set_some(attr::LINUX_NET_LACP_ACTOR_STATE, p.actor_state.map(state_names))
             .set_some(attr::LINUX_NET_LACP_PARTNER_STATE, p.partner_state.map(state_names))
+            .set(attr::LINUX_NET_LACP_LINK, p.link())
             .set(attr::LINUX_NET_LACP_FAILURES, p.failures);
     }
     if let Some(p) = old.map(|p| &p.link) {

@@ -27,9 +27,10 @@ pub struct Port {
 }
 
 impl Port {
-    /// Carries traffic: collecting and distributing.
+    /// Carries traffic: its link is up, and it collects and distributes. The state follows a lost link
+    /// only when the bond's next timer runs.
     fn carries(&self) -> bool {
-        self.link.actor_state.is_some_and(|s| s & COLLECTING != 0 && s & DISTRIBUTING != 0)
+        self.link.mii_status == 0 && self.link.actor_state.is_some_and(|s| s & COLLECTING != 0 && s & DISTRIBUTING != 0)
     }
 
     fn tells(&self) -> (Option<u16>, Option<u8>, Option<u8>) {
@@ -168,6 +169,9 @@ mod tests {
         assert_eq!(between(&before, &after), [Change::PortDown(5)]);
         assert_eq!(Change::PortDown(5).severity(&before), Severity::Warn);
         assert_eq!(between(&before, &before), []);
+        let mut unplugged = before.clone();
+        unplugged.ports.get_mut(&5).unwrap().link.mii_status = 2;
+        assert_eq!(between(&before, &unplugged), [Change::PortDown(5)]);
     }
 
     /// A bond that comes up warns of nothing; one whose partner goes does.

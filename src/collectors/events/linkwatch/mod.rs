@@ -21,6 +21,7 @@
 //! down or up is part of that change.
 //!
 //! ## Limits
+//! Other network namespaces are heard of where the agent starts with CAP_NET_BROADCAST (root has it).
 //! Without fentry, who set a device up for a second time is `unknown`. Two changes between two notices
 //! of the kernel are one or none. Speed and duplex are of devices in the agent's own network
 //! namespace only. At most 20 events of a device at once, one more each second; what was limited is a

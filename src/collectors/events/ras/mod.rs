@@ -3,18 +3,18 @@
 //!
 //! ## What it tells
 //! Which component erred (DIMM, CPU and bank, PCI device), what kind of error, whether it was
-//! corrected, at which physical address; for a page that was taken out of use, whose it was.
+//! corrected, at which physical address; and which process in which container lost a page to it.
 //!
 //! ## How
 //! The kernel's own tracepoints, each by itself, so that a kernel without one has the others:
 //! `mce:mce_record` (x86 machine checks), `ras:mc_event` (EDAC, the memory controller's driver),
 //! `ras:aer_event` (PCI Express), `ras:non_standard_event` and `ras:extlog_mem_event` (firmware, by
-//! ACPI's GHES), `ras:arm_event`, `memory_failure_event` (a page with bad memory). A page's owner is
-//! who is sent SIGBUS for it (`signal:signal_generate`) by the thread that then reports the page.
+//! ACPI's GHES), `ras:arm_event`, `memory_failure_event` (a page with bad memory). Who had such a page
+//! is who is sent SIGBUS for it, at once or when it uses the page (`signal:signal_generate`).
 //!
 //! ## Signals
 //! `linux.hw.error`; `linux.hw.error.source` says which of them. One fault may come by several: a
-//! machine check, EDAC's decoding of it, and the page that is lost.
+//! machine check, EDAC's decoding of it, the page that is lost, and each process that had it.
 //!
 //! ## Limits
 //! What firmware handles without telling the kernel is not seen; many machines need EDAC's driver
@@ -37,8 +37,8 @@ use crate::collectors::{
 };
 use crate::host::Clock;
 use crate::probe::skeletons::ras::{
-    ArmError, FirmwareError, FirmwareMemoryError, MachineCheck, MemoryError, MemorySection, PageFailure, PcieError,
-    Record, Records, SKELETON,
+    ArmError, FirmwareError, FirmwareMemoryError, MachineCheck, MemoryError, MemorySection, PageFailure, PageVictim,
+    PcieError, Record, Records, SKELETON,
 };
 use crate::probe::text;
 use crate::signal::event::counter;
@@ -80,7 +80,6 @@ pub static HW_ERROR: EventDef = EventDef {
         attr::LINUX_HW_ERROR_LENGTH,
         attr::LINUX_HW_ERROR_DATA,
         attr::LINUX_HW_ERROR_OUTCOME,
-        attr::LINUX_HW_ERROR_OWNERS,
         attr::LINUX_HW_ERROR_VIRTUAL_ADDRESS,
     ],
     counter: &ERRORS,
@@ -96,9 +95,9 @@ const OPTIONAL: &[Optional] = &[
     Optional { slot: "extlog", lost: "memory errors by firmware's extended log (x86)" },
     Optional { slot: "arm", lost: "processor errors by firmware (arm64)" },
     Optional { slot: "page", lost: "pages that bad memory took" },
-    Optional { slot: "owner", lost: "whose page it was" },
+    Optional { slot: "victim", lost: "who had such a page" },
 ];
-const SLOTS: [&str; 8] = ["mce", "edac", "aer", "ghes", "extlog", "arm", "page", "owner"];
+const SLOTS: [&str; 8] = ["mce", "edac", "aer", "ghes", "extlog", "arm", "page", "victim"];
 
 /// The collector.
 pub struct Ras {
@@ -122,8 +121,8 @@ impl Collector for Ras {
 
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let object = cx.load(SKELETON.options().optional(&SLOTS))?;
-        // Owners alone tell nothing.
-        if SLOTS.iter().all(|s| *s == "owner" || object.attached(s).is_none()) {
+        // Every kernel has signals.
+        if SLOTS.iter().all(|s| *s == "victim" || object.attached(s).is_none()) {
             return Err(Unavailable::because(
                 "this kernel has none of the tracepoints of hardware errors: CONFIG_RAS, CONFIG_X86_MCE",
             ));
@@ -148,6 +147,7 @@ impl EventCollector for Ras {
             Record::FirmwareMemoryError(r) => self.firmware_memory(r),
             Record::ArmError(r) => self.arm(r),
             Record::PageFailure(r) => self.page_failure(r),
+            Record::PageVictim(r) => self.page_victim(r),
         });
         Ok(())
     }
@@ -343,12 +343,11 @@ impl Ras {
 
     fn page_failure(&self, r: &PageFailure) -> Event {
         let (address, outcome) = (r.pfn.saturating_mul(self.page), decode::outcome(r.result));
-        // Data that nobody misses is no loss.
-        let lost = r.owners > 0 || outcome != "recovered";
         let mut e = self.event(Report {
             source: "memory_failure",
             hw_type: "memory",
-            sense: if lost { Sense::Uncorrected } else { Sense::Deferred },
+            // Taken out of use in time: who needs its data is told when it uses it.
+            sense: if outcome == "recovered" { Sense::Deferred } else { Sense::Uncorrected },
             kind: format!("{}: {outcome}", decode::page_kind(r.kind)),
             name: &format!("page {address:#x}"),
             time_ns: r.time_ns,
@@ -356,16 +355,27 @@ impl Ras {
         });
         e.attributes
             .set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(address))
-            .set(attr::LINUX_HW_ERROR_OUTCOME, outcome)
-            .set(attr::LINUX_HW_ERROR_OWNERS, r.owners);
-        if r.owners > 0 {
-            let owner = Thread::from(r.owner);
-            e.workload = self.workloads.of_cgroup(r.owner_cgroup.into());
-            let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
-            e.message = format!("{}; it was {} (pid {}){whose}", e.message, owner.comm, owner.pid);
-            e.thread = Some(owner);
-            e.attributes.set(attr::LINUX_HW_ERROR_VIRTUAL_ADDRESS, Value::address(r.owner_address));
-        }
+            .set(attr::LINUX_HW_ERROR_OUTCOME, outcome);
+        e
+    }
+
+    fn page_victim(&self, r: &PageVictim) -> Event {
+        let victim = Thread::from(r.thread);
+        let workload = self.workloads.of_cgroup(r.cgroup.into());
+        let whose = workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+        let mut e = self.event(Report {
+            source: "memory_failure",
+            hw_type: "memory",
+            sense: Sense::Uncorrected,
+            kind: if r.used != 0 { "lost page used: SIGBUS" } else { "page lost: SIGBUS in advance" }.to_owned(),
+            name: &format!("{} (pid {}){whose}", victim.comm, victim.pid),
+            time_ns: r.time_ns,
+            suppressed: r.suppressed,
+        });
+        e.message = format!("{}{whose} lost a page to bad memory and got SIGBUS", victim.comm);
+        e.workload = workload;
+        e.thread = Some(victim);
+        e.attributes.set(attr::LINUX_HW_ERROR_VIRTUAL_ADDRESS, Value::address(r.address));
         e
     }
 }

@@ -1,32 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/*
- * Whose page was it that memory_failure() took out of use? It sends SIGBUS to those that had it
- * mapped (kill_proc in mm/memory-failure.c) before it reports, in the same thread.
- */
+/* Bad pages: what kind they were, and who had one mapped. */
 #pragma once
 
 #include "hw_error.h"
+
+RECORDS(page_victim, 8 * 1024);
 
 #define SIGBUS 7
 /* uapi/asm-generic/siginfo.h */
 #define BUS_MCEERR_AR 4
 #define BUS_MCEERR_AO 5
-
-struct page_owner {
-	u64 address;
-	struct cgroup_ref cgroup;
-	struct thread_ref thread;
-	u32 owners;
-	u32 reserved;
-};
-
-/* By the thread that runs memory_failure(). */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 64);
-	__type(key, u64);
-	__type(value, struct page_owner);
-} page_owners SEC(".maps");
 
 /* The signal's own data, which is the same on every 64-bit machine: signal(7). */
 struct signal_data {
@@ -37,44 +20,32 @@ struct signal_data {
 	u64 address;
 };
 
-static __always_inline void note_owner(int signal, const void *info, struct task_struct *task)
+/* memory_failure() and a fault on a page that it took send this signal, nobody else does. */
+static __always_inline int report_victim(int signal, const void *info, struct task_struct *task)
 {
-	u64 key = bpf_get_current_pid_tgid();
-	struct page_owner owner = {}, *known;
 	struct signal_data data = {};
+	struct page_victim *r;
+	u32 suppressed;
 
 	/* 0 and 1 stand for signals without data: SEND_SIG_NOINFO, SEND_SIG_PRIV */
 	if (signal != SIGBUS || (u64)info <= 1)
-		return;
+		return 0;
 	bpf_probe_read_kernel(&data, sizeof(data), info);
 	if (data.code != BUS_MCEERR_AR && data.code != BUS_MCEERR_AO)
-		return;
-	known = bpf_map_lookup_elem(&page_owners, &key);
-	if (known) {
-		known->owners++;
-		return;
-	}
-	owner.address = data.address;
-	owner.owners = 1;
-	thread_of(&owner.thread, task);
-	cgroup_of_any(&owner.cgroup, task, memory_cgrp_id);
-	bpf_map_update_elem(&page_owners, &key, &owner, BPF_ANY);
-}
-
-/* Takes what was noted in this thread. */
-static __always_inline void take_owner(struct page_failure *r)
-{
-	u64 key = bpf_get_current_pid_tgid();
-	struct page_owner *owner = bpf_map_lookup_elem(&page_owners, &key);
-
+		return 0;
+	if (!wanted(REASON(8, BPF_CORE_READ(task, tgid)), &suppressed))
+		return 0;
+	r = RESERVE(page_victim);
+	if (!r)
+		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
-	if (!owner)
-		return;
-	r->owner = owner->thread;
-	r->owner_cgroup = owner->cgroup;
-	r->owner_address = owner->address;
-	r->owners = owner->owners;
-	bpf_map_delete_elem(&page_owners, &key);
+	r->address = data.address;
+	thread_of(&r->thread, task);
+	cgroup_of_any(&r->cgroup, task, memory_cgrp_id);
+	r->used = data.code == BUS_MCEERR_AR;
+	r->suppressed = suppressed;
+	SUBMIT(page_victim, r);
+	return 0;
 }
 
 #define IS_KIND(number, name)                                           \

@@ -166,16 +166,25 @@ struct arm_error {
 	u32 suppressed;
 };
 
-/* A page that memory_failure() took out of use, and one of its owners that was told by SIGBUS. */
+/* A page that memory_failure() took out of use. */
 struct page_failure {
 	u64 time_ns;
 	u64 pfn;
-	struct cgroup_ref owner_cgroup;
-	struct thread_ref owner;
-	u64 owner_address;
-	u32 owners;
 	u32 kind;
 	u32 result;
+	u32 suppressed;
+	u32 reserved;
+};
+
+/* Who had such a page mapped. */
+struct page_victim {
+	u64 time_ns;
+	u64 address;
+	/* in the memory controller's hierarchy */
+	struct cgroup_ref cgroup;
+	struct thread_ref thread;
+	/* 0: told of it, and has not used it */
+	u32 used;
 	u32 suppressed;
 };
 
