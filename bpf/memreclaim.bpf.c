@@ -51,19 +51,20 @@ static __always_inline int begin(bool make)
 	return 0;
 }
 
-static __always_inline void open_window(struct task_stalls *s, u64 at)
+static __always_inline void open_window(struct stall_window *w, u64 at)
 {
-	s->window_begun_ns = at;
-	s->sum_ns = 0;
-	s->sum.scanned = 0;
-	s->sum.reclaimed = 0;
-	s->stalls = 0;
+	w->begun_ns = at;
+	w->sum_ns = 0;
+	w->work.scanned = 0;
+	w->work.reclaimed = 0;
+	w->stalls = 0;
 }
 
 static __always_inline int end(void *ctx, enum reclaim_kind kind, u64 scanned, u64 reclaimed)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct task_stalls *s = stalls_of(task, false);
+	struct stall_window *w;
 	u64 now, ns;
 
 	/* It began before we did. */
@@ -74,17 +75,18 @@ static __always_inline int end(void *ctx, enum reclaim_kind kind, u64 scanned, u
 	s->work.scanned += scanned;
 	s->work.reclaimed = reclaimed;
 	if (ns >= stall_limit_ns) {
-		report(ctx, s, task, kind, now, ns, false);
+		report(ctx, s, task, kind, now, ns, NULL);
 	} else {
-		if (now - s->window_begun_ns > window_ns)
-			open_window(s, s->begun_ns);
-		s->sum_ns += ns;
-		s->sum.scanned += s->work.scanned;
-		s->sum.reclaimed += s->work.reclaimed;
-		s->stalls++;
-		if (s->sum_ns >= window_limit_ns) {
-			report(ctx, s, task, kind, now, s->sum_ns, true);
-			open_window(s, now);
+		w = &s->windows[kind & (WINDOWS - 1)];
+		if (now - w->begun_ns > window_ns)
+			open_window(w, s->begun_ns);
+		w->sum_ns += ns;
+		w->work.scanned += s->work.scanned;
+		w->work.reclaimed += s->work.reclaimed;
+		w->stalls++;
+		if (w->sum_ns >= window_limit_ns) {
+			report(ctx, s, task, kind, now, w->sum_ns, w);
+			open_window(w, now);
 		}
 	}
 	s->begun_ns = 0;

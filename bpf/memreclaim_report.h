@@ -59,21 +59,27 @@ struct reclaim_stall {
 RECORDS(reclaim_stall, 64 * 1024);
 LIMIT_BY(limits, 1024);
 
+/* Short stalls of one kind that add up. */
+struct stall_window {
+	u64 begun_ns;
+	u64 sum_ns;
+	struct reclaim_work work;
+	u64 stalls;
+};
+
+/* By kind; a power of two, so that old verifiers see the bound in the mask. */
+#define WINDOWS 4
+
 struct task_stalls {
 	/* whose they are: ids of threads are used again */
 	u64 start_ns;
 	/* the one under way; 0: none */
 	u64 begun_ns;
 	struct reclaim_work work;
-	/* of the window: since when, short ones and what they took */
-	u64 window_begun_ns;
-	u64 sum_ns;
-	struct reclaim_work sum;
-	u32 stalls;
+	struct stall_window windows[WINDOWS];
 	/* what compaction is asked for */
 	s32 order;
 	u32 gfp_mask;
-	u32 reserved;
 };
 
 static __always_inline struct scan_control *scan_control_of(struct task_struct *task)
@@ -112,9 +118,9 @@ static __always_inline bool read_control(struct reclaim_stall *r, struct task_st
 }
 
 static __always_inline void report(void *ctx, struct task_stalls *s, struct task_struct *task, enum reclaim_kind kind,
-				   u64 now, u64 ns, bool window)
+				   u64 now, u64 ns, const struct stall_window *window)
 {
-	struct limit_key key = { .reason = kind << 1 | window };
+	struct limit_key key = { .reason = kind << 1 | !!window };
 	struct reclaim_stall *r;
 	u32 suppressed;
 
@@ -125,7 +131,7 @@ static __always_inline void report(void *ctx, struct task_stalls *s, struct task
 	if (!r)
 		return;
 	r->order = UNKNOWN_ORDER;
-	r->work = window ? s->sum : s->work;
+	r->work = window ? window->work : s->work;
 	if (kind == RECLAIM_COMPACTION) {
 		r->order = s->order;
 		r->gfp_mask = s->gfp_mask;
@@ -135,8 +141,8 @@ static __always_inline void report(void *ctx, struct task_stalls *s, struct task
 	}
 	r->time_ns = bpf_ktime_get_boot_ns();
 	r->stall_ns = ns;
-	r->window_ns = window ? now - s->window_begun_ns : 0;
-	r->stalls = window ? s->stalls : 1;
+	r->window_ns = window ? now - window->begun_ns : 0;
+	r->stalls = window ? window->stalls : 1;
 	r->kind = kind;
 	r->suppressed = suppressed;
 	r->cgroup = key.cgroup;

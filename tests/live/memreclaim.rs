@@ -34,7 +34,7 @@ fn full_memory_cgroup_is_named() {
         assert_eq!(a["linux.reclaim.limit"], 16 << 20, "{event}");
         let int = |key: &str| a[key].as_u64().unwrap_or(0);
         assert!(int("linux.reclaim.scanned") > 0 && int("linux.reclaim.reclaimed") > 0, "{event}");
-        assert!(int("linux.reclaim.stalls") > 1 && int("linux.reclaim.window") > 0, "{event}");
+        assert!(int("linux.reclaim.stalls") > 0 && int("linux.reclaim.window") > 0, "{event}");
         assert!(a["linux.reclaim.gfp_mask"].as_str().is_some_and(|g| g.starts_with("GFP_")), "{event}");
         assert!(event["stacks"]["kernel"].to_string().contains("try_to_free_mem_cgroup_pages"), "{event}");
         assert!(a["linux.pressure.memory.after"]["some"]["total"].is_u64(), "{event}");

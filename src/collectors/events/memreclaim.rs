@@ -12,21 +12,20 @@
 //! (include/trace/events/vmscan.h), `mm_compaction_*` of a task that came by
 //! `mm_compaction_try_to_compact_pages`. The cgroup and the allocation are read from the kernel's own
 //! scan_control, which current->reclaim_state stands in: no kprobe on any kernel. One stall of
-//! `stall_limit` is told by itself; shorter ones of a task add up over `window`, and are told when
-//! together they took `window_limit`. The node's pressure (PSI) is read every two seconds, so that
+//! `stall_limit` is told by itself; shorter ones of a task and kind add up over `window`, and are told
+//! when together they took `window_limit`. The node's pressure (PSI) is read every two seconds, so that
 //! there is one from before.
 //!
 //! ## Signals
 //! `linux.memory.reclaim_stall`, for the workload of the task that paid.
 //!
 //! ## Limits
-//! A stall is told when it ends. A sum is of stalls of all kinds; `linux.reclaim.kind` and what goes
-//! with it are the last one's. Compaction is timed by zone, so one attempt is several stalls. Pages
-//! scanned are at least that many: where the multi-gen LRU is on and the kernel is older than 6.8,
-//! only the last pass counts; before 5.19 those of compaction are not known. What memory.high makes a
-//! task sleep on top of reclaim, and NUMA node reclaim, are not counted. memory.reclaim, which somebody
-//! asked for, is no stall. A cgroup's own pressure before the stall is what its averages over 60 and
-//! 300 s say.
+//! A stall is told when it ends. Of a sum, order, flags and stack are the last one's. Compaction is
+//! timed by zone, so one attempt is several stalls. Pages scanned are at least that many: where the
+//! multi-gen LRU is on and the kernel is older than 6.8, only the last pass counts; before 5.19 those
+//! of compaction are not known. What memory.high makes a task sleep on top of reclaim, and NUMA node
+//! reclaim, are not counted. memory.reclaim, which somebody asked for, is no stall. A cgroup's own
+//! pressure before the stall is what its averages over 60 and 300 s say.
 //!
 //! ## What to do next
 //! `memcg`: compare `linux.reclaim.usage` and `.limit` of `linux.reclaim.cgroup.path`; raise the limit,
@@ -103,7 +102,7 @@ const READINGS: usize = 30;
 pub struct Config {
     /// Report a single stall that is longer than this. At least 1ms.
     pub stall_limit: HumanDuration,
-    /// Shorter stalls of one task add up over this time. At least 1s.
+    /// Shorter stalls of one task and kind add up over this time. At least 1s.
     pub window: HumanDuration,
     /// Report them when together they took longer than this. Less than the window, at least 1ms.
     pub window_limit: HumanDuration,
