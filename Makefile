@@ -40,6 +40,7 @@ soak: ## the tests that watch for half an hour (BIANQUE_SOAK_SECONDS)
 
 bench: ## the benchmarks, each against its bar, a floor or a peer (root; docs/performance.md)
 	$(CARGO) bench --bench scrape --bench store --bench workload
+	$(CARGO) bench $(AS_ROOT) --bench probes
 	$(CARGO) bench $(AS_ROOT) --bench ping_pong -- --check
 	$(CARGO) bench $(AS_ROOT) --bench agent_cost -- --check
 	$(CARGO) bench $(AS_ROOT) --bench delivery -- --check

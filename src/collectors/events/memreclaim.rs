@@ -20,7 +20,8 @@
 //! `linux.memory.reclaim_stall`, for the workload of the task that paid.
 //!
 //! ## Limits
-//! A stall is told when it ends. Compaction is timed by zone, so one attempt is several stalls. Pages
+//! A stall is told when it ends. A sum is of stalls of all kinds; `linux.reclaim.kind` and what goes
+//! with it are the last one's. Compaction is timed by zone, so one attempt is several stalls. Pages
 //! scanned are at least that many: where the multi-gen LRU is on and the kernel is older than 6.8,
 //! only the last pass counts; before 5.19 those of compaction are not known. What memory.high makes a
 //! task sleep on top of reclaim, and NUMA node reclaim, are not counted. memory.reclaim, which somebody

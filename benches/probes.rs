@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one run of each program costs, where it has nothing to report (a miss) and where it does (a
+//! hit), as the kernel's own BPF statistics have it.
+//!
+//!     cargo bench --bench probes -- [NAME…]
+//!
+//! A probe is added as one entry of `CASES`: how it is loaded, and what makes its hooks run. Root. The
+//! statistics themselves add some 20 ns to a run (two readings of the clock).
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark may end so")]
+#![expect(clippy::disallowed_methods, reason = "what makes the hooks run has to be started")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::UdpSocket;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use bianque::probe::shared::{Feature, Tasks};
+use bianque::probe::skeletons::{memreclaim, softirq, softlockup};
+use bianque::probe::{Loader, Object, Reader, Stop};
+
+/// One probe in one situation.
+struct Case {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&mut Loader) -> Result<Costs, String>,
+}
+
+static CASES: &[Case] = &[
+    Case { name: "softirq", what: "miss: packets on loopback", run: |l| softirqs(l, None) },
+    Case { name: "softirq", what: "hit: the same, every delay over the limit", run: |l| softirqs(l, Some(0)) },
+    Case { name: "tasks", what: "miss: a walk, a run a task", run: |l| walks(l, None) },
+    Case { name: "tasks", what: "hit: a walk with 50 blocked tasks", run: |l| walks(l, Some(50)) },
+    Case { name: "softlockup", what: "miss: looks at CPUs, half of them busy", run: looks },
+    Case { name: "memreclaim", what: "miss: reclaim of page cache", run: |l| reclaims(l, None) },
+    Case { name: "memreclaim", what: "hit: the same, every stall over the limit", run: |l| reclaims(l, Some(0)) },
+];
+
+/// Runs and their time, by program.
+type Costs = BTreeMap<String, (u64, u64)>;
+
+const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+fn main() -> ExitCode {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        eprintln!("probes: skipped: loading BPF programs needs root");
+        return ExitCode::SUCCESS;
+    }
+    let before = std::fs::read_to_string(STATISTICS).unwrap_or_default();
+    std::fs::write(STATISTICS, "1").unwrap();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    for case in CASES.iter().filter(|c| wanted.is_empty() || wanted.iter().any(|w| w == c.name)) {
+        println!("{}, {}", case.name, case.what);
+        match (case.run)(&mut Loader::new()) {
+            Ok(costs) => {
+                for (program, (runs, ns)) in costs.into_iter().filter(|(_, (runs, _))| *runs > 0) {
+                    println!("  {program:<16} {runs:>9} runs {:>7.0} ns a run", ns as f64 / runs as f64);
+                }
+            }
+            Err(why) => println!("  not here: {why}"),
+        }
+    }
+    std::fs::write(STATISTICS, before.trim()).unwrap();
+    ExitCode::SUCCESS
+}
+
+/// What the programs that `load` loads cost while `work` goes on; their records are read.
+fn measure<T>(load: impl FnOnce() -> T, objects: impl FnOnce(&T) -> Vec<Object>, work: impl FnOnce(&T)) -> Costs {
+    let others: BTreeSet<u32> = programs().map(|p| p.id()).collect();
+    let loaded = load();
+    let (stop, reader) = (Stop::new().unwrap(), Reader::new(&objects(&loaded)).unwrap());
+    std::thread::scope(|s| {
+        s.spawn(|| reader.run(&stop, |_, _, _| ()).unwrap());
+        work(&loaded);
+        stop.stop();
+    });
+    let ours = programs().filter(|p| !others.contains(&p.id()));
+    ours.map(|p| {
+        let name = p.name_as_str().unwrap_or("?").to_owned();
+        (name, (p.run_count(), u64::try_from(p.run_time().as_nanos()).unwrap()))
+    })
+    .collect()
+}
+
+fn programs() -> impl Iterator<Item = aya::programs::ProgramInfo> {
+    aya::programs::loaded_programs().filter_map(Result::ok)
+}
+
+fn load_one(loader: &mut Loader, options: bianque::probe::LoadOptions) -> Object {
+    loader.load(options).unwrap_or_else(|e| panic_with(&e.to_string()))
+}
+
+fn panic_with(why: &str) -> ! {
+    eprintln!("probes: {why}");
+    std::process::exit(1)
+}
+
+fn softirqs(loader: &mut Loader, limit: Option<u64>) -> Result<Costs, String> {
+    let mut options = softirq::SKELETON.options();
+    if let Some(ns) = limit {
+        options = options.setting(softirq::setting::SOFTIRQ_LIMIT_NS, ns);
+    }
+    Ok(measure(|| load_one(loader, options), |o| vec![o.clone()], |_| packets()))
+}
+
+/// Two seconds of packets to ourselves.
+fn packets() {
+    let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let from = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (address, mut buffer) = (to.local_addr().unwrap(), [0; 64]);
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        from.send_to(&[0; 32], address).unwrap();
+        to.recv(&mut buffer).unwrap();
+    }
+}
+
+fn walks(loader: &mut Loader, blocked: Option<u32>) -> Result<Costs, String> {
+    let hang = match blocked {
+        None => None,
+        Some(n) => {
+            let mut c = provocation("hungtask");
+            let child = c.args(["--seconds", "8", "--writers", &n.to_string()]).spawn().map_err(|e| e.to_string())?;
+            std::thread::sleep(Duration::from_secs(4));
+            Some(child)
+        }
+    };
+    let features = BTreeSet::from([Feature::BlockedTasks]);
+    let load = || Tasks::load(loader, &features).unwrap_or_else(|e| panic_with(&e.to_string()));
+    let costs = measure(
+        load,
+        |t| vec![t.object().clone()],
+        |t| {
+            let (start, mut found) = (Instant::now(), 0);
+            for _ in 0..100 {
+                found += t.blocked(Duration::from_millis(100)).unwrap().len();
+            }
+            println!("  a walk: {} us of wall time, {} found", start.elapsed().as_micros() / 100, found / 100);
+        },
+    );
+    if let Some(mut child) = hang {
+        child.wait().map_err(|e| e.to_string())?;
+    }
+    Ok(costs)
+}
+
+fn looks(loader: &mut Loader) -> Result<Costs, String> {
+    let options = softlockup::SKELETON.options().switch(softlockup::switch::PERIOD_NS, 500_000_000_u64);
+    Ok(measure(
+        || load_one(loader, options),
+        |o| vec![o.clone()],
+        |o| {
+            let _sampling = o.sample("look", 500).unwrap();
+            let end = Instant::now() + Duration::from_secs(4);
+            while Instant::now() < end {
+                std::hint::spin_loop();
+            }
+        },
+    ))
+}
+
+fn reclaims(loader: &mut Loader, limit: Option<u64>) -> Result<Costs, String> {
+    let v1 = "/sys/fs/cgroup/memory";
+    let root = if std::path::Path::new(v1).exists() { v1 } else { "/sys/fs/cgroup" };
+    let group = format!("{root}/bianque-bench-{}", std::process::id());
+    std::fs::create_dir(&group).map_err(|e| format!("{group}: {e}"))?;
+    let mut options = memreclaim::SKELETON.options();
+    if let Some(ns) = limit {
+        options = options.setting(memreclaim::setting::STALL_LIMIT_NS, ns);
+    }
+    let costs = measure(
+        || load_one(loader, options),
+        |o| vec![o.clone()],
+        |_| {
+            let done = provocation("reclaim-memcg").args(["--in", &group, "--file-mb", "2048"]).status();
+            if !done.is_ok_and(|s| s.success()) {
+                println!("  nothing was reclaimed");
+            }
+        },
+    );
+    std::fs::remove_dir(&group).map_err(|e| format!("{group}: {e}"))?;
+    Ok(costs)
+}
+
+fn provocation(name: &str) -> Command {
+    let mut c = Command::new(format!("{}/tests/provoke/{name}", env!("CARGO_MANIFEST_DIR")));
+    c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    c
+}
