@@ -66,7 +66,7 @@ async fn incident_reads_well_in_jaeger_and_tempo() {
 fn in_tempo(spans: &[Record]) {
     let named = |name: &str, root: bool| {
         let is = |r: &&Record| r.text("name") == name && r.text("parentSpanId").is_empty() == root;
-        spans.iter().find(is).unwrap_or_else(|| panic!("no {name} in {spans:#?}"))
+        spans.iter().find(is).ok_or_else(|| format!("no {name} in {spans:#?}")).unwrap()
     };
     let root = named("linux.autotracing.cpuidle", true);
     assert_eq!(root.attribute("linux.incident.end_reason").as_deref(), Some("max_duration"));
@@ -91,7 +91,7 @@ fn in_jaeger(trace: &Value) {
     let spans = trace["spans"].as_array().unwrap();
     let named = |name: &str, root: bool| {
         let is = |s: &&Value| s["operationName"] == name && s["references"].as_array().unwrap().is_empty() == root;
-        spans.iter().find(is).unwrap_or_else(|| panic!("no {name} in {trace:#}"))
+        spans.iter().find(is).ok_or_else(|| format!("no {name} in {trace:#}")).unwrap()
     };
     let root = named("linux.autotracing.cpuidle", true);
     assert_eq!((tag(root, "error"), tag(root, "linux.incident.state")), (true.into(), "closed".into()));

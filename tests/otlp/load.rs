@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Delivery under load, by an agent that is a process of its own: killed again and again, and running
 //! for long.
-#![expect(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, reason = "starts itself and is read")]
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "starts itself and is read")]
 
 use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader};
@@ -44,7 +44,7 @@ impl Observer for Counts {
 
 /// Makes events at a rate, delivers them, prints which are accepted, and ends when all are delivered.
 async fn make_and_deliver(task: &str) {
-    let [folder, to, run, rate, seconds] = task.split(' ').collect::<Vec<_>>()[..] else { panic!("{task}") };
+    let [folder, to, run, rate, seconds]: [&str; 5] = task.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let (rate, seconds): (u64, u64) = (rate.parse().unwrap(), seconds.parse().unwrap());
     let counts = Arc::new(Counts::default());
     let mut agent = Agent::with(Path::new(folder), incident::Settings::default(), counts.clone());
