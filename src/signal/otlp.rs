@@ -5,7 +5,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, Key
 use opentelemetry_proto::tonic::trace::v1::{Span, span};
 
 use super::ids::{SpanId, TraceId};
-use super::semconv::attr;
+use super::semconv::{EXCEPTION, attr};
 use super::{Attributes, Event, Frame, Key, Severity, Thread, Timestamp, Trigger, Value, wire};
 
 /// Whether an attribute of the node's resource also holds for what runs on it: what tells the node
@@ -139,7 +139,22 @@ pub fn event_span(e: &Event, collector: &str, place: Place) -> Span {
     let start = e.duration.map_or(e.time, |d| e.time.minus(d));
     let mut s = span_at(place, e.def.name, start, e.time, attributes);
     s.status = status(e.severity, &e.message);
+    s.events = exception(e).into_iter().collect();
     s
+}
+
+/// An error as the exception that it is to whom it happened: back ends list errors by this event of a
+/// span (semantic conventions, "Exceptions"), Elastic APM by nothing else.
+fn exception(e: &Event) -> Option<span::Event> {
+    if e.severity < Severity::Error {
+        return None;
+    }
+    let mut attributes = vec![
+        key_value(attr::EXCEPTION_TYPE.name, &Value::Str(e.def.name.into())),
+        key_value(attr::EXCEPTION_MESSAGE.name, &Value::Str(e.message.clone().into())),
+    ];
+    push_stack(&mut attributes, attr::EXCEPTION_STACKTRACE.name, e.kernel_stack.iter().chain(&e.user_stack));
+    Some(span::Event { time_unix_nano: e.time.0, name: EXCEPTION.to_owned(), attributes, ..span::Event::default() })
 }
 
 /// Spans of errors are marked as such; a warning is none.
@@ -172,17 +187,19 @@ pub fn push_thread(attributes: &mut Vec<KeyValue>, t: &Thread) {
 
 /// A stack is one text, a frame a line, as `code.stacktrace` is in the conventions: a string a frame
 /// would cost each event dozens of allocations.
-pub fn push_stack(attributes: &mut Vec<KeyValue>, name: &str, stack: &[Frame]) {
-    if !stack.is_empty() {
-        attributes.push(key_value(name, &Value::Str(stack_text(stack).into())));
+pub fn push_stack<'a>(attributes: &mut Vec<KeyValue>, name: &str, stack: impl IntoIterator<Item = &'a Frame>) {
+    let text = stack_text(stack);
+    if !text.is_empty() {
+        attributes.push(key_value(name, &Value::Str(text.into())));
     }
 }
 
-fn stack_text(stack: &[Frame]) -> String {
+fn stack_text<'a>(stack: impl IntoIterator<Item = &'a Frame>) -> String {
     use std::fmt::Write as _;
-    let mut lines = String::with_capacity(stack.len() * 48);
-    for (i, frame) in stack.iter().enumerate() {
-        let separator = if i == 0 { "" } else { "\n" };
+    let stack = stack.into_iter();
+    let mut lines = String::with_capacity(stack.size_hint().0 * 48);
+    for frame in stack {
+        let separator = if lines.is_empty() { "" } else { "\n" };
         // Writing to a String cannot fail.
         let _ = write!(lines, "{separator}{frame}");
     }
@@ -299,5 +316,22 @@ mod tests {
         let s = event_span(&event(), "test", place);
         assert_eq!((s.start_time_unix_nano, s.end_time_unix_nano), (3_500, 5_000));
         assert_eq!(s.status.map(|s| s.code), Some(2));
+    }
+
+    /// An error is an exception of its span, with its stacks; a warning is none.
+    #[test]
+    fn errors_are_exceptions() {
+        let place = Place { trace: TraceId([1; 16]), span: SpanId([2; 8]), parent: None };
+        let mut e = event();
+        e.user_stack = vec![Frame { symbol: Some("main".into()), ..Frame::default() }];
+        let s = event_span(&e, "test", place);
+        let x = &s.events[0];
+        assert_eq!((x.name.as_str(), x.time_unix_nano), ("exception", 5_000));
+        assert_eq!(text(&x.attributes, "exception.type"), Some("linux.test.event"));
+        assert_eq!(text(&x.attributes, "exception.message"), Some("it hurts"));
+        let stack = text(&x.attributes, "exception.stacktrace").unwrap();
+        assert_eq!(stack.lines().count(), 3, "{stack}");
+        e.severity = Severity::Warn;
+        assert!(event_span(&e, "test", place).events.is_empty());
     }
 }

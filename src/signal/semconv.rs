@@ -19,6 +19,9 @@ impl Key {
 /// Version of the semantic conventions that the names follow.
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.41.0";
 
+/// Name of the span event that tells of an exception.
+pub const EXCEPTION: &str = "exception";
+
 /// The agent's name: its instrumentation scope, and who reports where no collector does.
 pub const AGENT: &str = "bianque";
 
@@ -79,6 +82,12 @@ pub mod attr {
     pub const LINUX_DURATION: Key = Key::new("linux.duration", "How long it had lasted, in nanoseconds");
     pub const LINUX_SUPPRESSED: Key =
         Key::new("linux.suppressed", "Events of this kind of this workload that were limited since the last one");
+
+    // Exceptions (OTel): what back ends show as an error of a service.
+    pub const EXCEPTION_TYPE: Key = Key::new("exception.type", "Name of the event");
+    pub const EXCEPTION_MESSAGE: Key = Key::new("exception.message", "What happened");
+    pub const EXCEPTION_STACKTRACE: Key =
+        Key::new("exception.stacktrace", "Kernel stack, then user stack, a frame a line, innermost first");
 
     pub const OVERFLOW: Key =
         Key::new("overflow", "true on the one series that takes what `metrics.max_series` leaves no room for");

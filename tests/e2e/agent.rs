@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bianque::exporters::otlp::{Delivery, Node, Settings, Signal, Transport};
+use bianque::exporters::elasticsearch;
+use bianque::exporters::otlp::{Delivery, Node, Settings, Shutdown, Signal, Transport};
 use bianque::exporters::store::{self, Store};
 use bianque::pipeline::incident::{self, Identity, Moment};
 use bianque::pipeline::limits::RateLimit;
@@ -125,10 +126,24 @@ impl Agent {
             let transport = Transport::new(&settings.endpoint(signal).unwrap().unwrap()).unwrap();
             let delivery = Delivery::new(signal, reader, transport, Node::new(&node()), own.clone(), 1)
                 .with_backoff(Duration::from_millis(50), Duration::from_millis(500));
-            let (stop, stopped) = oneshot::channel();
-            let shutdown = Box::pin(async move { stopped.await.unwrap_or_else(|_| Instant::now()) });
-            self.deliveries.push((stop, tokio::spawn(delivery.run(shutdown))));
+            self.spawn(|shutdown| delivery.run(shutdown));
         }
+    }
+
+    /// Delivers everything to Elasticsearch from here on.
+    pub fn deliver_to_elasticsearch(&mut self, settings: &elasticsearch::Settings) {
+        let reader = self.log.reader(elasticsearch::EXPORTER).unwrap();
+        let client = elasticsearch::Client::new(settings, 0).unwrap();
+        let own = SelfMetrics::unread();
+        let delivery = elasticsearch::Delivery::new(reader, client, &settings.namespace, Node::new(&node()), own, 1)
+            .with_backoff(Duration::from_millis(50), Duration::from_millis(500));
+        self.spawn(|shutdown| delivery.run(shutdown));
+    }
+
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&mut self, delivery: impl FnOnce(Shutdown) -> F) {
+        let (stop, stopped) = oneshot::channel();
+        let shutdown: Shutdown = Box::pin(async move { stopped.await.unwrap_or_else(|_| Instant::now()) });
+        self.deliveries.push((stop, tokio::spawn(delivery(shutdown))));
     }
 
     /// The kernel kills a process of the container; `mark` tells this kill from others.
@@ -136,6 +151,7 @@ impl Agent {
         let mut e = Event::new(&KILL, now(), Some(shop()), format!("killed {mark}"));
         e.attributes.set_named("test.mark".into(), mark.to_owned().into());
         e.duration = Some(Duration::from_millis(3));
+        e.kernel_stack = vec![Frame { symbol: Some("oom_kill_process".into()), ..Frame::default() }];
         self.sender.send(Input::Event { collector: "oom", event: e });
     }
 

@@ -10,6 +10,8 @@
 )]
 
 mod agent;
+mod elastic;
+mod elasticsearch;
 mod gateway;
 mod helm;
 mod profiles;

@@ -17,15 +17,15 @@ const BACKENDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/backends");
 pub const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/tls");
 
 /// A running server; ends when it is dropped.
-struct Server {
+pub struct Server {
     run: PathBuf,
     env: HashMap<String, String>,
     /// What its `run` printed: where to reach it.
-    at: HashMap<String, String>,
+    pub at: HashMap<String, String>,
 }
 
 impl Server {
-    fn start(name: &str, env: HashMap<String, String>) -> Server {
+    pub fn start(name: &str, env: HashMap<String, String>) -> Server {
         let run = Path::new(BACKENDS).join(name).join("run");
         let mut server = Server { run, env, at: HashMap::new() };
         let out = server.call("start");
@@ -34,7 +34,7 @@ impl Server {
         server
     }
 
-    fn call(&self, verb: &str) -> String {
+    pub fn call(&self, verb: &str) -> String {
         let out = Command::new(&self.run).arg(verb).envs(&self.env).output().unwrap();
         let errors = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{} {verb}: {errors}", self.run.display());
@@ -56,7 +56,7 @@ impl Drop for Server {
 
 /// Free ports under these names; all are held until each is chosen, so that none is given twice.
 /// Another process may take one before the server does; then the start fails and says so.
-fn with_ports(names: &[&str], run: &Path) -> HashMap<String, String> {
+pub fn with_ports(names: &[&str], run: &Path) -> HashMap<String, String> {
     let held: Vec<_> = names.iter().map(|n| (n, TcpListener::bind("127.0.0.1:0").unwrap())).collect();
     let port = |l: &TcpListener| l.local_addr().unwrap().port().to_string();
     let mut env: HashMap<_, _> = held.iter().map(|(n, l)| ((**n).to_owned(), port(l))).collect();

@@ -136,7 +136,8 @@ impl Server {
 
 async fn handle(State(server): State<Server>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let mut answer = answer(&server, &method, &uri, &headers, &body).await;
-    if server.0.product {
+    // As 8.19 does it, security answers without the header.
+    if server.0.product && answer.status() != StatusCode::UNAUTHORIZED {
         answer.headers_mut().insert("x-elastic-product", "Elasticsearch".parse().unwrap());
     }
     answer

@@ -124,7 +124,7 @@ fn verdict(c: Created) -> Verdict {
         // The cluster's limit of shards is reached, say: it is not the document that is invalid.
         400 if cause.kind == "validation_exception" => Verdict::Denied(why()),
         400 | 413 => Verdict::Refused(why()),
-        404 => Verdict::Denied(format!("{}; `bianque setup elasticsearch` makes the templates of its streams", why())),
+        404 => Verdict::Denied(format!("run `bianque setup elasticsearch` for its streams' templates: {}", why())),
         // 401, 403: credentials without the privilege, an index that is blocked by hand.
         _ => Verdict::Denied(why()),
     }

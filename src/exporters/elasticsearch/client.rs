@@ -126,8 +126,9 @@ impl Client {
         }
     }
 
-    /// Nothing is sent to a server before it has said that it is Elasticsearch, whatever it thinks of
-    /// the request: not every user may ask for its version, and not every build has one to give.
+    /// Nothing is sent to a server before it has said that it is Elasticsearch. Who may not ask for its
+    /// version is told so without that header (8.19); then the answers to bulk requests, which have it,
+    /// must do, and a document is taken for accepted by no other.
     async fn identify(&self) -> Result<String, Outcome> {
         let reply = self.send(Method::Get, "/", None).await;
         let (reply, headers) = reply.map_err(|e| Outcome::Unreachable(reason(&e)))?;
@@ -136,6 +137,9 @@ impl Client {
             StatusCode::UNAUTHORIZED => Err(Outcome::Denied(why())),
             StatusCode::TOO_MANY_REQUESTS => Err(Outcome::Retry { after: None, why: why() }),
             s if s.is_server_error() => Err(Outcome::Retry { after: None, why: why() }),
+            StatusCode::FORBIDDEN if reply.body["error"]["type"] == "security_exception" => {
+                Ok("of a version that we may not ask for".to_owned())
+            }
             _ => {
                 is_product(&headers).map_err(Outcome::Denied)?;
                 Ok(reply.body["version"]["number"].as_str().unwrap_or("of a version it does not tell").to_owned())
@@ -151,7 +155,10 @@ impl Client {
         let body = body.map(|b| Bytes::from(b.to_string()));
         let sent = self.send(method, path, body).await;
         let (reply, headers) = sent.map_err(|e| anyhow::anyhow!("{}: {}", self.target(), reason(&e)))?;
-        is_product(&headers).map_err(|why| anyhow::anyhow!("{}: {why}", self.target()))?;
+        // A refusal by its security comes without the header.
+        if !matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            is_product(&headers).map_err(|why| anyhow::anyhow!("{}: {why}", self.target()))?;
+        }
         Ok(reply)
     }
 
@@ -170,9 +177,16 @@ impl Client {
     }
 }
 
-/// The client library's error does not show what it stems from.
+/// An error in words, without the address and its long query, which reqwest puts into it.
 fn reason(e: &::elasticsearch::Error) -> String {
-    if e.is_timeout() { "no answer in time".to_owned() } else { chain(e) }
+    if e.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let text = chain(e);
+    match (text.find(" for url ("), text.find("): ")) {
+        (Some(from), Some(to)) if from < to => format!("{}{}", &text[..from], &text[to + 1..]),
+        _ => text,
+    }
 }
 
 /// What is needed for requests to one of the addresses; reads the files that the settings name.
