@@ -37,7 +37,7 @@ fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 /// The workload of a container in the pod, with what is known put into it.
 fn named(facts: &Facts, container: &str) -> Workload {
     let mut w = describe(WorkloadKey(1), &format!("/kubepods/burstable/pod{UID}/{}", id(container)), true);
-    let _named = facts.apply(&mut w);
+    let _named = facts.hand_over(&mut w);
     w
 }
 
@@ -119,7 +119,10 @@ fn events_tell_the_same() {
 
 fn pod_list() -> String {
     let status = |name: &str, of: &str| {
-        format!(r#"{{"name":"{name}","containerID":"containerd://{}","image":"nginx:1.27","restartCount":1,"ready":true,"state":{{}}}}"#, id(of))
+        format!(
+            r#"{{"name":"{name}","containerID":"containerd://{}","image":"nginx:1.27","restartCount":1,"ready":true,"state":{{}}}}"#,
+            id(of)
+        )
     };
     format!(
         r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[
@@ -147,15 +150,16 @@ fn the_kubelets_list() {
     let list: pods::PodList = serde_json::from_str(&pod_list()).unwrap();
     assert_eq!(list.tell(&facts), 2);
     let kind = |of: &str| named(&facts, of).pod.unwrap().kind.map(crate::signal::ContainerKind::as_str);
-    assert_eq!([kind("b"), kind("d"), kind("e"), kind("f")], [None, Some("init"), Some("sidecar"), Some("ephemeral")]);
+    assert_eq!([kind("d"), kind("e"), kind("f")], [Some("init"), Some("sidecar"), Some("ephemeral")]);
     let w = named(&facts, "b");
+    assert_eq!(w.pod.as_ref().unwrap().kind, None);
     assert_eq!(w.chosen.get("k8s.pod.label.team").map(String::as_str), Some("green"));
     assert_eq!((w.image_name.as_deref(), w.pod.unwrap().restarts), (Some("nginx"), Some(2)));
     taker.sandbox(sandbox());
     assert_eq!(named(&facts, "b").chosen.get("k8s.pod.label.team").map(String::as_str), Some("green"));
 
     let mut pod = describe(WorkloadKey(2), "/kubepods/burstable/pod0a1b2c3d111122223333444455556666", false);
-    let _named = facts.apply(&mut pod);
+    let _named = facts.hand_over(&mut pod);
     let pod = pod.pod.unwrap();
     assert_eq!((pod.name.as_deref(), pod.is_static, pod.owners.len()), (Some("etcd-node-1"), true, 0));
     assert_eq!(serde_json::from_str::<pods::PodList>(r#"{"items":null}"#).unwrap().tell(&facts), 0);
@@ -255,7 +259,10 @@ async fn only_a_trusted_kubelet_gets_the_token() {
     let d = tempfile::tempdir().unwrap();
     let (token, ca_file) = (d.path().join("token"), d.path().join("ca.crt"));
     std::fs::write(&token, "geheim").unwrap();
-    assert!(kubelet(&url, |s| s.token_file.clone_from(&token)).is_err(), "without a CA there is nothing to verify with");
+    assert!(
+        kubelet(&url, |s| s.token_file.clone_from(&token)).is_err(),
+        "without a CA there is nothing to verify with"
+    );
     let facts = Facts::new(&settings());
     std::fs::write(&ca_file, other).unwrap();
     let refused = kubelet(&url, |s| s.token_file.clone_from(&token)).unwrap().read(&facts).await;
