@@ -19,12 +19,14 @@
 mod servers;
 mod support;
 
+mod churn;
 mod containerd;
 mod cpu;
 mod delivered;
 mod doctor;
 mod examples;
 mod faults;
+mod kubelet;
 mod oom;
 mod privileges;
 mod soak;

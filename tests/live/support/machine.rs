@@ -106,15 +106,19 @@ fn podman() -> Command {
 /// A program that burns CPU in a function of this name, without libraries, so that it runs in any
 /// container; and the directory to mount.
 pub fn busy_program(function: &str) -> (PathBuf, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("busy.c");
     let text = format!(
         "volatile unsigned long n;\n\
          __attribute__((noinline)) void {function}(void) {{ for (long i = 0; i < 100000000; i++) n += i; }}\n\
          int main(void) {{ for (;;) {function}(); }}\n"
     );
+    compile("busy", &text)
+}
+
+/// A static program of this C text, and the directory to mount.
+pub fn compile(name: &str, text: &str) -> (PathBuf, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, program) = (dir.path().join(format!("{name}.c")), dir.path().join(name));
     std::fs::write(&source, text).unwrap();
-    let program = dir.path().join("busy");
     let mut cc = command("cc");
     cc.args(["-g", "-O1", "-static", "-fno-omit-frame-pointer", "-o"]).arg(&program).arg(&source);
     let out = cc.output().expect("cc");
