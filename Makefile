@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast test-kernels soak bench lint regen clean
+.PHONY: help setup run test test-fast test-kernels test-kubernetes soak bench lint regen clean
 
 CARGO ?= cargo
 # Flags for the agent: make run ARGS="--config my.toml"
@@ -34,6 +34,10 @@ test-fast: ## what needs no root and no servers
 test-kernels: ## what depends on the kernel, on 5.10, 6.1, 6.12, 6.18 and the newest
 	@tests/setup test
 	@tests/run kernels
+
+test-kubernetes: ## names from a real kubelet in a VM (builds it: half an hour cold)
+	@tests/setup test
+	@tests/run kubernetes
 
 soak: ## the tests that watch for half an hour (BIANQUE_SOAK_SECONDS)
 	@tests/run soak

@@ -28,4 +28,4 @@ pub use semconv::Key;
 pub use time::Timestamp;
 pub use units::{ByteSize, HumanDuration};
 pub use value::{Attributes, Value};
-pub use workload::{ContainerKind, Pod, QosClass, Workload, WorkloadKey, WorkloadKind};
+pub use workload::{ContainerKind, Owners, Pod, QosClass, Workload, WorkloadKey, WorkloadKind};

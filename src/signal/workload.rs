@@ -2,6 +2,7 @@
 //! To whom a signal belongs: the container, unit or cgroup, with its pod and service.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::semconv::{Key, attr};
 use super::{Attributes, Value};
@@ -22,6 +23,9 @@ pub enum WorkloadKind {
     Own,
 }
 
+/// Names of who made a pod, each under its attribute; shared by the pod's containers.
+pub type Owners = Arc<[(Key, String)]>;
+
 /// A pod's identity, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
@@ -31,7 +35,7 @@ pub struct Pod {
     /// The container's name within the pod.
     pub container: Option<String>,
     /// Who made it, the one that people know first: `k8s.deployment.name` and the name, then its ReplicaSet.
-    pub owners: Vec<(Key, String)>,
+    pub owners: Owners,
     pub qos: Option<QosClass>,
     /// What the container is in the pod, where it is not one of its plain containers.
     pub kind: Option<ContainerKind>,
@@ -193,7 +197,7 @@ impl Pod {
         a.set_some(attr::K8S_CONTAINER_RESTART_COUNT, self.restarts);
         a.set_some(attr::LINUX_K8S_CONTAINER_KIND, self.kind.map(ContainerKind::as_str));
         a.set_some(attr::K8S_POD_QOS_CLASS, self.qos.map(QosClass::as_str));
-        for (key, name) in &self.owners {
+        for (key, name) in self.owners.iter() {
             a.set(*key, name.clone());
         }
         if self.is_static {

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The service that a workload is part of: what its process was told by `OTEL_*` variables, else
-//! Kubernetes' labels, else the container's name.
+//! The service that a workload is part of: what its process has published or was told by `OTEL_*`
+//! variables, else Kubernetes' annotations and labels, else the container's name.
 
 use std::collections::BTreeMap;
 
+use opentelemetry_proto::tonic::common::v1::any_value;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message as _;
+
 use crate::host::{Host, Reading};
 use crate::signal::Workload;
-use crate::signal::semconv::attr;
+use crate::signal::semconv::{Key, attr};
 
 const NAME: &str = "OTEL_SERVICE_NAME";
 const RESOURCE: &str = "OTEL_RESOURCE_ATTRIBUTES";
@@ -48,6 +52,31 @@ impl ServiceEnv {
         Ok(Self::new(name.as_deref(), resource.as_deref()))
     }
 
+    /// From the process context that it has published: OTEP 4719. Any process can publish anything, so
+    /// only what names the service is taken, and not without bounds.
+    pub fn of_context(payload: &[u8]) -> Self {
+        let Ok(context) = ProcessContext::decode(payload) else { return Self::default() };
+        let attributes = context.resource.unwrap_or_default().attributes;
+        let get = |key: Key| {
+            let found = attributes.iter().find(|a| a.key == key.name)?;
+            match found.value.as_ref()?.value.as_ref()? {
+                any_value::Value::StringValue(text) => Some(plain(text)).filter(|t| !t.is_empty()),
+                _ => None,
+            }
+        };
+        let [name, namespace, version] = [attr::SERVICE_NAME, attr::SERVICE_NAMESPACE, attr::SERVICE_VERSION].map(get);
+        ServiceEnv { name, namespace, version }
+    }
+
+    /// What `first` says, and what it is silent on from this.
+    pub fn after(self, first: Self) -> Self {
+        ServiceEnv {
+            name: first.name.or(self.name),
+            namespace: first.namespace.or(self.namespace),
+            version: first.version.or(self.version),
+        }
+    }
+
     /// Gives the workload what its process says of its service.
     pub fn apply(&self, w: &mut Workload) {
         let set = |slot: &mut Option<String>, told: &Option<String>| *slot = told.clone().or(slot.take());
@@ -56,6 +85,21 @@ impl ServiceEnv {
         set(&mut w.service_namespace, &self.namespace);
         set(&mut w.service_version, &self.version);
     }
+}
+
+/// `opentelemetry.proto.processcontext.v1development.ProcessContext`
+#[derive(Clone, PartialEq, prost::Message)]
+struct ProcessContext {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+}
+
+/// Longer names are cut.
+const MAX_NAME: usize = 255;
+
+/// Without what would upset a terminal.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect()
 }
 
 /// Annotations for all languages' instrumentation: "Specify resource attributes using Kubernetes annotations".
@@ -152,6 +196,25 @@ mod tests {
         ServiceEnv::default().apply(&mut w);
         by_labels(&mut w, &none, &annotations);
         assert_eq!((w.service_name.as_deref(), w.service_version.as_deref()), (Some("told"), Some("7")));
+    }
+
+    /// The published context names the service before the environment; what else it says is not taken.
+    #[test]
+    fn from_a_process_context() {
+        use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+        let attribute = |key: &str, value: &str| KeyValue {
+            key: key.to_owned(),
+            value: Some(AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) }),
+            ..KeyValue::default()
+        };
+        let attributes = vec![attribute("service.name", "ca\u{1b}rt"), attribute("container.id", "lie")];
+        let context = ProcessContext { resource: Some(Resource { attributes, ..Resource::default() }) };
+        let told = ServiceEnv::of_context(&context.encode_to_vec());
+        assert_eq!(told, ServiceEnv { name: Some("cart".into()), ..ServiceEnv::default() });
+        let env = ServiceEnv { name: Some("env".into()), version: Some("1".into()), ..ServiceEnv::default() };
+        let both = env.after(told);
+        assert_eq!((both.name.as_deref(), both.version.as_deref()), (Some("cart"), Some("1")));
+        assert_eq!(ServiceEnv::of_context(b"\xff\xff"), ServiceEnv::default());
     }
 
     proptest! {

@@ -19,6 +19,7 @@
 mod servers;
 mod support;
 
+mod churn;
 mod containerd;
 mod cpu;
 mod delivered;
@@ -27,6 +28,7 @@ mod examples;
 mod faults;
 mod hungtask;
 mod image;
+mod kubelet;
 mod lacp;
 mod linkwatch;
 mod memreclaim;

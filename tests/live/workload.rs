@@ -13,7 +13,7 @@ use bianque::probe::{CgroupId, Loader, Reader, Stop};
 use bianque::signal::{Workload, WorkloadKind};
 use bianque::workload::{NameResolver, Workloads};
 
-use crate::support::{Container, Need, patience, place, unique, wait_for};
+use crate::support::{Container, Need, patience, place, program, unique, wait_for};
 
 /// The table, fed as the agent feeds it: probe first, walk second, names beside.
 struct Fed {
@@ -166,4 +166,20 @@ fn a_container_that_ends_at_once_is_named() {
     assert_eq!(kept.container_name.as_deref(), Some(c.name.as_str()));
     let ids = fed.workloads.cgroups_of(w.key);
     assert!(!ids.is_empty() && ids.iter().all(|id| fed.workloads.of_cgroup(*id).is_some_and(|k| k.key == w.key)));
+}
+
+/// What a process publishes of itself names its service before its environment does, also seconds later.
+#[test]
+fn a_published_process_context_names_the_service() {
+    let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
+    let fed = Fed::new();
+    let (_program, dir) = program("publish", include_str!("../provoke/publish.c"));
+    let volume = format!("{}:/work:ro", dir.path().display());
+    let options =
+        ["--volume", &volume, "--env", "OTEL_SERVICE_NAME=env", "--env", "OTEL_RESOURCE_ATTRIBUTES=service.version=7"];
+    let c = Container::start("wl-ctx", &options, &["/work/publish"]);
+    let service = || fed.container(&c.id).map(|w| (w.service_name.clone(), w.service_version.clone()));
+    let of = |name: &str| Some((Some(name.to_owned()), Some("7".to_owned())));
+    wait_for("service of the environment", patience(4), || (service() == of("env")).then_some(()));
+    wait_for("published service", patience(10), || (service() == of("published")).then_some(()));
 }

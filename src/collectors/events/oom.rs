@@ -27,6 +27,7 @@
 //! Constraint `none`: the node itself is full; look at `linux.oom.processes` and what has no limit.
 //! The same container again and again: see its memory over time before the first kill.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::collectors::{
@@ -80,6 +81,8 @@ const TOP_PROCESSES: usize = 10;
 const MAX_PROCESSES: usize = 4096;
 /// The kernel's line is written before the tracepoint fires; its reader may still be behind.
 const LOG_RETRIES: u32 = 3;
+/// The kernel writes ten of them in five seconds at most.
+const MAX_LINES: usize = 64;
 const LOG_WAIT: Duration = Duration::from_millis(2);
 
 /// The collector.
@@ -89,6 +92,8 @@ pub struct Oom {
     workloads: Workloads,
     /// `None`: the log may not be read here.
     log: Option<Kmsg>,
+    /// Lines of kills that were not reported yet, and of group kills.
+    lines: VecDeque<KillLine>,
     page: u64,
 }
 
@@ -120,6 +125,7 @@ impl Collector for Oom {
             host: cx.host.clone(),
             workloads: cx.workloads.clone(),
             log,
+            lines: VecDeque::new(),
             page: crate::host::sys::page_size(),
         })
     }
@@ -133,8 +139,8 @@ impl EventCollector for Oom {
     type Records = Records;
 
     fn on_record(&mut self, Record::OomVictim(r): Record<'_>, out: &mut Events) -> anyhow::Result<()> {
-        let line = self.log_line(r.victim.tgid);
         let workload = self.victim_workload(r);
+        let line = self.log_line(r.victim.tgid, workload.as_ref().map(|w| w.cgroup.as_str()));
         let mut e = Event::new(&OOM_KILL, self.clock.wall(r.time_ns), workload, String::new());
         e.thread = Some(self.victim(r));
         self.say_limit(&mut e, r, line.as_ref());
@@ -149,24 +155,38 @@ impl EventCollector for Oom {
 }
 
 impl Oom {
-    /// The kernel's `oom-kill:` line for this victim.
-    fn log_line(&mut self, pid: u32) -> Option<KillLine> {
-        let log = self.log.as_mut()?;
-        let (mut found, mut group) = (None, false);
+    /// The kernel's `oom-kill:` line for this victim; in a burst there is none for some, as the kernel
+    /// limits them. Lines of others that are read on the way are kept for those.
+    fn log_line(&mut self, pid: u32, cgroup: Option<&str>) -> Option<KillLine> {
         for attempt in 0..LOG_RETRIES {
             if attempt > 0 {
                 std::thread::sleep(LOG_WAIT);
             }
-            for record in log.drain().inspect_err(|e| tracing::debug!("kernel log: {e}")).unwrap_or_default() {
-                group |= record.text.contains("are going to be killed due to memory.oom.group set");
-                // A group kill has one line for all of its victims.
-                found = KillLine::parse(&record.text).or(found);
-            }
-            if found.as_ref().is_some_and(|l: &KillLine| l.pid == pid || group) {
-                break;
+            self.read_log()?;
+            // A group kill has one line for all of its victims.
+            let mine = |l: &KillLine| l.pid == pid || l.group && cgroup.is_some_and(|c| l.is_above(c));
+            if let Some(at) = self.lines.iter().rposition(mine) {
+                let line = self.lines.get(at).cloned();
+                self.lines.retain(|l| l.pid != pid || l.group);
+                return line;
             }
         }
-        found.map(|l| KillLine { group, ..l })
+        None
+    }
+
+    /// `None`: the log cannot be read at all.
+    fn read_log(&mut self) -> Option<()> {
+        let records = self.log.as_mut()?.drain().inspect_err(|e| tracing::debug!("kernel log: {e}"));
+        for record in records.unwrap_or_default() {
+            if record.text.contains("are going to be killed due to memory.oom.group set") {
+                // It follows the line of its first victim.
+                self.lines.back_mut().into_iter().for_each(|l| l.group = true);
+            } else if let Some(line) = KillLine::parse(&record.text) {
+                self.lines.push_back(line);
+            }
+        }
+        self.lines.drain(..self.lines.len().saturating_sub(MAX_LINES));
+        Some(())
     }
 
     fn victim(&self, r: &OomVictim) -> Thread {
@@ -294,7 +314,7 @@ fn message(e: &Event) -> String {
 
 /// `oom-kill:constraint=CONSTRAINT_MEMCG,…,oom_memcg=/a,task_memcg=/a/b,task=x,pid=1,uid=0`
 /// (dump_oom_summary in mm/oom_kill.c, since 5.0).
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct KillLine {
     constraint: &'static str,
     cgroup: Option<String>,
@@ -303,6 +323,12 @@ struct KillLine {
 }
 
 impl KillLine {
+    /// Whether the group that ran out is this one, or holds it.
+    fn is_above(&self, path: &str) -> bool {
+        let below = self.cgroup.as_deref().and_then(|c| path.strip_prefix(c));
+        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let fields = text.strip_prefix("oom-kill:")?;
         let constraint = match field(fields, "constraint=")? {
@@ -326,6 +352,13 @@ fn field<'a>(fields: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A group kill's line is for all below the group, and for no neighbour of a like name.
+    #[test]
+    fn group_lines() {
+        let l = KillLine { constraint: "memcg", cgroup: Some("/a".into()), pid: 7, group: true };
+        assert!(l.is_above("/a") && l.is_above("/a/b") && !l.is_above("/ab") && !l.is_above("/"));
+    }
 
     /// Lines of 5.10 and 6.18, and a task named to mislead.
     #[test]

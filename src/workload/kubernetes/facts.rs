@@ -3,12 +3,13 @@
 //! one who names workloads. What a source told stays when the source is gone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::owners;
-use crate::signal::semconv::{Key, attr};
-use crate::signal::{ContainerKind, Pod, QosClass, Workload};
+use crate::signal::semconv::attr;
+use crate::signal::{ContainerKind, Owners, Pod, QosClass, Workload};
 use crate::workload::runtime::{SANDBOX, split_image};
 use crate::workload::service;
 use crate::workload::settings::{Settings, chooses};
@@ -65,7 +66,7 @@ impl SourceState {
 }
 
 /// A container as a source tells of it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct ContainerFacts {
     /// The pod's UID.
     pub pod: String,
@@ -85,17 +86,27 @@ pub(super) struct PodFacts {
     pub namespace: String,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
-    pub owners: Vec<(Key, String)>,
+    pub owners: Owners,
     pub qos: Option<QosClass>,
     pub is_static: bool,
 }
 
-/// A fact, who told it last and when.
-struct Told<T> {
-    facts: T,
-    by: Source,
+/// A pod, and when it was told of.
+struct ToldPod {
+    facts: PodFacts,
     /// The kubelet told of it, now or before.
     kubelet: bool,
+    at: Instant,
+}
+
+/// A container, and when it was told of. What its workload has is not kept a second time: some nodes
+/// have thousands.
+struct ToldContainer {
+    facts: Option<Box<(ContainerFacts, Source)>>,
+    pod: Arc<str>,
+    is_sandbox: bool,
+    /// What each source told last, to know whether it is new.
+    hashes: [Option<u64>; 2],
     at: Instant,
 }
 
@@ -110,8 +121,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Known {
-    containers: HashMap<String, Told<ContainerFacts>>,
-    pods: HashMap<String, Told<PodFacts>>,
+    containers: HashMap<Box<str>, ToldContainer>,
+    pods: HashMap<Arc<str>, ToldPod>,
     /// Containers that the runtime was asked for and does not know: another's, or of another namespace.
     unknown: HashSet<String>,
     fresh: Fresh,
@@ -143,19 +154,33 @@ impl Facts {
 
     pub(super) fn tell_container(&self, by: Source, id: &str, mut new: ContainerFacts) {
         self.keep(&mut new.labels, &self.0.settings.labels);
+        let mut hasher = DefaultHasher::new();
+        new.hash(&mut hasher);
+        let hash = Some(hasher.finish());
         let mut known = self.known();
-        let mut kubelet = by == Source::Kubelet;
-        let mut fresh = true;
-        if let Some(old) = known.containers.get(id) {
-            new = merged(&old.facts, old.by, new, by);
-            kubelet |= old.kubelet;
-            fresh = old.facts != new;
-        }
-        if fresh {
-            known.fresh.containers.insert(id.to_owned());
-        }
         known.unknown.remove(id);
-        known.containers.insert(id.to_owned(), Told { facts: new, by, kubelet, at: Instant::now() });
+        let pod = known.pods.get_key_value(new.pod.as_str()).map(|(uid, _)| Arc::clone(uid));
+        let told = known.containers.entry(id.into()).or_insert_with(|| ToldContainer {
+            facts: None,
+            pod: pod.unwrap_or_else(|| new.pod.as_str().into()),
+            is_sandbox: false,
+            hashes: [None; 2],
+            at: Instant::now(),
+        });
+        told.at = Instant::now();
+        told.is_sandbox |= new.kind == Some(ContainerKind::Sandbox);
+        let [cri, kubelet] = &mut told.hashes;
+        let last = if by == Source::Cri { cri } else { kubelet };
+        if *last == hash {
+            return;
+        }
+        *last = hash;
+        let new = match told.facts.take() {
+            Some(old) => merged(&old.0, old.1, new, by),
+            None => new,
+        };
+        told.facts = Some(Box::new((new, by)));
+        known.fresh.containers.insert(id.to_owned());
     }
 
     /// The kubelet's word on a pod is newer than what the runtime was told when it made the pod.
@@ -171,7 +196,7 @@ impl Facts {
             _ => {
                 known.fresh.pods.insert(uid.to_owned());
                 let kubelet = by == Source::Kubelet;
-                known.pods.insert(uid.to_owned(), Told { facts: new, by, kubelet, at: Instant::now() });
+                known.pods.insert(uid.into(), ToldPod { facts: new, kubelet, at: Instant::now() });
             }
         }
     }
@@ -196,30 +221,30 @@ impl Facts {
     }
 
     pub(super) fn is_sandbox(&self, id: &str) -> bool {
-        self.known().containers.get(id).is_some_and(|c| c.facts.kind == Some(ContainerKind::Sandbox))
+        self.known().containers.get(id).is_some_and(|c| c.is_sandbox)
     }
 
     /// Whether the kubelet's list had the container.
     pub(super) fn kubelet_knows(&self, id: &str) -> bool {
-        self.known().containers.get(id).is_some_and(|c| c.kubelet)
+        self.known().containers.get(id).is_some_and(|c| c.hashes[1].is_some())
     }
 
     /// Drops what nobody can ask for any more.
     pub(super) fn forget(&self, workloads: &Workloads) {
         let old = |known: &Known| {
             let all = known.containers.iter().filter(|(_, c)| c.at.elapsed() >= KEEP);
-            all.map(|(id, _)| id.clone()).collect::<Vec<_>>()
+            all.map(|(id, _)| id.to_string()).collect::<Vec<_>>()
         };
         // Not while the facts are locked: who names a workload locks the other way round.
         let mut gone = old(&self.known());
         gone.retain(|id| workloads.of_container(id).is_none());
         let mut known = self.known();
         for id in &gone {
-            known.containers.remove(id);
+            known.containers.remove(id.as_str());
         }
         let Known { containers, pods, .. } = &mut *known;
-        let named: HashSet<&str> = containers.values().map(|c| c.facts.pod.as_str()).collect();
-        pods.retain(|uid, p| p.at.elapsed() < KEEP || named.contains(uid.as_str()));
+        let named: HashSet<&str> = containers.values().map(|c| &*c.pod).collect();
+        pods.retain(|uid, p| p.at.elapsed() < KEEP || named.contains(&**uid));
     }
 
     pub(super) fn set_state(&self, source: Source, state: SourceState) {
@@ -245,18 +270,23 @@ impl Facts {
         // Docker speaks for Kubernetes by its labels alone.
         let elsewhere = matches!(w.runtime, Some(path::DOCKER | path::PODMAN));
         let of_runtime = up(Source::Cri) && !known.unknown.contains(id) && !elsewhere;
-        let of_kubelet = w.pod.as_ref().is_some_and(|p| up(Source::Kubelet) && !known.pods.contains_key(&p.uid));
+        let of_kubelet =
+            w.pod.as_ref().is_some_and(|p| up(Source::Kubelet) && !known.pods.contains_key(p.uid.as_str()));
         !known.containers.contains_key(id) && (of_runtime || of_kubelet)
     }
 
-    /// Puts what is known into the workload. Whether a container is named by it.
-    pub(crate) fn apply(&self, w: &mut Workload) -> bool {
-        let known = self.known();
-        let container = w.container_id.as_deref().and_then(|id| known.containers.get(id)).map(|c| &c.facts);
-        if let Some(c) = container {
-            c.apply(w);
-        }
-        let uid = container.map(|c| c.pod.as_str()).or(w.pod.as_ref().map(|p| p.uid.as_str()));
+    /// Puts what is known into the workload. Whether a source told of the container, now or before.
+    pub(crate) fn hand_over(&self, w: &mut Workload) -> bool {
+        let mut known = self.known();
+        let known = &mut *known;
+        let container = w.container_id.as_deref().and_then(|id| known.containers.get_mut(id));
+        let container = container.map(|c| {
+            if let Some(facts) = c.facts.take() {
+                facts.0.apply(w);
+            }
+            &*c
+        });
+        let uid = container.map(|c| &*c.pod).or(w.pod.as_ref().map(|p| p.uid.as_str()));
         let pod = uid.and_then(|uid| known.pods.get(uid)).map(|p| &p.facts);
         if let Some(p) = pod {
             p.apply(w, &self.0.settings);
@@ -268,6 +298,11 @@ impl Facts {
             service::by_labels(w, &BTreeMap::new(), &BTreeMap::new());
         }
         container.is_some()
+    }
+
+    /// Whether a source told of the container: then its files are not asked for its names.
+    pub(crate) fn tells_of(&self, id: Option<&str>) -> bool {
+        id.is_some_and(|id| self.known().containers.contains_key(id))
     }
 }
 

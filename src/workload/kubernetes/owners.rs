@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::signal::semconv::{Key, attr};
+use crate::signal::Owners;
+use crate::signal::semconv::attr;
 
 /// Set by a Deployment's controller on ReplicaSets and pods; it ends the ReplicaSet's name
 /// (pkg/controller/deployment/sync.go).
@@ -15,18 +16,17 @@ const STATEFULSET_POD: &str = "statefulset.kubernetes.io/pod-name";
 /// Set by the Job controller, the second before 1.27 only.
 const JOB_NAMES: [&str; 2] = ["batch.kubernetes.io/job-name", "job-name"];
 
-type Owners = Vec<(Key, String)>;
 type Labels = BTreeMap<String, String>;
 
 /// By the pod's controller as its owner reference names it.
 pub(super) fn by_reference(kind: &str, name: &str, labels: &Labels) -> Owners {
     match kind {
         "ReplicaSet" => of_replicaset(name, labels),
-        "StatefulSet" => vec![(attr::K8S_STATEFULSET_NAME, name.to_owned())],
-        "DaemonSet" => vec![(attr::K8S_DAEMONSET_NAME, name.to_owned())],
+        "StatefulSet" => [(attr::K8S_STATEFULSET_NAME, name.to_owned())].into(),
+        "DaemonSet" => [(attr::K8S_DAEMONSET_NAME, name.to_owned())].into(),
         "Job" => of_job(name),
         // A static pod's owner is the node; other kinds are people's own.
-        _ => Vec::new(),
+        _ => Owners::default(),
     }
 }
 
@@ -36,19 +36,19 @@ pub(super) fn by_labels(pod: &str, labels: &Labels) -> Owners {
         // REPLICASET-RANDOM, and the ReplicaSet's name ends in the hash.
         return match pod.rsplit_once('-').filter(|(set, _)| set.ends_with(&format!("-{hash}"))) {
             Some((set, _)) => of_replicaset(set, labels),
-            None => Vec::new(),
+            None => Owners::default(),
         };
     }
     if let Some(job) = JOB_NAMES.iter().find_map(|k| labels.get(*k)) {
         return of_job(job);
     }
     if !labels.contains_key(REVISION_HASH) {
-        return Vec::new();
+        return Owners::default();
     }
     // NAME-ORDINAL of a StatefulSet, NAME-RANDOM of a DaemonSet.
-    let Some((name, _)) = pod.rsplit_once('-') else { return Vec::new() };
+    let Some((name, _)) = pod.rsplit_once('-') else { return Owners::default() };
     let key = if labels.contains_key(STATEFULSET_POD) { attr::K8S_STATEFULSET_NAME } else { attr::K8S_DAEMONSET_NAME };
-    vec![(key, name.to_owned())]
+    [(key, name.to_owned())].into()
 }
 
 /// A ReplicaSet of a Deployment is named DEPLOYMENT-HASH.

@@ -37,7 +37,7 @@ fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 /// The workload of a container in the pod, with what is known put into it.
 fn named(facts: &Facts, container: &str) -> Workload {
     let mut w = describe(WorkloadKey(1), &format!("/kubepods/burstable/pod{UID}/{}", id(container)), true);
-    let _named = facts.apply(&mut w);
+    let _named = facts.hand_over(&mut w);
     w
 }
 
@@ -150,15 +150,16 @@ fn the_kubelets_list() {
     let list: pods::PodList = serde_json::from_str(&pod_list()).unwrap();
     assert_eq!(list.tell(&facts), 2);
     let kind = |of: &str| named(&facts, of).pod.unwrap().kind.map(crate::signal::ContainerKind::as_str);
-    assert_eq!([kind("b"), kind("d"), kind("e"), kind("f")], [None, Some("init"), Some("sidecar"), Some("ephemeral")]);
+    assert_eq!([kind("d"), kind("e"), kind("f")], [Some("init"), Some("sidecar"), Some("ephemeral")]);
     let w = named(&facts, "b");
+    assert_eq!(w.pod.as_ref().unwrap().kind, None);
     assert_eq!(w.chosen.get("k8s.pod.label.team").map(String::as_str), Some("green"));
     assert_eq!((w.image_name.as_deref(), w.pod.unwrap().restarts), (Some("nginx"), Some(2)));
     taker.sandbox(sandbox());
     assert_eq!(named(&facts, "b").chosen.get("k8s.pod.label.team").map(String::as_str), Some("green"));
 
     let mut pod = describe(WorkloadKey(2), "/kubepods/burstable/pod0a1b2c3d111122223333444455556666", false);
-    let _named = facts.apply(&mut pod);
+    let _named = facts.hand_over(&mut pod);
     let pod = pod.pod.unwrap();
     assert_eq!((pod.name.as_deref(), pod.is_static, pod.owners.len()), (Some("etcd-node-1"), true, 0));
     assert_eq!(serde_json::from_str::<pods::PodList>(r#"{"items":null}"#).unwrap().tell(&facts), 0);

@@ -35,9 +35,12 @@ const ATTEMPTS: [Duration; 7] = [
     Duration::from_millis(1900),
 ];
 
-/// When the environment of a workload's process is read: by then the runtime's helper has become the
-/// program that was asked for.
-const ENVIRONMENT_AFTER: Duration = Duration::from_millis(1000);
+/// When the processes of a new workload are looked at: by the first, the runtime's helper has become the
+/// program that was asked for; what a process publishes of itself comes once its libraries are up.
+const LOOKS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
+
+/// So many processes of a workload are looked at: a shell may have started what is meant.
+const MAX_PROCESSES: usize = 4;
 
 /// How long to wait when there is nothing to look up.
 const NOTHING: Duration = Duration::from_secs(3600);
@@ -75,7 +78,10 @@ struct Job {
     attempt: usize,
     /// Whether the runtime is still to be asked.
     naming: bool,
-    environment: bool,
+    /// The next of [`LOOKS`]; beyond them: none.
+    look: usize,
+    /// Looks that are made: one suffices for what was there long before.
+    looks: usize,
 }
 
 impl NameResolver {
@@ -96,27 +102,27 @@ impl NameResolver {
     /// Works until stopped, which it notices when [woken](Workloads::wake). Blocks: give it a thread.
     pub fn run(mut self, stop: &AtomicBool) {
         for w in self.workloads.all() {
-            self.take_on(&w, w.kind == WorkloadKind::Container && w.container_name.is_none());
+            self.take_on(&w, w.kind == WorkloadKind::Container && w.container_name.is_none(), 1);
         }
         while !stop.load(Ordering::Relaxed) {
             self.heed();
             self.work();
             let next = self.jobs.iter().map(|j| j.due().saturating_duration_since(Instant::now())).min();
             for w in self.born.wait(next.unwrap_or(NOTHING)) {
-                self.take_on(&w, w.pending);
+                self.take_on(&w, w.pending, LOOKS.len());
             }
         }
     }
 
     /// What this resolver itself has changed comes by here too: then nothing is left to do.
-    fn take_on(&mut self, w: &Workload, naming: bool) {
+    fn take_on(&mut self, w: &Workload, naming: bool, looks: usize) {
         if w.kind == WorkloadKind::Cgroup && w.pod.as_ref().is_some_and(|p| p.name.is_none()) {
             // A pod as a whole is known as soon as one of its containers is.
             self.workloads.update(w.key, |w| self.know(w));
         }
         let environment = naming || w.kind == WorkloadKind::Unit && w.service_name.is_none();
         if environment && !self.jobs.iter().any(|j| j.key == w.key) {
-            self.jobs.push(Job { key: w.key, since: Instant::now(), attempt: 0, naming, environment });
+            self.jobs.push(Job { key: w.key, since: Instant::now(), attempt: 0, naming, look: 0, looks });
         }
     }
 
@@ -137,7 +143,7 @@ impl NameResolver {
     }
 
     fn know(&self, w: &mut Workload) {
-        let _named = self.facts.apply(w);
+        let _named = self.facts.hand_over(w);
     }
 
     fn work(&mut self) {
@@ -157,10 +163,12 @@ impl NameResolver {
             let last = job.attempt >= ATTEMPTS.len();
             let mut done = last;
             self.workloads.update(job.key, |w| {
-                if let Some(names) = &names {
-                    apply(names, w);
+                match &names {
+                    Some(names) if self.facts.tells_of(w.container_id.as_deref()) => names.service.apply(w),
+                    Some(names) => apply(names, w),
+                    None => {}
                 }
-                let told = self.facts.apply(w);
+                let told = self.facts.hand_over(w);
                 let named = names.as_ref().is_some_and(|n| n.complete) || told && w.container_name.is_some();
                 done |= named && !self.facts.expects(w);
                 w.pending &= !done;
@@ -170,20 +178,23 @@ impl NameResolver {
                 tracing::debug!(container.id = ?w.container_id, "no runtime on this node names the container");
             }
         }
-        if job.environment && now >= job.since + ENVIRONMENT_AFTER {
-            job.environment = false;
-            let found = cgroups.as_ref().map(|c| environment(&self.workloads, c, &w)).unwrap_or_default();
+        if job.look_after().is_some_and(|after| now >= job.since + after) {
+            let found = cgroups.as_ref().map(|c| told(&self.workloads, c, &w, job.look == 0)).unwrap_or_default();
             self.workloads.update(job.key, |w| found.apply(w));
+            job.look += 1;
         }
-        job.naming || job.environment
+        job.naming || job.look_after().is_some()
     }
 }
 
 impl Job {
+    fn look_after(&self) -> Option<Duration> {
+        LOOKS.get(self.look).filter(|_| self.look < self.looks).copied()
+    }
+
     fn due(&self) -> Instant {
         let naming = ATTEMPTS.get(self.attempt).filter(|_| self.naming).copied();
-        let environment = self.environment.then_some(ENVIRONMENT_AFTER);
-        self.since + naming.into_iter().chain(environment).min().unwrap_or(ENVIRONMENT_AFTER)
+        self.since + naming.into_iter().chain(self.look_after()).min().unwrap_or_default()
     }
 }
 
@@ -199,14 +210,19 @@ fn look_up(host: &Host, w: &Workload) -> Option<Names> {
     }
 }
 
-/// The `OTEL_*` variables of the workload's main process: the one with the lowest pid of those that
-/// its own cgroup holds.
-fn environment(workloads: &Workloads, cgroups: &Cgroups, w: &Workload) -> ServiceEnv {
-    let pids = workloads.cgroups_of(w.key).into_iter().find_map(|id| {
-        let pids = cgroups.pids(id.hierarchy, &w.cgroup).ok()?;
-        pids.into_iter().min()
-    });
-    pids.and_then(|pid| ServiceEnv::of_process(workloads.host(), pid).ok()).unwrap_or_default()
+/// What the workload's processes say of their service, the oldest first: those in its own cgroup, or in
+/// the one that podman makes in it on v2. The environment stays what it was: it is read once.
+fn told(workloads: &Workloads, cgroups: &Cgroups, w: &Workload, first: bool) -> ServiceEnv {
+    let inner = format!("{}/container", w.cgroup);
+    let of = |hierarchy| [w.cgroup.as_str(), &inner].into_iter().filter_map(move |p| cgroups.pids(hierarchy, p).ok());
+    let own = workloads.cgroups_of(w.key);
+    let mut pids = own.into_iter().flat_map(|id| of(id.hierarchy)).find(|p| !p.is_empty()).unwrap_or_default();
+    pids.sort_unstable();
+    let host = workloads.host();
+    let env = pids.first().filter(|_| first).and_then(|pid| ServiceEnv::of_process(host, *pid).ok());
+    let mut published = pids.iter().take(MAX_PROCESSES).filter_map(|pid| host.process_context(*pid).ok().flatten());
+    let context = published.next().map(|payload| ServiceEnv::of_context(&payload));
+    env.unwrap_or_default().after(context.unwrap_or_default())
 }
 
 /// Labels that are kept of a container, and their length in all: some tools hide whole files in them.

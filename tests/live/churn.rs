@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Cgroups and containers that come, are killed and go, at more than a hundred a minute.
+
+use std::collections::BTreeMap;
+
+use crate::support::{Agent, Container, Need, Process, is_about, patience, place, unique, wait_for};
+
+const OOM: &str = "linux.memory.oom_kill";
+const CGROUPS: usize = 40;
+const CONTAINERS: usize = 6;
+
+/// Makes `$count` cgroups, has one task killed in each, and removes it. With `$again`, each has the path
+/// of the one before it: another life at the same place.
+const CHURN: &str = r#"
+g=/sys/fs/cgroup; max=memory.max
+if [ -e $g/cgroup.controllers ]; then echo +memory > $g/cgroup.subtree_control; else g=$g/memory; max=memory.limit_in_bytes; fi
+for ((i = 0; i < count; i++)); do
+  d=$g/$name-${again:-$i}
+  mkdir $d && echo 8M > $d/$max; [ ! -e $d/memory.swap.max ] || echo 0 > $d/memory.swap.max
+  ( echo $BASHPID > $d/cgroup.procs; head -c 64M /dev/zero | exec tail -c 64M ) > /dev/null 2>&1
+  sleep 0.1
+  for ((k = 0; k < 50; k++)); do rmdir $d 2>/dev/null && break; sleep 0.02; done
+  sleep 0.2
+done"#;
+
+/// Every kill is reported once, of the cgroup or container that it was in.
+#[test]
+fn every_one_of_many_is_named() {
+    let _place = place!(Need::Agent, Need::Podman);
+    let agent = Agent::start("");
+    let name = unique("churn");
+    let churn = ["", "again"].map(|a| Process::start(&format!("name={name} again={a} count={}; {CHURN}", CGROUPS / 2)));
+    let kill = ["sh", "-c", "head -c 200m /dev/zero | tail -c 200m >/dev/null"];
+    let containers: Vec<Container> =
+        (0..CONTAINERS).map(|_| Container::start("churn", &["--rm=true", "--memory", "32m"], &kill)).collect();
+
+    for c in &containers {
+        let event = agent.wait_event(OOM, patience(20), |e| is_about(e, "container.id", &c.id));
+        assert_eq!(event["resource"]["container.name"], c.name.as_str());
+    }
+    let mut killed = BTreeMap::new();
+    wait_for("kill in every cgroup", patience(120), || {
+        killed.clear();
+        for e in agent.json(&["events", "--name", OOM]) {
+            let path = e["resource"]["linux.cgroup.path"].as_str().unwrap_or_default();
+            if path.starts_with(&format!("/{name}-")) {
+                // The kernel's log, from where this comes, has ten kills in five seconds at most.
+                let limited = &e["attributes"]["linux.oom.cgroup.path"];
+                assert!(limited.is_null() || limited == path, "{e}");
+                *killed.entry(path.to_owned()).or_insert(0) += 1;
+            }
+        }
+        (killed.values().sum::<usize>() >= CGROUPS).then_some(())
+    });
+    drop(churn);
+    let mut expected: BTreeMap<String, usize> = (0..CGROUPS / 2).map(|i| (format!("/{name}-{i}"), 1)).collect();
+    expected.insert(format!("/{name}-again"), CGROUPS / 2);
+    assert_eq!(killed, expected);
+}
