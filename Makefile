@@ -19,7 +19,7 @@ setup: ## install what building and testing need (root, or through sudo)
 run: ## build the agent and run it on this node, with its store, until Ctrl-C
 	@tests/setup build
 	$(CARGO) build --release
-	@echo "metrics  http://127.0.0.1:9774/metrics"
+	@echo "page     http://127.0.0.1:9774/    (metrics: /metrics)"
 	@echo "store    /var/lib/bianque        socket  /run/bianque/api.sock"
 	@echo "look     $(TARGET)/release/bianque events --follow    (and: incidents, list, doctor)"
 	@$(SUDO) $(TARGET)/release/bianque run $(ARGS)

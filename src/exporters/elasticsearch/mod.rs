@@ -13,7 +13,7 @@
 //! index: only a roll-over between a request whose answer was lost and its repetition can leave two.
 //!
 //! Every request was checked against Elastic's API specification, for what 9 has changed and for
-//! life cycles, which the server of the tests lacks: `docs/decisions/0011-elasticsearch.md`.
+//! life cycles, which the server of the tests lacks: `docs/decisions/0008-elasticsearch.md`.
 
 pub mod answer;
 pub mod client;
