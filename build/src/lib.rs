@@ -33,6 +33,9 @@ const HEADERS: &[(&str, &str)] = &[
     ("histogram.h", include_str!("../../bpf/include/histogram.h")),
     ("found_at.h", include_str!("../../bpf/include/found_at.h")),
     ("limit.h", include_str!("../../bpf/include/limit.h")),
+    ("limit_by.h", include_str!("../../bpf/include/limit_by.h")),
+    ("net.h", include_str!("../../bpf/include/net.h")),
+    ("tally.h", include_str!("../../bpf/include/tally.h")),
 ];
 
 /// Compiles every `*.bpf.c` in `dir` and its folder `shared`, for a `build.rs`: objects and

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::collectors::registry::{BuildError, Running};
 use crate::collectors::run::{AutotracingSlot, MetricsSlot, Slot, State, Statuses};
-use crate::collectors::{Context, Registration};
+use crate::collectors::{Context, Registration, SharedRecords};
 use crate::config::Config;
 use crate::host::{Clock, Host};
 use crate::pipeline::metrics::MetricState;
@@ -36,6 +36,13 @@ pub(super) struct Owned {
     pub object: Object,
 }
 
+/// A ring of a shared probe that an event collector takes.
+pub(super) struct Taken {
+    /// The collector's index in its loop.
+    pub slot: usize,
+    pub records: SharedRecords,
+}
+
 /// The collectors that run, by kind.
 #[derive(Default)]
 pub(super) struct Built {
@@ -43,6 +50,27 @@ pub(super) struct Built {
     pub events: Vec<Slot<Box<dyn crate::collectors::registry::RunningEvents>>>,
     pub autotracing: Vec<AutotracingSlot>,
     pub objects: Vec<Owned>,
+    pub taken: Vec<Taken>,
+}
+
+/// A collector that was built, and what is read on its behalf.
+struct Made {
+    running: Running,
+    objects: Vec<Object>,
+    rings: Vec<SharedRecords>,
+}
+
+impl Made {
+    /// Its hooks, those of shared probes included.
+    fn hooked(&self) -> Vec<Object> {
+        let mut all = self.objects.clone();
+        for r in &self.rings {
+            if all.iter().all(|o| o.name() != r.object.name()) {
+                all.push(r.object.clone());
+            }
+        }
+        all
+    }
 }
 
 /// Shared probes that enabled collectors need.
@@ -64,12 +92,13 @@ impl Builder {
                 continue;
             }
             match self.build(r, &section.settings, loader) {
-                Ok((running, objects)) => {
+                Ok(made) => {
+                    let hooked = made.hooked();
                     state.register_events(name, r.info.events, self.clock.now().wall);
-                    self.say(own, name, State::Running, lost_hooks(r, &objects));
-                    self.statuses.set_hooks(name, objects.iter().flat_map(Object::hooks));
+                    self.say(own, name, State::Running, lost_hooks(r, &hooked));
+                    self.statuses.set_hooks(name, hooked.iter().flat_map(Object::hooks));
                     let interval = section.interval.unwrap_or(config.metrics.interval).get();
-                    self.take_in(&mut built, name, running, objects, interval);
+                    self.take_in(&mut built, name, made, interval);
                 }
                 Err(e) => {
                     tracing::warn!(collector = name, "does not run here: {e}");
@@ -80,17 +109,10 @@ impl Builder {
         built
     }
 
-    fn take_in(
-        &self,
-        built: &mut Built,
-        name: &'static str,
-        running: Running,
-        objects: Vec<Object>,
-        interval: Duration,
-    ) {
+    fn take_in(&self, built: &mut Built, name: &'static str, made: Made, interval: Duration) {
         let statuses = self.statuses.clone();
         let mut slot = None;
-        match running {
+        match made.running {
             Running::Metrics(m) => {
                 built.metrics.push(MetricsSlot { slot: Slot::new(name, m, statuses), interval });
             }
@@ -100,15 +122,12 @@ impl Builder {
             }
             Running::Autotracing(t) => built.autotracing.push(Slot::new(name, t, statuses)),
         }
-        built.objects.extend(objects.into_iter().map(|object| Owned { slot, object }));
+        built.objects.extend(made.objects.into_iter().map(|object| Owned { slot, object }));
+        let rings = made.rings.into_iter();
+        built.taken.extend(rings.filter_map(|records| Some(Taken { slot: slot?, records })));
     }
 
-    fn build(
-        &self,
-        r: &Registration,
-        settings: &toml::Table,
-        loader: &mut Loader,
-    ) -> Result<(Running, Vec<Object>), BuildError> {
+    fn build(&self, r: &Registration, settings: &toml::Table, loader: &mut Loader) -> Result<Made, BuildError> {
         let mut cx = Context {
             host: &self.host,
             workloads: &self.workloads,
@@ -117,9 +136,10 @@ impl Builder {
             shared: &self.shared,
             loader,
             objects: Vec::new(),
+            rings: Vec::new(),
         };
         let running = (r.build)(settings, &mut cx)?;
-        Ok((running, cx.objects))
+        Ok(Made { running, objects: cx.objects, rings: cx.rings })
     }
 
     /// Builds one collector again, after it panicked.
@@ -128,7 +148,7 @@ impl Builder {
         let Some(r) = self.registrations.iter().find(|r| r.info.name == name) else {
             return Err(crate::collectors::Unavailable::because("it is not registered").into());
         };
-        Ok(self.build(r, &settings, &mut Loader::new())?.0)
+        Ok(self.build(r, &settings, &mut Loader::new())?.running)
     }
 
     fn say(&self, own: &SelfMetrics, name: &'static str, state: State, reason: Option<String>) {

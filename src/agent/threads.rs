@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::collectors::{Built, Owned};
+use super::collectors::{Built, Owned, Taken};
 use super::outlet::Junction;
 use super::{Kept, drop_privileges};
 use crate::collectors::run::{AutotracingLoop, Command, EventsLoop, MetricsLoop, RecordQueue};
 use crate::collectors::{Kind, Limits};
 use crate::host::Clock;
 use crate::pipeline::Input;
-use crate::probe::shared::Shared;
-use crate::probe::{Reader, Stop};
+use crate::probe::shared::{Shared, SharedRing};
+use crate::probe::{Object, Reader, Stop};
 use crate::workload::{NameResolver, Workloads};
 
 /// What one capture may cost.
@@ -110,9 +110,9 @@ impl Loops {
         let (metrics, metrics_commands) = mpsc::sync_channel(16);
         let (autotracing, autotracing_commands) = mpsc::sync_channel(16);
         let metrics_loop = MetricsLoop::new(built.metrics, junction.clone());
-        let events_loop = EventsLoop::new(built.events, junction.clone());
+        let events_loop = EventsLoop::new(built.events, clock.clone(), junction.clone());
         let autotracing_loop = AutotracingLoop::new(built.autotracing, CAPTURE, clock, junction.clone());
-        let reader = start_reader(built.objects, shared, workloads, &events)?;
+        let reader = start_reader(built.objects, built.taken, shared, workloads, &events)?;
         let collectors = vec![
             worker("metrics", move || metrics_loop.run(&metrics_commands))?,
             worker("events", move || events_loop.run(&messages))?,
@@ -141,16 +141,39 @@ impl Loops {
     }
 }
 
-/// One thread reads all rings: those of the shared probes for their handles, the others for the
-/// events loop.
+/// Rings of shared probes whose records go to event collectors.
+fn taken_rings(taken: Vec<Taken>, queue: &RecordQueue) -> Vec<SharedRing> {
+    let mut objects: Vec<(Object, Vec<(usize, usize)>)> = Vec::new();
+    for Taken { slot, records } in taken {
+        match objects.iter_mut().find(|(o, _)| o.name() == records.object.name()) {
+            Some((_, slots)) => slots.push((records.ring, slot)),
+            None => objects.push((records.object, vec![(records.ring, slot)])),
+        }
+    }
+    let ring = |(object, slots): (Object, Vec<(usize, usize)>)| {
+        let queue = queue.clone();
+        let on_record = move |ring: usize, bytes: &[u8]| {
+            if let Some((_, slot)) = slots.iter().find(|(r, _)| *r == ring) {
+                queue.record(*slot, ring, bytes);
+            }
+        };
+        SharedRing { object, on_record: Arc::new(on_record) }
+    };
+    objects.into_iter().map(ring).collect()
+}
+
+/// One thread reads all rings: those of the shared probes for their handles or takers, the others for
+/// the events loop.
 fn start_reader(
     owned: Vec<Owned>,
+    taken: Vec<Taken>,
     shared: &Shared,
     workloads: &Workloads,
     queue: &RecordQueue,
 ) -> anyhow::Result<(Stop, Worker)> {
     let workloads = workloads.clone();
-    let readers = shared.rings(move |change| workloads.on_change(change));
+    let mut readers = shared.rings(move |change| workloads.on_change(change));
+    readers.extend(taken_rings(taken, queue));
     let first_owned = readers.len();
     let objects: Vec<_> =
         readers.iter().map(|r| r.object.clone()).chain(owned.iter().map(|o| o.object.clone())).collect();

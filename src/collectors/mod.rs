@@ -6,9 +6,11 @@
 //! page) is derived from what the file declares.
 
 pub mod autotracing;
+pub mod drop_reason;
 pub mod events;
 pub mod fold;
 pub mod metrics;
+pub mod network;
 pub mod registry;
 pub mod run;
 
@@ -206,6 +208,22 @@ pub trait EventCollector: Collector {
     /// # Errors
     /// Why this record yields no event; it is counted as dropped.
     fn on_record(&mut self, record: <Self::Records as RecordSet>::Ref<'_>, out: &mut Events) -> anyhow::Result<()>;
+
+    /// Time until the next [`Self::tick`]. Asked again after each record and each tick, so a collector
+    /// that has to wait for something only now and then costs nothing in between. `None`: never.
+    fn period(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Called when the period is over, between two records: for what no record tells, such as that
+    /// something lasts or has ended, or a shared probe that is to be asked.
+    ///
+    /// # Errors
+    /// What could not be looked at; it is called again after the next period.
+    fn tick(&mut self, now: Now, out: &mut Events) -> anyhow::Result<()> {
+        let _ = (now, out);
+        Ok(())
+    }
 }
 
 /// Watches, and captures when a limit is crossed.
@@ -240,6 +258,9 @@ pub struct Limits {
 #[derive(Debug, Default)]
 pub struct Events {
     events: Vec<Event>,
+    /// Figures that a probe counts and no event tells, as a tick reads them; the collector's
+    /// `INFO.metrics` declares them. Series that are not there at two ticks in a row end.
+    pub metrics: Metrics,
 }
 
 impl Events {
@@ -263,6 +284,15 @@ pub struct Context<'a> {
     pub(crate) loader: &'a mut Loader,
     /// Objects loaded so far; their records are read on behalf of this collector.
     pub(crate) objects: Vec<Object>,
+    /// Rings of shared probes whose records it takes.
+    pub(crate) rings: Vec<SharedRecords>,
+}
+
+/// One ring of a shared probe.
+#[derive(Clone)]
+pub(crate) struct SharedRecords {
+    pub object: Object,
+    pub ring: usize,
 }
 
 impl Context<'_> {
@@ -274,6 +304,18 @@ impl Context<'_> {
         let object = self.loader.load(options)?;
         self.objects.push(object.clone());
         Ok(object)
+    }
+
+    /// Has the records of one ring of a shared probe handed to this collector, and to no other.
+    ///
+    /// # Errors
+    /// The object has no such ring.
+    pub fn take_records(&mut self, object: &Object, ring: &str) -> Result<(), Unavailable> {
+        let rings = object.skeleton().rings;
+        let found = rings.iter().position(|r| r.name == ring);
+        let ring = found.ok_or_else(|| Unavailable::because(format!("{} has no ring {ring}", object.name())))?;
+        self.rings.push(SharedRecords { object: object.clone(), ring });
+        Ok(())
     }
 }
 

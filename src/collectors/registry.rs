@@ -17,6 +17,9 @@ pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::runqlat::RunqLat>(),
     events::<super::events::oom::Oom>(),
     events::<super::events::softirq::Softirq>(),
+    events::<super::events::dropwatch::DropWatch>(),
+    events::<super::events::tcp_retransmit::TcpRetransmit>(),
+    events::<super::events::netrecvlat::NetRecvLat>(),
     autotracing::<super::autotracing::cpuidle::CpuIdle>(),
 ];
 
@@ -116,6 +119,8 @@ pub(crate) trait RunningMetrics: Send {
 /// Object-safe form of [`EventCollector`].
 pub(crate) trait RunningEvents: Send {
     fn on_record(&mut self, ring: usize, bytes: &[u8], out: &mut Events) -> anyhow::Result<()>;
+    fn period(&self) -> Option<Duration>;
+    fn tick(&mut self, now: Now, out: &mut Events) -> anyhow::Result<()>;
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()>;
 }
 
@@ -141,6 +146,12 @@ impl<C: MetricCollector> RunningMetrics for C {
 impl<C: EventCollector> RunningEvents for C {
     fn on_record(&mut self, ring: usize, bytes: &[u8], out: &mut Events) -> anyhow::Result<()> {
         EventCollector::on_record(self, C::Records::decode(ring, bytes)?, out)
+    }
+    fn period(&self) -> Option<Duration> {
+        EventCollector::period(self)
+    }
+    fn tick(&mut self, now: Now, out: &mut Events) -> anyhow::Result<()> {
+        EventCollector::tick(self, now, out)
     }
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()> {
         Collector::reload(self, settings::<C>(section)?)

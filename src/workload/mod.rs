@@ -7,6 +7,7 @@
 //! beside it and publishes a new [`Workload`] under the same key.
 
 mod changes;
+pub mod netns;
 pub mod path;
 pub mod runtime;
 pub mod service;

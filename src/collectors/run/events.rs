@@ -3,11 +3,13 @@
 //! symbolising and reading evidence never hold up a ring buffer.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use super::{Command, Outlet, Slot, reload};
 use crate::collectors::Events;
 use crate::collectors::registry::RunningEvents;
+use crate::host::Clock;
 
 /// Records waiting for their collector.
 const QUEUE: usize = 4096;
@@ -54,27 +56,39 @@ impl RecordQueue {
     }
 }
 
+/// Where no collector wants a tick, a record is waited for so long.
+const LOOK: Duration = Duration::from_secs(3600);
+
 /// All event collectors, on one thread.
 pub(crate) struct EventsLoop {
     slots: Vec<Slot<Box<dyn RunningEvents>>>,
+    /// When each wants its tick.
+    due: Vec<Option<Instant>>,
+    clock: Clock,
     outlet: Arc<dyn Outlet>,
 }
 
 impl EventsLoop {
-    pub fn new(slots: Vec<Slot<Box<dyn RunningEvents>>>, outlet: Arc<dyn Outlet>) -> Self {
-        EventsLoop { slots, outlet }
+    pub fn new(slots: Vec<Slot<Box<dyn RunningEvents>>>, clock: Clock, outlet: Arc<dyn Outlet>) -> Self {
+        let due = slots.iter().map(next_tick).collect();
+        EventsLoop { slots, due, clock, outlet }
     }
 
     pub fn run(mut self, messages: &Receiver<Message>) {
         let mut out = Events::default();
-        while let Ok(message) = messages.recv() {
-            match message {
-                Message::Record { collector, ring, bytes } => self.on_record(collector, ring, &bytes, &mut out),
-                Message::Command(Command::Reload { collector, section }) => {
+        loop {
+            let next = self.due.iter().flatten().min();
+            let wait = next.map_or(LOOK, |at| at.saturating_duration_since(Instant::now()));
+            match messages.recv_timeout(wait) {
+                Ok(Message::Record { collector, ring, bytes }) => self.on_record(collector, ring, &bytes, &mut out),
+                Ok(Message::Command(Command::Reload { collector, section })) => {
                     reload(&mut self.slots, collector, |c| c.reload(&section));
                 }
-                Message::Command(Command::Stop) => return,
+                Ok(Message::Command(Command::Stop)) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
             }
+            // After a record too: a stream of them holds no tick up.
+            self.tick(&mut out);
         }
     }
 
@@ -86,5 +100,32 @@ impl EventsLoop {
         for event in out.drain() {
             self.outlet.event(slot.name, event);
         }
+        // It may want a tick now, or an earlier one; what it waits for already is not put off.
+        let next = next_tick(slot);
+        let due = &mut self.due[collector];
+        *due = due.zip(next).map(|(a, b)| a.min(b)).or(next);
     }
+
+    fn tick(&mut self, out: &mut Events) {
+        let start = Instant::now();
+        for (slot, due) in self.slots.iter_mut().zip(&mut self.due) {
+            if due.is_none_or(|at| at > start) {
+                continue;
+            }
+            let now = self.clock.now();
+            slot.run(&*self.outlet, |c| c.tick(now, out));
+            for event in out.drain() {
+                self.outlet.event(slot.name, event);
+            }
+            if !out.metrics.points().is_empty() {
+                self.outlet.metrics(slot.name, &mut out.metrics);
+                out.metrics.drain();
+            }
+            *due = next_tick(slot);
+        }
+    }
+}
+
+fn next_tick(slot: &Slot<Box<dyn RunningEvents>>) -> Option<Instant> {
+    Some(Instant::now() + slot.running.as_ref()?.period()?)
 }

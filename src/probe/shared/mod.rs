@@ -3,6 +3,7 @@
 
 pub mod cgroups;
 pub mod cpu_sample;
+pub mod net;
 pub mod sched;
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use super::{LoadError, Loader, Object, Skeleton};
 
 pub use cpu_sample::CpuSample;
+pub use net::Net;
 pub use sched::Sched;
 
 /// A feature of a shared probe; an unused one costs nothing.
@@ -22,6 +24,12 @@ pub enum Feature {
     SchedRunQueue,
     /// `cpu_sample`: stacks of chosen cgroups at 99 Hz, while asked for.
     CpuSample,
+    /// `net`: dropped packets, counted and told.
+    NetDrops,
+    /// `net`: retransmitted segments, and whether their loss was seen here.
+    NetRetransmits,
+    /// `net`: whose a socket or a network namespace is, when asked.
+    NetOwners,
 }
 
 impl Feature {
@@ -31,6 +39,7 @@ impl Feature {
         match self {
             Feature::SchedCpuTime | Feature::SchedRunQueue => &super::skeletons::sched::SKELETON,
             Feature::CpuSample => &super::skeletons::cpu_sample::SKELETON,
+            Feature::NetDrops | Feature::NetRetransmits | Feature::NetOwners => &super::skeletons::net::SKELETON,
         }
     }
 }
@@ -41,6 +50,7 @@ pub struct Shared {
     cgroups: Part<Object>,
     sched: Part<Sched>,
     cpu_sample: Part<CpuSample>,
+    net: Part<Net>,
 }
 
 /// Takes a record: the ring's index and its bytes.
@@ -89,6 +99,9 @@ impl Shared {
         Shared {
             cgroups: Part::load(true, || cgroups::load(loader)),
             cpu_sample: Part::load(any(&[Feature::CpuSample]), || CpuSample::load(loader)),
+            net: Part::load(any(&[Feature::NetDrops, Feature::NetRetransmits, Feature::NetOwners]), || {
+                Net::load(loader, features)
+            }),
             sched: Part::load(any(&[Feature::SchedCpuTime, Feature::SchedRunQueue]), || Sched::load(loader, features)),
         }
     }
@@ -130,8 +143,12 @@ impl Shared {
     /// Objects that are loaded.
     #[must_use]
     pub fn objects(&self) -> Vec<Object> {
-        let parts =
-            [self.cgroups().ok(), self.sched().ok().map(Sched::object), self.cpu_sample().ok().map(CpuSample::object)];
+        let parts = [
+            self.cgroups().ok(),
+            self.sched().ok().map(Sched::object),
+            self.cpu_sample().ok().map(CpuSample::object),
+            self.net().ok().map(Net::object),
+        ];
         parts.into_iter().flatten().cloned().collect()
     }
 
@@ -140,6 +157,14 @@ impl Shared {
         if let Ok(c) = self.cpu_sample() {
             c.stop_all();
         }
+    }
+
+    /// Dropped packets, retransmits, and whose sockets and network namespaces are.
+    ///
+    /// # Errors
+    /// Why it is not loaded.
+    pub fn net(&self) -> Result<&Net, LoadError> {
+        self.net.get("net")
     }
 
     /// CPU time and run-queue wait of cgroups.

@@ -91,6 +91,16 @@ impl Container {
         assert_eq!(id.len(), 64, "podman printed no container id: {said}");
         Container { name, id }
     }
+
+    /// Its first process.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn pid(&self) -> u32 {
+        let (_, text) = shell(&format!("grep -l 'libpod-{}' /proc/[0-9]*/cgroup 2>/dev/null", self.id));
+        let pids = text.lines().filter_map(|l| l.split('/').nth(2)?.parse().ok());
+        pids.min().unwrap_or_else(|| panic!("no process in container {}", self.name))
+    }
 }
 
 impl Drop for Container {
@@ -106,15 +116,31 @@ fn podman() -> Command {
 /// A program that burns CPU in a function of this name, without libraries, so that it runs in any
 /// container; and the directory to mount.
 pub fn busy_program(function: &str) -> (PathBuf, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("busy.c");
     let text = format!(
         "volatile unsigned long n;\n\
          __attribute__((noinline)) void {function}(void) {{ for (long i = 0; i < 100000000; i++) n += i; }}\n\
          int main(void) {{ for (;;) {function}(); }}\n"
     );
+    static_program("busy", &text)
+}
+
+/// A program that reads UDP packets from a port, one after another.
+pub fn reader_program(port: u16) -> (PathBuf, tempfile::TempDir) {
+    let text = format!(
+        "#include <arpa/inet.h>\n#include <sys/socket.h>\n\
+         int main(void) {{ char data[2048]; int s = socket(AF_INET, SOCK_DGRAM, 0);\n\
+         struct sockaddr_in at = {{ .sin_family = AF_INET, .sin_port = htons({port}) }};\n\
+         if (bind(s, (struct sockaddr *)&at, sizeof(at))) return 1;\n\
+         for (;;) if (recv(s, data, sizeof(data), 0) < 0) return 1; }}\n"
+    );
+    static_program("reader", &text)
+}
+
+fn static_program(name: &str, text: &str) -> (PathBuf, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join(name).with_extension("c");
     std::fs::write(&source, text).unwrap();
-    let program = dir.path().join("busy");
+    let program = dir.path().join(name);
     let mut cc = command("cc");
     cc.args(["-g", "-O1", "-static", "-fno-omit-frame-pointer", "-o"]).arg(&program).arg(&source);
     let out = cc.output().expect("cc");

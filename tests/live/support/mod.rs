@@ -8,7 +8,7 @@ mod place;
 use std::time::{Duration, Instant};
 
 pub use agent::{Agent, bianque, events_of, is_about};
-pub use machine::{Container, Process, busy_program, provoke, shell, unique};
+pub use machine::{Container, Process, busy_program, provoke, reader_program, shell, unique};
 pub(crate) use place::place;
 pub use place::{Need, find, own_machine};
 
