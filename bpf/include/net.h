@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "probe.h"
+#include "netdev.h"
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
@@ -27,10 +27,6 @@
 #define network_order(v) __builtin_bswap16(v)
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-typedef struct {
-	struct net *net;
-} possible_net_t;
 
 struct in6_addr {
 	union {
@@ -79,12 +75,6 @@ struct sock {
 	struct socket *sk_socket;
 	u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
-};
-
-struct net_device {
-	char name[16];
-	int ifindex;
-	possible_net_t nd_net;
 };
 
 struct sk_buff {

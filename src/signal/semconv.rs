@@ -173,18 +173,13 @@ pub mod attr {
     // Packets and connections (OTel), and what the kernel knows of them.
     pub const NETWORK_TYPE: Key = Key::new("network.type", "ipv4, ipv6");
     pub const NETWORK_TRANSPORT: Key = Key::new("network.transport", "tcp, udp, icmp, …, or the protocol's number");
-    pub const NETWORK_INTERFACE_NAME: Key = Key::new("network.interface.name", "The device");
     pub const NETWORK_CONNECTION_STATE: Key =
         Key::new("network.connection.state", "State of the TCP socket: established, listen, …");
     pub const SOURCE_ADDRESS: Key = Key::new("source.address", "Address that the packet came from");
     pub const SOURCE_PORT: Key = Key::new("source.port", "Its port");
     pub const DESTINATION_ADDRESS: Key = Key::new("destination.address", "Address that the packet was sent to");
     pub const DESTINATION_PORT: Key = Key::new("destination.port", "Its port");
-    pub const LINUX_NETNS: Key = Key::new("linux.net.namespace", "Inode of the network namespace");
-    pub const LINUX_NET_INTERFACE_INDEX: Key =
-        Key::new("linux.net.interface.index", "Index of the device in its network namespace");
     pub const LINUX_NET_PACKET_SIZE: Key = Key::new("linux.net.packet.size", "Bytes of the packet");
-    pub const LINUX_NET_QUEUE: Key = Key::new("linux.net.queue", "The device's queue that the packet was on");
     pub const LINUX_NET_ETHER_TYPE: Key = Key::new("linux.net.ether_type", "Protocol of the frame, in hexadecimal");
 
     // dropwatch.
@@ -240,11 +235,11 @@ pub mod attr {
     pub const LINUX_CPU_UTILIZATION: Key = Key::new("linux.cpu.utilization", "Share of that in use");
     pub const LINUX_CPU_USUAL: Key = Key::new("linux.cpu.usual", "Share of that usually in use");
 
-    // Network devices: linkwatch, txtimeout, lacp.
+    // Network devices.
     pub const NETWORK_INTERFACE_NAME: Key = Key::new("network.interface.name", "The network device");
     pub const LINUX_NET_IFINDEX: Key = Key::new("linux.net.ifindex", "Its index in its network namespace");
     pub const LINUX_NET_NAMESPACE: Key =
-        Key::new("linux.net.namespace", "Inode number of its network namespace, as in /proc/PID/ns/net");
+        Key::new("linux.net.namespace", "Inode number of the network namespace, as in /proc/PID/ns/net");
     pub const LINUX_NET_DEVICE_KIND: Key =
         Key::new("linux.net.device.kind", "Kind of a virtual device: veth, bond, …; physical where there is hardware");
     pub const LINUX_NET_DEVICE_DRIVER: Key = Key::new("linux.net.device.driver", "Its driver");
@@ -273,7 +268,7 @@ pub mod attr {
         "linux.net.link.relisted",
         "Seen when the devices were listed again, as notices were lost: it happened at some time before",
     );
-    pub const LINUX_NET_QUEUE: Key = Key::new("linux.net.queue", "The transmit queue");
+    pub const LINUX_NET_QUEUE: Key = Key::new("linux.net.queue", "Its queue");
     pub const LINUX_NET_QUEUES: Key = Key::new("linux.net.queues", "Transmit queues of the device");
     pub const LINUX_NET_TX_TIMEOUTS: Key =
         Key::new("linux.net.tx_timeouts", "Timeouts of this queue since the device is there");

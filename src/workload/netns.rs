@@ -72,11 +72,7 @@ impl Known {
         let mut inside: HashMap<u32, Vec<Arc<Workload>>> = HashMap::new();
         for m in members.iter().filter(|m| Some(m.netns) != self.node) {
             let who = inside.entry(m.netns).or_default();
-            if let Some(w) = workloads.of_cgroup(m.cgroup)
-                && who.iter().all(|known| known.key != w.key)
-            {
-                who.push(w);
-            }
+            who.extend(workloads.of_cgroup(m.cgroup));
         }
         for (netns, who) in inside {
             self.owners.insert(netns, Owner { workload: common(who), seen: now });
@@ -84,8 +80,15 @@ impl Known {
     }
 }
 
-/// Whose a namespace with these in it is: containers before whoever looks into their namespace.
-fn common(mut who: Vec<Arc<Workload>>) -> Option<Arc<Workload>> {
+/// Whose a namespace with these in it is: a container's before whoever looks into it; several containers
+/// of one pod name the pod, strangers name nobody.
+pub fn common(all: impl IntoIterator<Item = Arc<Workload>>) -> Option<Arc<Workload>> {
+    let mut who: Vec<Arc<Workload>> = Vec::new();
+    for w in all {
+        if who.iter().all(|known| known.key != w.key) {
+            who.push(w);
+        }
+    }
     if who.iter().any(|w| w.kind == WorkloadKind::Container) {
         who.retain(|w| w.kind == WorkloadKind::Container);
     }

@@ -101,7 +101,7 @@ pub static PACKET_DROP: EventDef = EventDef {
         attr::LINUX_NET_QUEUE,
         attr::LINUX_NET_ETHER_TYPE,
         attr::LINUX_NET_PACKET_SIZE,
-        attr::LINUX_NETNS,
+        attr::LINUX_NET_NAMESPACE,
     ],
     counter: &EVENTS,
     container_counter: Some(&CONTAINER_EVENTS),
@@ -251,7 +251,7 @@ impl DropWatch {
             a.set(attr::NETWORK_INTERFACE_NAME, device).set(attr::LINUX_NET_QUEUE, r.queue);
         }
         a.set(attr::LINUX_NET_ETHER_TYPE, Value::address(r.ether_type.into()));
-        a.set(attr::LINUX_NET_PACKET_SIZE, r.length_bytes).set(attr::LINUX_NETNS, r.owner.netns);
+        a.set(attr::LINUX_NET_PACKET_SIZE, r.length_bytes).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
         e
     }
 

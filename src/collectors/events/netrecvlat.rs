@@ -77,9 +77,9 @@ pub static DELAY: EventDef = EventDef {
         attr::DESTINATION_PORT,
         attr::NETWORK_CONNECTION_STATE,
         attr::NETWORK_INTERFACE_NAME,
-        attr::LINUX_NET_INTERFACE_INDEX,
+        attr::LINUX_NET_IFINDEX,
         attr::LINUX_NET_PACKET_SIZE,
-        attr::LINUX_NETNS,
+        attr::LINUX_NET_NAMESPACE,
     ],
     counter: &DELAYS,
     container_counter: Some(&CONTAINER_DELAYS),
@@ -272,8 +272,8 @@ impl NetRecvLat {
         set_state(a, &flow, &owner);
         let device = text(&r.device);
         a.set_some(attr::NETWORK_INTERFACE_NAME, Some(device).filter(|d| !d.is_empty()));
-        a.set(attr::LINUX_NET_INTERFACE_INDEX, r.ifindex);
-        a.set(attr::LINUX_NET_PACKET_SIZE, r.length_bytes).set(attr::LINUX_NETNS, r.owner.netns);
+        a.set(attr::LINUX_NET_IFINDEX, r.ifindex);
+        a.set(attr::LINUX_NET_PACKET_SIZE, r.length_bytes).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
         e
     }
 }

@@ -94,7 +94,7 @@ pub static RETRANSMIT: EventDef = EventDef {
         attr::DESTINATION_ADDRESS,
         attr::DESTINATION_PORT,
         attr::NETWORK_CONNECTION_STATE,
-        attr::LINUX_NETNS,
+        attr::LINUX_NET_NAMESPACE,
     ],
     counter: &EVENTS,
     container_counter: Some(&CONTAINER_EVENTS),
@@ -222,7 +222,7 @@ impl TcpRetransmit {
     fn say_connection(&self, e: &mut Event, r: &net::TcpRetransmit) {
         let a = &mut e.attributes;
         a.set(attr::LINUX_RETRANSMIT_KIND, kind(r.kind)).set(attr::LINUX_RETRANSMIT_COUNT, r.hits);
-        a.set(attr::LINUX_RETRANSMIT_ATTEMPT, r.attempt).set(attr::LINUX_NETNS, r.owner.netns);
+        a.set(attr::LINUX_RETRANSMIT_ATTEMPT, r.attempt).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
         set_flow(a, &r.flow);
         set_state(a, &r.flow, &r.owner);
         // A half-open connection has none of this yet.
