@@ -2,6 +2,8 @@
 /* Segments that TCP sends again: why, of which connection, and whether the loss was seen here. */
 #pragma once
 
+#include "limit_by.h"
+#include "tally.h"
 #include "net_flows.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -43,6 +45,45 @@ struct request_sock {
 /* How long a drop may lie back that is not of the very segment, and of that. */
 #define SAME_CONNECTION_NS 1000000000ULL
 #define SAME_SEGMENT_NS 300000000000ULL
+
+/* As the collector names them. */
+enum retransmit_kind {
+	RETRANSMIT_RTO,
+	/* further segments after an RTO, sent as acknowledgements come in */
+	RETRANSMIT_LOSS_RECOVERY,
+	RETRANSMIT_FAST,
+	RETRANSMIT_TLP,
+	RETRANSMIT_SYN,
+	RETRANSMIT_SYN_ACK,
+};
+
+struct tcp_retransmit {
+	u64 time_ns;
+	struct net_owner owner;
+	struct flow flow;
+	u64 hits;
+	u64 suppressed;
+	/* the last drop of this connection that was seen here; time 0: none */
+	u64 drop_time_ns;
+	u64 drop_location;
+	u32 drop_reason;
+	/* 1: of this very segment; 2: of the same direction; 3: of what came back */
+	u32 drop_of;
+	enum retransmit_kind kind;
+	u32 seq;
+	u32 end_seq;
+	u32 attempt;
+	u32 total;
+	u32 srtt_us;
+	u32 rttvar_us;
+	u32 cwnd;
+	u32 ssthresh;
+	u32 mss_bytes;
+	u32 in_flight;
+	u32 lost_packets;
+};
+
+POLLED_RECORDS(tcp_retransmit, 128 * 1024);
 
 struct retransmit_key {
 	u64 cgroup;
