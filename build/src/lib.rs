@@ -35,6 +35,8 @@ const HEADERS: &[(&str, &str)] = &[
     ("limit.h", include_str!("../../bpf/include/limit.h")),
     ("limit_by.h", include_str!("../../bpf/include/limit_by.h")),
     ("netdev.h", include_str!("../../bpf/include/netdev.h")),
+    ("net.h", include_str!("../../bpf/include/net.h")),
+    ("tally.h", include_str!("../../bpf/include/tally.h")),
 ];
 
 /// Compiles every `*.bpf.c` in `dir` and its folder `shared`, for a `build.rs`: objects and

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::collectors::registry::{BuildError, Running};
 use crate::collectors::run::{AutotracingSlot, MetricsSlot, Slot, State, Statuses};
 use crate::collectors::sources::Named;
-use crate::collectors::{Context, Registration};
+use crate::collectors::{Context, Registration, SharedRecords};
 use crate::config::Config;
 use crate::host::{Clock, Host};
 use crate::pipeline::metrics::MetricState;
@@ -39,9 +39,16 @@ pub(super) struct Owned {
 
 /// A source of one event collector, to be read on its behalf.
 pub(super) struct Listening {
+    /// The collector's index in its loop.
     pub slot: usize,
     pub name: &'static str,
     pub source: Named,
+}
+
+/// A ring of a shared probe that an event collector takes.
+pub(super) struct Taken {
+    pub slot: usize,
+    pub records: SharedRecords,
 }
 
 /// The collectors that run, by kind.
@@ -50,8 +57,36 @@ pub(super) struct Built {
     pub metrics: Vec<MetricsSlot>,
     pub events: Vec<Slot<Box<dyn crate::collectors::registry::RunningEvents>>>,
     pub autotracing: Vec<AutotracingSlot>,
+    pub read: ToRead,
+}
+
+/// What is read on behalf of collectors.
+#[derive(Default)]
+pub(super) struct ToRead {
     pub objects: Vec<Owned>,
     pub sources: Vec<Listening>,
+    pub taken: Vec<Taken>,
+}
+
+/// A collector that was built, and what is read on its behalf.
+struct Made {
+    running: Running,
+    objects: Vec<Object>,
+    sources: Vec<Named>,
+    rings: Vec<SharedRecords>,
+}
+
+impl Made {
+    /// Its hooks, those of shared probes included.
+    fn hooked(&self) -> Vec<Object> {
+        let mut all = self.objects.clone();
+        for r in &self.rings {
+            if all.iter().all(|o| o.name() != r.object.name()) {
+                all.push(r.object.clone());
+            }
+        }
+        all
+    }
 }
 
 /// Shared probes that enabled collectors need.
@@ -73,17 +108,14 @@ impl Builder {
                 continue;
             }
             match self.build(r, &section.settings, loader) {
-                Ok((running, objects, sources)) => {
+                Ok(made) => {
+                    let hooked = made.hooked();
                     state.register_events(name, r.info.events, self.clock.now().wall);
-                    self.say(own, name, State::Running, lost_hooks(r, &objects));
-                    let heard = sources.iter().map(|s| s.hook.to_owned());
-                    self.statuses.set_hooks(name, objects.iter().flat_map(Object::hooks), heard);
+                    self.say(own, name, State::Running, lost_hooks(r, &hooked));
+                    let heard = made.sources.iter().map(|s| s.hook.to_owned());
+                    self.statuses.set_hooks(name, hooked.iter().flat_map(Object::hooks), heard);
                     let interval = section.interval.unwrap_or(config.metrics.interval).get();
-                    let slot = self.take_in(&mut built, name, running, interval);
-                    built.objects.extend(objects.into_iter().map(|object| Owned { slot, object }));
-                    if let Some(slot) = slot {
-                        built.sources.extend(sources.into_iter().map(|source| Listening { slot, name, source }));
-                    }
+                    self.take_in(&mut built, name, made, interval);
                 }
                 Err(e) => {
                     tracing::warn!(collector = name, "does not run here: {e}");
@@ -94,11 +126,10 @@ impl Builder {
         built
     }
 
-    /// The place of an event collector in its loop.
-    fn take_in(&self, built: &mut Built, name: &'static str, running: Running, interval: Duration) -> Option<usize> {
+    fn take_in(&self, built: &mut Built, name: &'static str, made: Made, interval: Duration) {
         let statuses = self.statuses.clone();
         let mut slot = None;
-        match running {
+        match made.running {
             Running::Metrics(m) => {
                 built.metrics.push(MetricsSlot { slot: Slot::new(name, m, statuses), interval });
             }
@@ -108,15 +139,14 @@ impl Builder {
             }
             Running::Autotracing(t) => built.autotracing.push(Slot::new(name, t, statuses)),
         }
-        slot
+        built.read.objects.extend(made.objects.into_iter().map(|object| Owned { slot, object }));
+        if let Some(slot) = slot {
+            built.read.sources.extend(made.sources.into_iter().map(|source| Listening { slot, name, source }));
+            built.read.taken.extend(made.rings.into_iter().map(|records| Taken { slot, records }));
+        }
     }
 
-    fn build(
-        &self,
-        r: &Registration,
-        settings: &toml::Table,
-        loader: &mut Loader,
-    ) -> Result<(Running, Vec<Object>, Vec<Named>), BuildError> {
+    fn build(&self, r: &Registration, settings: &toml::Table, loader: &mut Loader) -> Result<Made, BuildError> {
         let mut cx = Context {
             host: &self.host,
             workloads: &self.workloads,
@@ -126,9 +156,10 @@ impl Builder {
             loader,
             objects: Vec::new(),
             sources: Vec::new(),
+            rings: Vec::new(),
         };
         let running = (r.build)(settings, &mut cx)?;
-        Ok((running, cx.objects, cx.sources))
+        Ok(Made { running, objects: cx.objects, sources: cx.sources, rings: cx.rings })
     }
 
     /// Builds one collector again, after it panicked.
@@ -137,7 +168,7 @@ impl Builder {
         let Some(r) = self.registrations.iter().find(|r| r.info.name == name) else {
             return Err(crate::collectors::Unavailable::because("it is not registered").into());
         };
-        Ok(self.build(r, &settings, &mut Loader::new())?.0)
+        Ok(self.build(r, &settings, &mut Loader::new())?.running)
     }
 
     fn say(&self, own: &SelfMetrics, name: &'static str, state: State, reason: Option<String>) {

@@ -71,8 +71,8 @@ impl Front {
     }
 
     pub fn housekeeping(&self, config: &Config, rear: &Rear, clock: Clock) -> Housekeeping {
-        let own_objects = self.built.objects.iter().map(|o| o.object.clone());
-        let sources = self.built.sources.iter().map(|s| (s.name, s.source.lost.clone())).collect();
+        let own_objects = self.built.read.objects.iter().map(|o| o.object.clone());
+        let sources = self.built.read.sources.iter().map(|s| (s.name, s.source.lost.clone())).collect();
         Housekeeping {
             objects: own_objects.chain(self.shared.objects()).collect(),
             sources,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::collectors::{Built, Listening, Owned};
+use super::collectors::{Built, Taken, ToRead};
 use super::outlet::Junction;
 use super::{Kept, drop_privileges};
 use crate::collectors::run::{AutotracingLoop, Command, EventsLoop, MetricsLoop, RecordQueue};
@@ -17,8 +17,8 @@ use crate::collectors::sources::RING;
 use crate::collectors::{Kind, Limits};
 use crate::host::Clock;
 use crate::pipeline::Input;
-use crate::probe::shared::Shared;
-use crate::probe::{Reader, Stop};
+use crate::probe::shared::{Shared, SharedRing};
+use crate::probe::{Object, Reader, Stop};
 use crate::workload::{NameResolver, Workloads};
 
 /// What one capture may cost.
@@ -118,7 +118,7 @@ impl Loops {
         let metrics_loop = MetricsLoop::new(built.metrics, junction.clone());
         let events_loop = EventsLoop::new(built.events, clock.clone(), junction.clone());
         let autotracing_loop = AutotracingLoop::new(built.autotracing, CAPTURE, clock, junction.clone());
-        let reader = start_reader(built.objects, built.sources, shared, workloads, &events)?;
+        let reader = start_reader(built.read, shared, workloads, &events)?;
         let collectors = vec![
             worker("metrics", move || metrics_loop.run(&metrics_commands))?,
             worker("events", move || events_loop.run(&messages))?,
@@ -162,17 +162,39 @@ impl Loops {
     }
 }
 
-/// One thread reads all rings: those of the shared probes for their handles, the others for the
-/// events loop.
+/// Rings of shared probes whose records go to event collectors.
+fn taken_rings(taken: Vec<Taken>, queue: &RecordQueue) -> Vec<SharedRing> {
+    let mut objects: Vec<(Object, Vec<(usize, usize)>)> = Vec::new();
+    for Taken { slot, records } in taken {
+        match objects.iter_mut().find(|(o, _)| o.name() == records.object.name()) {
+            Some((_, slots)) => slots.push((records.ring, slot)),
+            None => objects.push((records.object, vec![(records.ring, slot)])),
+        }
+    }
+    let ring = |(object, slots): (Object, Vec<(usize, usize)>)| {
+        let queue = queue.clone();
+        let on_record = move |ring: usize, bytes: &[u8]| {
+            if let Some((_, slot)) = slots.iter().find(|(r, _)| *r == ring) {
+                queue.record(*slot, ring, bytes);
+            }
+        };
+        SharedRing { object, on_record: Arc::new(on_record) }
+    };
+    objects.into_iter().map(ring).collect()
+}
+
+/// One thread reads all rings: those of the shared probes for their handles or takers, the others for
+/// the events loop.
 fn start_reader(
-    owned: Vec<Owned>,
-    sources: Vec<Listening>,
+    read: ToRead,
     shared: &Shared,
     workloads: &Workloads,
     queue: &RecordQueue,
 ) -> anyhow::Result<(Stop, Worker)> {
+    let ToRead { objects: owned, sources, taken } = read;
     let workloads = workloads.clone();
-    let readers = shared.rings(move |change| workloads.on_change(change));
+    let mut readers = shared.rings(move |change| workloads.on_change(change));
+    readers.extend(taken_rings(taken, queue));
     let first_owned = readers.len();
     let objects: Vec<_> =
         readers.iter().map(|r| r.object.clone()).chain(owned.iter().map(|o| o.object.clone())).collect();

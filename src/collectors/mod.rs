@@ -6,10 +6,12 @@
 //! page) is derived from what the file declares.
 
 pub mod autotracing;
+pub mod drop_reason;
 pub mod events;
 pub mod fold;
 pub mod metrics;
 pub mod netns;
+pub mod network;
 pub mod registry;
 pub mod run;
 pub mod sources;
@@ -258,6 +260,9 @@ pub struct Limits {
 #[derive(Debug, Default)]
 pub struct Events {
     events: Vec<Event>,
+    /// Figures that a probe counts and no event tells, as a tick reads them; the collector's
+    /// `INFO.metrics` declares them. Series that are not there at two ticks in a row end.
+    pub metrics: Metrics,
 }
 
 impl Events {
@@ -283,6 +288,15 @@ pub struct Context<'a> {
     pub(crate) objects: Vec<Object>,
     /// Sources handed in so far, the same.
     pub(crate) sources: Vec<sources::Named>,
+    /// Rings of shared probes whose records it takes.
+    pub(crate) rings: Vec<SharedRecords>,
+}
+
+/// One ring of a shared probe.
+#[derive(Clone)]
+pub(crate) struct SharedRecords {
+    pub object: Object,
+    pub ring: usize,
 }
 
 impl Context<'_> {
@@ -299,6 +313,18 @@ impl Context<'_> {
     /// Has a source read beside the collector's object. `hook`: how it is called in lists, `rtnetlink`.
     pub fn listen(&mut self, hook: &'static str, source: impl sources::Counted + 'static) {
         self.sources.push(sources::Named { hook, lost: source.lost(), source: Box::new(source) });
+    }
+
+    /// Has the records of one ring of a shared probe handed to this collector, and to no other.
+    ///
+    /// # Errors
+    /// The object has no such ring.
+    pub fn take_records(&mut self, object: &Object, ring: &str) -> Result<(), Unavailable> {
+        let rings = object.skeleton().rings;
+        let found = rings.iter().position(|r| r.name == ring);
+        let ring = found.ok_or_else(|| Unavailable::because(format!("{} has no ring {ring}", object.name())))?;
+        self.rings.push(SharedRecords { object: object.clone(), ring });
+        Ok(())
     }
 }
 

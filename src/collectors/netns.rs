@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use crate::host::Host;
 use crate::host::rtnl::{Link, Namespaces};
-use crate::signal::{Workload, WorkloadKind};
+use crate::signal::Workload;
 use crate::workload::Workloads;
+use crate::workload::netns::common;
 
 use super::Unavailable;
 
@@ -38,7 +39,7 @@ impl Owners {
             return Some(w.clone());
         }
         let pids = self.namespaces.get(id)?.pids.clone();
-        let owner = only(pids.into_iter().filter_map(|pid| self.workloads.of_pid(pid)));
+        let owner = common(pids.into_iter().filter_map(|pid| self.workloads.of_pid(pid)));
         match &owner {
             Some(w) => drop(self.known.insert(id, w.clone())),
             // Those were the first processes; others may follow.
@@ -59,42 +60,5 @@ impl Owners {
     pub fn forget(&mut self, id: i32) {
         self.known.remove(&id);
         self.namespaces.forget(id);
-    }
-}
-
-/// The one workload of all: containers before whoever looks into their namespace. Several share it:
-/// none of them.
-fn only(all: impl Iterator<Item = Arc<Workload>>) -> Option<Arc<Workload>> {
-    let mut who: Vec<Arc<Workload>> = Vec::new();
-    for w in all {
-        if who.iter().all(|known| known.key != w.key) {
-            who.push(w);
-        }
-    }
-    if who.iter().any(|w| w.kind == WorkloadKind::Container) {
-        who.retain(|w| w.kind == WorkloadKind::Container);
-    }
-    if who.len() == 1 { who.pop() } else { None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::signal::WorkloadKey;
-
-    fn one(key: u64, kind: WorkloadKind) -> Arc<Workload> {
-        Arc::new(Workload::new(WorkloadKey(key), kind, "/x"))
-    }
-
-    /// A container's namespace is the container's, whoever else looks into it; a shared one is nobody's.
-    #[test]
-    fn a_namespace_has_one_owner_or_none() {
-        let (a, b, c) =
-            (one(1, WorkloadKind::Container), one(2, WorkloadKind::Cgroup), one(3, WorkloadKind::Container));
-        let key = |all: &[&Arc<Workload>]| only(all.iter().map(|w| Arc::clone(w))).map(|w| w.key.0);
-        assert_eq!(key(&[&b, &a, &a]), Some(1));
-        assert_eq!(key(&[&b]), Some(2));
-        assert_eq!(key(&[&a, &c]), None);
-        assert_eq!(key(&[]), None);
     }
 }

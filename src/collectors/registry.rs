@@ -24,6 +24,9 @@ pub static BUILT_IN: &[Registration] = &[
     events::<super::events::lacp::Lacp>(),
     events::<super::events::ras::Ras>(),
     events::<super::events::memreclaim::MemReclaim>(),
+    events::<super::events::dropwatch::DropWatch>(),
+    events::<super::events::tcp_retransmit::TcpRetransmit>(),
+    events::<super::events::netrecvlat::NetRecvLat>(),
     autotracing::<super::autotracing::cpuidle::CpuIdle>(),
 ];
 

@@ -158,6 +158,27 @@ pub fn raise_file_limit() {
     }
 }
 
+/// A socket that asks for the time of arrival of packets: while one is open, the kernel stamps all that
+/// it receives, whoever they are for (`net_enable_timestamp` in net/core/dev.c). It is bound to nothing.
+///
+/// # Errors
+/// No socket can be had.
+pub fn stamping_socket() -> std::io::Result<std::net::UdpSocket> {
+    use std::os::fd::{FromRawFd as _, OwnedFd};
+    // SAFETY: takes and returns plain numbers; the result is checked.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel just gave us, and that nobody else has.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let on: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0);
+    // SAFETY: `on` is live and of the size that is said.
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, (&raw const on).cast(), size) };
+    if set == 0 { Ok(socket.into()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     /// The calls give plausible values on the real system.

@@ -22,6 +22,7 @@
 //! ```
 
 mod attach;
+pub mod enums;
 mod loader;
 mod map;
 mod object;

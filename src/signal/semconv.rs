@@ -170,6 +170,62 @@ pub mod attr {
         Key::new("linux.pressure.memory.after", "The node's memory pressure after it (PSI: percent, microseconds)");
     pub const LINUX_PRESSURE_CGROUP: Key =
         Key::new("linux.pressure.memory.cgroup", "Memory pressure of the task's cgroup after it (PSI; cgroup v2)");
+    // Packets and connections (OTel), and what the kernel knows of them.
+    pub const NETWORK_TYPE: Key = Key::new("network.type", "ipv4, ipv6");
+    pub const NETWORK_TRANSPORT: Key = Key::new("network.transport", "tcp, udp, icmp, …, or the protocol's number");
+    pub const NETWORK_CONNECTION_STATE: Key =
+        Key::new("network.connection.state", "State of the TCP socket: established, listen, …");
+    pub const SOURCE_ADDRESS: Key = Key::new("source.address", "Address that the packet came from");
+    pub const SOURCE_PORT: Key = Key::new("source.port", "Its port");
+    pub const DESTINATION_ADDRESS: Key = Key::new("destination.address", "Address that the packet was sent to");
+    pub const DESTINATION_PORT: Key = Key::new("destination.port", "Its port");
+    pub const LINUX_NET_PACKET_SIZE: Key = Key::new("linux.net.packet.size", "Bytes of the packet");
+    pub const LINUX_NET_ETHER_TYPE: Key = Key::new("linux.net.ether_type", "Protocol of the frame, in hexadecimal");
+
+    // dropwatch.
+    pub const LINUX_DROP_REASON: Key =
+        Key::new("linux.net.drop.reason", "The kernel's name of why, without SKB_DROP_REASON_; a hardware trap's name");
+    pub const LINUX_DROP_LOCATION: Key = Key::new("linux.net.drop.location", "Where in the kernel");
+    pub const LINUX_DROP_SOURCE: Key =
+        Key::new("linux.net.drop.source", "software: the kernel; hardware: a device that reports its traps");
+    pub const LINUX_DROP_GROUP: Key = Key::new("linux.net.drop.group", "The hardware trap's group");
+    pub const LINUX_DROP_KIND: Key = Key::new(
+        "linux.net.drop.kind",
+        "loss: somebody wanted the packet; normal: what an ordinary close or a busy segment of a network leaves; ignored",
+    );
+    pub const LINUX_DROP_COUNT: Key =
+        Key::new("linux.net.drop.count", "Drops of this reason, place and owner on this CPU so far");
+
+    // tcp_retransmit.
+    pub const LINUX_RETRANSMIT_KIND: Key = Key::new(
+        "linux.tcp.retransmit.kind",
+        "rto, loss_recovery (more segments after an rto), fast, tlp (a probe of the tail), syn, syn_ack",
+    );
+    pub const LINUX_RETRANSMIT_CAUSE: Key = Key::new(
+        "linux.tcp.retransmit.cause",
+        "dropped_segment, dropped_connection (another segment of it), dropped_return (what came back): seen here to be dropped; not_seen_here",
+    );
+    pub const LINUX_RETRANSMIT_DROP_AGE: Key =
+        Key::new("linux.tcp.retransmit.drop.age", "Nanoseconds between that drop and the retransmit");
+    pub const LINUX_RETRANSMIT_ATTEMPT: Key =
+        Key::new("linux.tcp.retransmit.attempt", "Timeouts in a row without an answer; 0: none");
+    pub const LINUX_RETRANSMIT_COUNT: Key =
+        Key::new("linux.tcp.retransmit.count", "Retransmits of this kind and owner on this CPU so far");
+    pub const LINUX_TCP_RETRANSMITS: Key = Key::new("linux.tcp.retransmits", "Retransmits of the connection so far");
+    pub const LINUX_TCP_RTT: Key = Key::new("linux.tcp.rtt", "Smoothed round-trip time in nanoseconds");
+    pub const LINUX_TCP_RTT_VARIANCE: Key = Key::new("linux.tcp.rtt.variance", "Its variance in nanoseconds");
+    pub const LINUX_TCP_CWND: Key = Key::new("linux.tcp.cwnd", "Congestion window in segments");
+    pub const LINUX_TCP_SSTHRESH: Key = Key::new("linux.tcp.ssthresh", "Slow-start threshold in segments");
+    pub const LINUX_TCP_MSS: Key = Key::new("linux.tcp.mss", "Bytes of a full segment");
+    pub const LINUX_TCP_IN_FLIGHT: Key = Key::new("linux.tcp.in_flight", "Segments sent and not acknowledged");
+    pub const LINUX_TCP_LOST: Key = Key::new("linux.tcp.lost", "Segments of them that TCP takes for lost");
+    pub const LINUX_TCP_SEQUENCE: Key = Key::new("linux.tcp.sequence", "Sequence number of the segment");
+
+    // netrecvlat.
+    pub const LINUX_RECEIVE_STAGE: Key = Key::new(
+        "linux.net.receive.stage",
+        "How far the packet had come: stack (entry of the network stack), transport (TCP), user (copied to the reader)",
+    );
 
     // cpuidle.
     pub const LINUX_CPUIDLE_REASON: Key =
@@ -179,11 +235,11 @@ pub mod attr {
     pub const LINUX_CPU_UTILIZATION: Key = Key::new("linux.cpu.utilization", "Share of that in use");
     pub const LINUX_CPU_USUAL: Key = Key::new("linux.cpu.usual", "Share of that usually in use");
 
-    // Network devices: linkwatch, txtimeout, lacp.
+    // Network devices.
     pub const NETWORK_INTERFACE_NAME: Key = Key::new("network.interface.name", "The network device");
     pub const LINUX_NET_IFINDEX: Key = Key::new("linux.net.ifindex", "Its index in its network namespace");
     pub const LINUX_NET_NAMESPACE: Key =
-        Key::new("linux.net.namespace", "Inode number of its network namespace, as in /proc/PID/ns/net");
+        Key::new("linux.net.namespace", "Inode number of the network namespace, as in /proc/PID/ns/net");
     pub const LINUX_NET_DEVICE_KIND: Key =
         Key::new("linux.net.device.kind", "Kind of a virtual device: veth, bond, …; physical where there is hardware");
     pub const LINUX_NET_DEVICE_DRIVER: Key = Key::new("linux.net.device.driver", "Its driver");
@@ -212,7 +268,7 @@ pub mod attr {
         "linux.net.link.relisted",
         "Seen when the devices were listed again, as notices were lost: it happened at some time before",
     );
-    pub const LINUX_NET_QUEUE: Key = Key::new("linux.net.queue", "The transmit queue");
+    pub const LINUX_NET_QUEUE: Key = Key::new("linux.net.queue", "Its queue");
     pub const LINUX_NET_QUEUES: Key = Key::new("linux.net.queues", "Transmit queues of the device");
     pub const LINUX_NET_TX_TIMEOUTS: Key =
         Key::new("linux.net.tx_timeouts", "Timeouts of this queue since the device is there");
@@ -353,6 +409,9 @@ pub mod event {
     pub const NET_LACP_CHANGE: &str = "linux.net.lacp_change";
     pub const HW_ERROR: &str = "linux.hw.error";
     pub const AUTOTRACING_CPUIDLE: &str = "linux.autotracing.cpuidle";
+    pub const NET_PACKET_DROP: &str = "linux.net.packet_drop";
+    pub const NET_TCP_RETRANSMIT: &str = "linux.net.tcp_retransmit";
+    pub const NET_RECEIVE_DELAY: &str = "linux.net.receive_delay";
 }
 
 /// Names of metrics.
@@ -385,4 +444,14 @@ pub mod metric {
     pub const CONTAINER_HW_ERRORS: &str = "linux.container.hw.errors";
     pub const CPUIDLE_INCIDENTS: &str = "linux.autotracing.cpuidle.incidents";
     pub const CONTAINER_CPUIDLE_INCIDENTS: &str = "linux.container.autotracing.cpuidle.incidents";
+    pub const NET_PACKET_DROPS: &str = "linux.net.packet_drops";
+    pub const CONTAINER_NET_PACKET_DROPS: &str = "linux.container.net.packet_drops";
+    pub const NET_PACKET_DROP_EVENTS: &str = "linux.net.packet_drop.events";
+    pub const CONTAINER_NET_PACKET_DROP_EVENTS: &str = "linux.container.net.packet_drop.events";
+    pub const NET_TCP_RETRANSMITS: &str = "linux.net.tcp_retransmits";
+    pub const CONTAINER_NET_TCP_RETRANSMITS: &str = "linux.container.net.tcp_retransmits";
+    pub const NET_TCP_RETRANSMIT_EVENTS: &str = "linux.net.tcp_retransmit.events";
+    pub const CONTAINER_NET_TCP_RETRANSMIT_EVENTS: &str = "linux.container.net.tcp_retransmit.events";
+    pub const NET_RECEIVE_DELAYS: &str = "linux.net.receive_delays";
+    pub const CONTAINER_NET_RECEIVE_DELAYS: &str = "linux.container.net.receive_delays";
 }

@@ -8,6 +8,7 @@
 
 mod changes;
 pub mod kubernetes;
+pub mod netns;
 pub mod path;
 pub mod runtime;
 pub mod service;

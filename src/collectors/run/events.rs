@@ -124,6 +124,10 @@ impl EventsLoop {
             for event in out.drain() {
                 self.outlet.event(slot.name, event);
             }
+            if !out.metrics.points().is_empty() {
+                self.outlet.metrics(slot.name, &mut out.metrics);
+                out.metrics.drain();
+            }
             *due = next_tick(slot);
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod cgroups;
 pub mod cpu_sample;
+pub mod net;
 pub mod sched;
 pub mod tasks;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use super::{LoadError, Loader, Object, Skeleton};
 
 pub use cpu_sample::CpuSample;
+pub use net::Net;
 pub use sched::Sched;
 pub use tasks::Tasks;
 
@@ -26,6 +28,12 @@ pub enum Feature {
     CpuSample,
     /// `tasks`: tasks in uninterruptible sleep, when asked for.
     BlockedTasks,
+    /// `net`: dropped packets, counted and told.
+    NetDrops,
+    /// `net`: retransmitted segments, and whether their loss was seen here.
+    NetRetransmits,
+    /// `net`: whose a socket or a network namespace is, when asked.
+    NetOwners,
 }
 
 impl Feature {
@@ -36,6 +44,7 @@ impl Feature {
             Feature::SchedCpuTime | Feature::SchedRunQueue => &super::skeletons::sched::SKELETON,
             Feature::CpuSample => &super::skeletons::cpu_sample::SKELETON,
             Feature::BlockedTasks => &super::skeletons::tasks::SKELETON,
+            Feature::NetDrops | Feature::NetRetransmits | Feature::NetOwners => &super::skeletons::net::SKELETON,
         }
     }
 }
@@ -47,6 +56,7 @@ pub struct Shared {
     sched: Part<Sched>,
     cpu_sample: Part<CpuSample>,
     tasks: Part<Tasks>,
+    net: Part<Net>,
 }
 
 /// Takes a record: the ring's index and its bytes.
@@ -95,6 +105,9 @@ impl Shared {
         Shared {
             cgroups: Part::load(true, || cgroups::load(loader)),
             cpu_sample: Part::load(any(&[Feature::CpuSample]), || CpuSample::load(loader)),
+            net: Part::load(any(&[Feature::NetDrops, Feature::NetRetransmits, Feature::NetOwners]), || {
+                Net::load(loader, features)
+            }),
             sched: Part::load(any(&[Feature::SchedCpuTime, Feature::SchedRunQueue]), || Sched::load(loader, features)),
             tasks: Part::load(any(&[Feature::BlockedTasks]), || Tasks::load(loader, features)),
         }
@@ -142,6 +155,7 @@ impl Shared {
             self.sched().ok().map(Sched::object),
             self.cpu_sample().ok().map(CpuSample::object),
             self.tasks().ok().map(Tasks::object),
+            self.net().ok().map(Net::object),
         ];
         parts.into_iter().flatten().cloned().collect()
     }
@@ -159,6 +173,14 @@ impl Shared {
     /// Why it is not loaded.
     pub fn tasks(&self) -> Result<&Tasks, LoadError> {
         self.tasks.get("tasks")
+    }
+
+    /// Dropped packets, retransmits, and whose sockets and network namespaces are.
+    ///
+    /// # Errors
+    /// Why it is not loaded.
+    pub fn net(&self) -> Result<&Net, LoadError> {
+        self.net.get("net")
     }
 
     /// CPU time and run-queue wait of cgroups.

@@ -178,6 +178,16 @@ impl Container {
         assert!(found && !dir.trim().is_empty(), "no cgroup of {}: {dir}", self.name);
         dir.trim().to_owned()
     }
+
+    /// Its first process.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn pid(&self) -> u32 {
+        let (_, text) = shell(&format!("grep -l 'libpod-{}' /proc/[0-9]*/cgroup 2>/dev/null", self.id));
+        let pids = text.lines().filter_map(|l| l.split('/').nth(2)?.parse().ok());
+        pids.min().unwrap_or_else(|| panic!("no process in container {}", self.name))
+    }
 }
 
 impl Drop for Container {
@@ -202,7 +212,19 @@ pub fn busy_program(function: &str) -> (PathBuf, tempfile::TempDir) {
     program("busy", &text)
 }
 
-/// The same of any C program.
+/// A program that reads UDP packets from a port, one after another.
+pub fn reader_program(port: u16) -> (PathBuf, tempfile::TempDir) {
+    let text = format!(
+        "#include <arpa/inet.h>\n#include <sys/socket.h>\n\
+         int main(void) {{ char data[2048]; int s = socket(AF_INET, SOCK_DGRAM, 0);\n\
+         struct sockaddr_in at = {{ .sin_family = AF_INET, .sin_port = htons({port}) }};\n\
+         if (bind(s, (struct sockaddr *)&at, sizeof(at))) return 1;\n\
+         for (;;) if (recv(s, data, sizeof(data), 0) < 0) return 1; }}\n"
+    );
+    program("reader", &text)
+}
+
+/// Any C program, made the same way.
 pub fn program(name: &str, text: &str) -> (PathBuf, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("program.c");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub use agent::{Agent, bianque, events_of, is_about};
 pub use machine::{
     Container, Containerd, CriPod, Group, Process, busy_program, podman, program, provoke, provoke_in_background,
-    shell, unique,
+    reader_program, shell, unique,
 };
 pub(crate) use place::place;
 pub use place::{Need, find, own_machine};

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Counts hits of one kind on one CPU, and says which of them are told in full: the first after a
+ * quiet time, then the second, fourth, eighth …, and one a minute while it lasts. A storm of a
+ * million makes some twenty records; what is not told is counted all the same:
+ * hits = told + lost + suppressed.
+ */
+#pragma once
+
+#include "probe.h"
+
+/* So long without a hit, and the next is news again. */
+#define TALLY_QUIET_NS 5000000000ULL
+#define TALLY_LONGEST_NS 60000000000ULL
+
+struct tally {
+	u64 hits;
+	/* of them: records handed over, and records without room */
+	u64 told;
+	u64 lost;
+	/* suppressed ones that a record has spoken of */
+	u64 spoken_of;
+	/* hits until the next record, and since the last */
+	u64 wait;
+	u64 since;
+	u64 last_ns;
+	u64 told_ns;
+};
+
+static __always_inline bool tally_hit(struct tally *t, u64 now)
+{
+	bool quiet = now - t->last_ns > TALLY_QUIET_NS;
+
+	t->last_ns = now;
+	t->hits++;
+	t->since++;
+	if (quiet)
+		t->wait = 1;
+	if (t->since < t->wait && now - t->told_ns < TALLY_LONGEST_NS)
+		return false;
+	t->wait = quiet ? 1 : t->wait * 2;
+	t->since = 0;
+	t->told_ns = now;
+	return true;
+}
+
+/* How many were suppressed since the last record; this one is about to be told. */
+static __always_inline u64 tally_told(struct tally *t)
+{
+	u64 suppressed = t->hits - 1 - t->told - t->lost;
+	u64 news = suppressed - t->spoken_of;
+
+	t->spoken_of = suppressed;
+	t->told++;
+	return news;
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Packets that were received and wait: for the network stack, in TCP, or for the process that reads.
+ *
+ * The kernel stamps a packet with the wall clock when it enters the stack, while anybody asks for
+ * stamps; the collector does. The stamp stays with the packet until it is read, so each hook is one
+ * subtraction and nothing is kept of any packet. What a step of the clock would feign reaches back
+ * to before the step, and is not believed (since_ns).
+ */
+#include "net.h"
+#include "limit_by.h"
+
+LICENSE;
+
+#define STACK_DEPTH 16
+/* The program itself, and who called it. */
+#define OWN_FRAMES 2
+
+enum receive_stage {
+	STAGE_STACK,
+	STAGE_TRANSPORT,
+	STAGE_USER,
+	/* a datagram's end, if the stack says that it was read */
+	STAGE_CONSUMED,
+};
+
+struct receive_delay {
+	u64 time_ns;
+	u64 delay_ns;
+	/* of the packet; with the stages of a reader only its namespace */
+	struct net_owner owner;
+	struct flow flow;
+	/* the reader, in the memory controller's hierarchy */
+	struct cgroup_ref cgroup;
+	struct thread_ref thread;
+	u64 stack[STACK_DEPTH];
+	s32 stack_bytes;
+	enum receive_stage stage;
+	u32 length_bytes;
+	u32 ifindex;
+	u32 suppressed;
+	u32 reserved;
+	char device[16];
+};
+
+POLLED_RECORDS(receive_delay, 128 * 1024);
+
+SETTING(u64, stack_limit_ns, 50000000);
+SETTING(u64, transport_limit_ns, 50000000);
+SETTING(u64, user_limit_ns, 200000000);
+/* CLOCK_REALTIME - CLOCK_BOOTTIME */
+SETTING(s64, wall_offset_ns, 0);
+/* CLOCK_BOOTTIME from which stamps are believed. */
+SETTING(u64, since_ns, ~0ULL);
+
+LIMIT_BY(delay_limits, 1024);
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct sk_buff___received {
+	int skb_iif;
+	unsigned int data_len;
+};
+
+#pragma clang attribute pop
+
+static __always_inline void find_reader(struct receive_delay *r)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	thread_of(&r->thread, task);
+	cgroup_of_any(&r->cgroup, task, memory_cgrp_id);
+	r->owner.netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+}
+
+static __always_inline void find_owner(struct net_owner *owner, const struct sk_buff *skb, struct sock *sk)
+{
+	struct net_device *dev = skb->dev;
+
+	if (sk)
+		owner_of(owner, sk);
+	else if (dev)
+		owner->netns = dev->nd_net.net->ns.inum;
+}
+
+static __always_inline int late(void *ctx, const struct sk_buff *skb, struct sock *sk, enum receive_stage stage,
+				u64 limit_ns)
+{
+	const struct sk_buff___received *more = (const void *)skb;
+	s64 stamp = skb->tstamp;
+	struct limit_key key = {};
+	struct segment segment = {};
+	struct net_owner owner = {};
+	struct receive_delay *r;
+	struct flow flow = {};
+	u64 now, entered;
+	u32 suppressed;
+
+	if (!stamp)
+		return 0;
+	now = bpf_ktime_get_boot_ns();
+	entered = stamp - wall_offset_ns;
+	if ((s64)(now - entered) < (s64)limit_ns)
+		return 0;
+	/* Also what is sent and has a stamp of the monotonic clock. */
+	if ((s64)entered < (s64)since_ns)
+		return 0;
+	read_packet(&flow, &segment, skb);
+	if (!flow.version || (stage == STAGE_CONSUMED && flow.protocol != IPPROTO_UDP))
+		return 0;
+	if (stage == STAGE_USER || stage == STAGE_CONSUMED) {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		cgroup_of_any(&key.cgroup, task, memory_cgrp_id);
+	} else {
+		find_owner(&owner, skb, sk);
+		key.cgroup.id = owner.cgroup.id ?: owner.netns;
+		key.cgroup.hierarchy = owner.cgroup.id ? 0 : 1;
+	}
+	key.reason = stage;
+	if (!allowed_by(&delay_limits, &key, now, &suppressed))
+		return 0;
+	r = RESERVE(receive_delay);
+	if (!r)
+		return 0;
+	r->time_ns = now;
+	r->delay_ns = now - entered;
+	r->owner = owner;
+	r->flow = flow;
+	r->stage = stage;
+	r->suppressed = suppressed;
+	r->length_bytes = skb->len;
+	r->ifindex = BPF_CORE_READ(more, skb_iif);
+	if (stage == STAGE_STACK)
+		BPF_CORE_READ_STR_INTO(&r->device, skb, dev, name);
+	else if (stage == STAGE_TRANSPORT)
+		r->owner.socket = socket_inode(sk);
+	else
+		find_reader(r);
+	r->stack_bytes = bpf_get_stack(ctx, r->stack, sizeof(r->stack), OWN_FRAMES);
+	SUBMIT(receive_delay, r);
+	return 0;
+}
+
+SEC("tp_btf/netif_receive_skb")
+int PROBE(received__btf, struct sk_buff *skb)
+{
+	return late(ctx, skb, NULL, STAGE_STACK, stack_limit_ns);
+}
+
+/* In tcp_rcv_established(): also what waited in the backlog of a socket that its owner was busy with. */
+SEC("tp_btf/tcp_probe")
+int PROBE(transported__btf, struct sock *sk, struct sk_buff *skb)
+{
+	return late(ctx, skb, sk, STAGE_TRANSPORT, transport_limit_ns);
+}
+
+SEC("tp_btf/skb_copy_datagram_iovec")
+int PROBE(copied__btf, struct sk_buff *skb, int length)
+{
+	return late(ctx, skb, NULL, STAGE_USER, user_limit_ns);
+}
+
+/* A datagram in one piece is copied without a tracepoint, but its end has one. */
+SEC("tp_btf/consume_skb")
+int PROBE(consumed__btf, struct sk_buff *skb)
+{
+	const struct sk_buff___received *more = (const void *)skb;
+
+	if (!skb->tstamp || BPF_CORE_READ(more, data_len))
+		return 0;
+	return late(ctx, skb, NULL, STAGE_CONSUMED, user_limit_ns);
+}

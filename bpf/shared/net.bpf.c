@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Dropped packets and retransmitted segments.
+ *
+ * Drops are counted by (reason, place in the kernel, network namespace, cgroup) on each CPU, and
+ * told in full as tally.h has it. The last drop of each TCP connection is kept, so that a
+ * retransmit can say whether it was this node that lost the packet.
+ *
+ * Two iterators answer who a socket or a network namespace belongs to, when a record is worked off:
+ * a hook in the network stack runs for whomever it interrupts.
+ */
+#include "net.h"
+#include "net_drops.h"
+#include "net_owners.h"
+
+LICENSE;
+
+/*
+ * The socket that a received packet was for, since 6.11: c53795d48ee8 ("net: add rx_sk to
+ * trace_kfree_skb"). It may be NULL, which verifiers before 6.13 do not know: they would take a
+ * test of it away. As a number from the stack it is tested.
+ */
+static __always_inline struct sock *maybe_null(u64 argument)
+{
+	u64 kept = argument, number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &kept);
+	return (void *)number;
+}
+
+SEC("tp_btf/kfree_skb")
+int PROBE(dropped__socket, struct sk_buff *skb, void *location, u32 reason, u64 rx_sk)
+{
+	struct drop d = { .skb = skb, .location = (u64)location, .reason = reason };
+
+	d.sk = maybe_null(rx_sk) ?: skb->sk;
+	return dropped(ctx, &d);
+}
+
+SEC("tp_btf/kfree_skb")
+int PROBE(dropped__reason, struct sk_buff *skb, void *location, u32 reason)
+{
+	struct drop d = { .skb = skb, .location = (u64)location, .reason = reason };
+
+	d.sk = skb->sk ?: rejected_by();
+	return dropped(ctx, &d);
+}
+
+SEC("tp_btf/kfree_skb")
+int PROBE(dropped__plain, struct sk_buff *skb, void *location)
+{
+	struct drop d = { .skb = skb, .location = (u64)location, .reason = REASON_NONE };
+
+	d.sk = skb->sk ?: rejected_by();
+	return dropped(ctx, &d);
+}
+
+/* A UDP socket that has no room: the drop follows on this CPU, before 6.11 without the socket. */
+SEC("tp_btf/udp_fail_queue_rcv_skb")
+int PROBE(rejected__btf, int error, struct sock *sk)
+{
+	reject(sk);
+	return 0;
+}
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct devlink_trap_metadata {
+	const char *trap_name;
+	const char *trap_group_name;
+	struct net_device *input_dev;
+	int trap_type;
+};
+
+#pragma clang attribute pop
+
+/* enum devlink_trap_type, include/net/devlink.h */
+#define DEVLINK_TRAP_TYPE_DROP 0
+
+SEC("tp_btf/devlink_trap_report")
+int PROBE(trapped__btf, void *devlink, struct sk_buff *skb, struct devlink_trap_metadata *metadata)
+{
+	struct drop d = { .skb = skb, .hardware = 1, .reason = REASON_NONE };
+
+	if (BPF_CORE_READ(metadata, trap_type) != DEVLINK_TRAP_TYPE_DROP)
+		return 0;
+	d.trap = BPF_CORE_READ(metadata, trap_name);
+	d.trap_group = BPF_CORE_READ(metadata, trap_group_name);
+	/* Names live as long as the driver: they tell its traps apart. */
+	d.location = (u64)d.trap;
+	return dropped(ctx, &d);
+}
+
+#include "net_retransmits.h"

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Iterators: which process holds a socket, and which cgroups' processes are in which namespace. */
+#pragma once
+
+#include "net.h"
+
+/* include/uapi/linux/magic.h */
+#define SOCKFS_MAGIC 0x534F434B
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	u32 fd;
+	struct file *file;
+};
+
+#pragma clang attribute pop
+
+/* Inode of the socket that is looked for; or the port of a UDP socket. */
+SETTING(u64, sought_socket, 0);
+SETTING(u64, sought_udp_port, 0);
+
+struct socket_holder {
+	/* in the memory controller's hierarchy */
+	struct cgroup_ref cgroup;
+	struct thread_ref thread;
+};
+
+struct netns_member {
+	struct cgroup_ref cgroup;
+	u32 netns;
+	u32 tgid;
+};
+
+static __always_inline bool is_udp_socket(struct file *file, u16 port)
+{
+	struct socket *socket = BPF_CORE_READ(file, private_data);
+	struct sock *sk = BPF_CORE_READ(socket, sk);
+	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	return (family == AF_INET || family == AF_INET6) && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_UDP &&
+	       BPF_CORE_READ(sk, __sk_common.skc_num) == port;
+}
+
+SEC("iter/task_file")
+int PROBE_CTX(holders__iter, struct bpf_iter__task_file *ctx)
+{
+	struct socket_holder holder = {};
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+
+	if (!task || !file || file->f_inode->i_sb->s_magic != SOCKFS_MAGIC)
+		return 0;
+	if (sought_udp_port ? !is_udp_socket(file, sought_udp_port) : file->f_inode->i_ino != sought_socket)
+		return 0;
+	cgroup_of_any(&holder.cgroup, task, memory_cgrp_id);
+	thread_of(&holder.thread, task);
+	bpf_seq_write(ctx->meta->seq, &holder, sizeof(holder));
+	return 0;
+}
+
+SEC("iter/task")
+int PROBE_CTX(members__iter, struct bpf_iter__task *ctx)
+{
+	struct netns_member member = {};
+	struct task_struct *task = ctx->task;
+
+	if (!task || task->pid != task->tgid)
+		return 0;
+	/* A task that ends has none any more. */
+	member.netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	if (!member.netns)
+		return 0;
+	member.tgid = task->tgid;
+	cgroup_of_any(&member.cgroup, task, memory_cgrp_id);
+	bpf_seq_write(ctx->meta->seq, &member, sizeof(member));
+	return 0;
+}

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel, or a network device, dropped packets that somebody wanted.
+//!
+//! ## What it tells
+//! Why (the kernel's own name of the reason), where in the kernel, and of which conversation: both
+//! ends, device, network namespace, the state of the TCP socket, and whose it was: the container and
+//! the process that holds the socket.
+//!
+//! ## How
+//! `skb:kfree_skb` (include/trace/events/skb.h); packets that were used up go by another tracepoint.
+//! Drops are counted in the kernel by reason, place, network namespace and cgroup. The first one after
+//! five quiet seconds is told in full, then the second, fourth, eighth …, and at least one a minute
+//! while they go on: a storm of a million makes some twenty events, and starves no other reason.
+//! Devices that report their own drops (devlink traps) are heard too. Reasons have their names from
+//! the running kernel's BTF.
+//!
+//! Normal drops are counted apart and make no event: what an ordinary close of a connection leaves,
+//! duplicates, multicast and broadcast that nobody listens to, frames of protocols that are not
+//! spoken here, late segments of a connection that is over, answers to pings.
+//!
+//! ## Signals
+//! `linux.net.packet_drop`, with how many were suppressed since the last one: WARN, but INFO for
+//! `NO_SOCKET`, where the sender is told at once (a refused connection, port unreachable). Exact counts are
+//! `linux.net.packet_drops` (node) and `linux.container.net.packet_drops` (workload), by reason and
+//! kind (loss, normal, ignored).
+//!
+//! ## Limits
+//! Kernels before 5.17 give no reason: it is `NOT_SPECIFIED`, and only place and stack tell; a lost
+//! segment without data is then taken for normal. A packet that has met no socket yet, e.g. one that a
+//! filter dropped on its way in, belongs to whoever owns the network namespace; in the node's own
+//! namespace that is the node. Before 6.11 that is so for all that is dropped on its way in, but for
+//! UDP sockets without room. On a v1 hierarchy without the unified one beside it the counters are by
+//! namespace, the events by the process that holds the socket. What a device drops without telling is
+//! in the device's own statistics only.
+//!
+//! ## What to do next
+//! `NETFILTER_DROP`: a firewall rule; the stack names the table's hook. `SOCKET_RCVBUFF`: the reader
+//! is too slow, or its buffer too small (`net.core.rmem_max`, SO_RCVBUF). `QDISC_…`, `FQ_…`: the
+//! device's queue or a rate limit is full: `tc -s qdisc`. `NO_SOCKET`: nobody listens there: is the
+//! service up? `NEIGH_FAILED`: the next hop does not answer. `TCP_LISTEN_OVERFLOW`: the accept queue
+//! is full. `CPU_BACKLOG`: one CPU gets more than it can take: RPS, `net.core.netdev_max_backlog`.
+//! Drops that are meant to be, such as a firewall towards the internet: name the reason under
+//! `ignore`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::collectors::drop_reason::Reasons;
+use crate::collectors::network::{Owners, ends, set_flow, set_state};
+use crate::collectors::{Collector, Context, EventCollector, Events, Info, Optional, Settings, Unavailable, head_doc};
+use crate::host::{Clock, Now};
+use crate::probe::shared::Feature;
+use crate::probe::shared::net::{DropGroup, Growth, Net};
+use crate::probe::skeletons::net::{PacketDrop, Record, Records, SKELETON};
+use crate::probe::stacks::Symbols;
+use crate::probe::text;
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::{Event, EventDef, Instrument, MetricDef, Panel, Severity, Value, Workload, WorkloadKey};
+use crate::workload::Workloads;
+
+static EVENTS: MetricDef =
+    counter(metric::NET_PACKET_DROP_EVENTS, "Drops of packets that were told in full", &[attr::LINUX_DROP_REASON]);
+static CONTAINER_EVENTS: MetricDef = counter(
+    metric::CONTAINER_NET_PACKET_DROP_EVENTS,
+    "Drops of this workload's packets that were told in full",
+    &[attr::LINUX_DROP_REASON],
+);
+static DROPS: MetricDef = drops(metric::NET_PACKET_DROPS, "Packets that were dropped");
+static CONTAINER_DROPS: MetricDef =
+    drops(metric::CONTAINER_NET_PACKET_DROPS, "Packets of this workload that were dropped");
+
+const fn drops(name: &'static str, help: &'static str) -> MetricDef {
+    let attributes = &[attr::LINUX_DROP_REASON, attr::LINUX_DROP_KIND];
+    MetricDef { name, instrument: Instrument::Counter, unit: "{packet}", help, attributes, panel: Panel::Rate }
+}
+
+/// Packets were dropped.
+pub static PACKET_DROP: EventDef = EventDef {
+    name: event::NET_PACKET_DROP,
+    summary: "Packets that somebody wanted were dropped",
+    severity: Severity::Warn,
+    attributes: &[
+        attr::LINUX_DROP_REASON,
+        attr::LINUX_DROP_LOCATION,
+        attr::LINUX_DROP_SOURCE,
+        attr::LINUX_DROP_GROUP,
+        attr::LINUX_DROP_COUNT,
+        attr::NETWORK_TYPE,
+        attr::NETWORK_TRANSPORT,
+        attr::SOURCE_ADDRESS,
+        attr::SOURCE_PORT,
+        attr::DESTINATION_ADDRESS,
+        attr::DESTINATION_PORT,
+        attr::NETWORK_CONNECTION_STATE,
+        attr::NETWORK_INTERFACE_NAME,
+        attr::LINUX_NET_QUEUE,
+        attr::LINUX_NET_ETHER_TYPE,
+        attr::LINUX_NET_PACKET_SIZE,
+        attr::LINUX_NET_NAMESPACE,
+    ],
+    counter: &EVENTS,
+    container_counter: Some(&CONTAINER_EVENTS),
+};
+
+/// How often the kernel's counts are read.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// Nobody listens there: the kernel answers with a reset or an ICMP error.
+const TOLD_TO_SENDER: &str = "NO_SOCKET";
+/// Hardware traps whose names are kept.
+const MAX_TRAPS: usize = 1024;
+
+/// Settings of `dropwatch`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Reasons that make no events, e.g. `["NETFILTER_DROP"]`, as this kernel names them; they are still counted.
+    pub ignore: Vec<String>,
+}
+
+impl Settings for Config {}
+
+/// The collector.
+pub struct DropWatch {
+    net: Net,
+    clock: Clock,
+    symbols: Symbols,
+    owners: Owners,
+    reasons: Reasons,
+    counts: Counts,
+    workloads: Workloads,
+}
+
+/// Exact counts, as they are told.
+#[derive(Default)]
+struct Counts {
+    growth: Growth<DropGroup>,
+    node: HashMap<(String, &'static str), u64>,
+    by_workload: HashMap<(WorkloadKey, String, &'static str), (Arc<Workload>, u64)>,
+    /// Names of hardware traps by the address that the groups have.
+    traps: HashMap<u64, String>,
+}
+
+impl Collector for DropWatch {
+    const INFO: Info = Info {
+        name: "dropwatch",
+        summary: "packets that were dropped: why, where and whose",
+        doc: head_doc(include_str!("dropwatch.rs")),
+        enabled: true,
+        needs: &[Feature::NetDrops, Feature::NetOwners],
+        object: Some(&SKELETON),
+        optional: &[
+            Optional { slot: "trapped", lost: "drops by hardware that reports them (devlink traps)" },
+            Optional { slot: "rejected", lost: "whose UDP socket had no room, on kernels before 6.11" },
+        ],
+        // CAP_SYSLOG: kernel symbols.
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        metrics: &[&DROPS, &CONTAINER_DROPS],
+        events: &[&PACKET_DROP],
+    };
+    type Config = Config;
+
+    fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let net = cx.shared.net()?.clone();
+        let reasons = Reasons::of_kernel()
+            .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
+        let owners = Owners::new(cx)?;
+        cx.take_records(net.object(), "packet_drop")?;
+        let mut made = DropWatch {
+            net,
+            clock: cx.clock.clone(),
+            symbols: cx.symbols.clone(),
+            owners,
+            reasons,
+            counts: Counts::default(),
+            workloads: cx.workloads.clone(),
+        };
+        made.reload(config).map_err(|e| Unavailable::because(format!("{e:#}")))?;
+        Ok(made)
+    }
+
+    fn reload(&mut self, config: Config) -> anyhow::Result<()> {
+        for name in config.ignore.iter().filter(|n| !self.reasons.has(n)) {
+            tracing::warn!("dropwatch: ignore: this kernel has no reason {name}");
+        }
+        self.reasons.tell(&self.net, &config.ignore)
+    }
+}
+
+impl EventCollector for DropWatch {
+    type Records = Records;
+
+    fn on_record(&mut self, record: Record<'_>, out: &mut Events) -> anyhow::Result<()> {
+        if let Record::PacketDrop(r) = record {
+            let e = self.dropped(r);
+            out.emit(e);
+        }
+        Ok(())
+    }
+
+    fn period(&self) -> Option<Duration> {
+        Some(COUNT_EVERY)
+    }
+
+    fn tick(&mut self, _: Now, out: &mut Events) -> anyhow::Result<()> {
+        let growth = self.counts.growth.of(&self.net.drops()?);
+        for (group, hits) in growth {
+            let reason = self.reason(group.reason, group.hardware.then_some(group.location));
+            let workload = self.owners.workload(group.cgroup, group.netns);
+            self.counts.add(reason, group.kind.name(), workload, hits.all);
+        }
+        self.counts.write(&self.workloads, out);
+        Ok(())
+    }
+}
+
+impl DropWatch {
+    fn dropped(&mut self, r: &PacketDrop) -> Event {
+        let hardware = r.hardware != 0;
+        if hardware && self.counts.traps.len() < MAX_TRAPS {
+            self.counts.traps.insert(r.location, text(&r.trap));
+        }
+        let whose = self.owners.of(&r.owner);
+        let reason = self.reason(r.reason, hardware.then_some(r.location));
+        let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
+        let mut e = Event::new(&PACKET_DROP, self.clock.wall(r.time_ns), whose.workload, String::new());
+        e.thread = whose.thread;
+        e.suppressed = r.suppressed;
+        if reason == TOLD_TO_SENDER {
+            e.severity = Severity::Info;
+        }
+        e.kernel_stack = self.symbols.kernel(&r.stack[..frames.min(r.stack.len())]);
+        let at = (!hardware).then(|| self.symbols.kernel(&[r.location]).first().map(ToString::to_string)).flatten();
+        e.message = message(&e, r, &reason, at.as_deref());
+        let a = &mut e.attributes;
+        a.set(attr::LINUX_DROP_REASON, reason).set_some(attr::LINUX_DROP_LOCATION, at);
+        a.set(attr::LINUX_DROP_SOURCE, if hardware { "hardware" } else { "software" });
+        a.set(attr::LINUX_DROP_COUNT, r.hits);
+        if hardware {
+            a.set(attr::LINUX_DROP_GROUP, text(&r.trap_group));
+        }
+        set_flow(a, &r.flow);
+        set_state(a, &r.flow, &r.owner);
+        let device = text(&r.device);
+        // A packet that waits in a socket has no device any more; what stands there is something else.
+        if !device.is_empty() && device.chars().all(|c| c.is_ascii_graphic()) {
+            a.set(attr::NETWORK_INTERFACE_NAME, device).set(attr::LINUX_NET_QUEUE, r.queue);
+        }
+        a.set(attr::LINUX_NET_ETHER_TYPE, Value::address(r.ether_type.into()));
+        a.set(attr::LINUX_NET_PACKET_SIZE, r.length_bytes).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
+        e
+    }
+
+    /// `trap`: the address of a hardware trap's name.
+    fn reason(&self, reason: u32, trap: Option<u64>) -> String {
+        match trap {
+            None => self.reasons.name(reason),
+            Some(at) => self.counts.traps.get(&at).cloned().unwrap_or_else(|| "hardware".to_owned()),
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, reason: String, kind: &'static str, workload: Option<Arc<Workload>>, n: u64) {
+        if let Some(w) = workload {
+            self.by_workload.entry((w.key, reason.clone(), kind)).or_insert((w, 0)).1 += n;
+        }
+        *self.node.entry((reason, kind)).or_default() += n;
+    }
+
+    /// What every reason came to so far; workloads that are gone are told once more.
+    fn write(&mut self, workloads: &Workloads, out: &mut Events) {
+        let labels = |reason: &String, kind| {
+            [(attr::LINUX_DROP_REASON, Value::from(reason.clone())), (attr::LINUX_DROP_KIND, Value::from(kind))]
+        };
+        for ((reason, kind), n) in &self.node {
+            out.metrics.count(&DROPS, None, &labels(reason, *kind), *n);
+        }
+        for ((_, reason, kind), (workload, n)) in &self.by_workload {
+            out.metrics.count(&CONTAINER_DROPS, Some(workload), &labels(reason, *kind), *n);
+        }
+        self.by_workload.retain(|(key, ..), (workload, _)| {
+            if let Some(newest) = workloads.by_key(*key) {
+                *workload = newest;
+            }
+            workloads.is_alive(*key)
+        });
+    }
+}
+
+/// One line that tells what, whose and where.
+fn message(e: &Event, r: &PacketDrop, reason: &str, at: Option<&str>) -> String {
+    let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let process = e.thread.as_ref().map(|t| format!(", socket of {} (pid {})", t.comm, t.pid)).unwrap_or_default();
+    let place = at.map(|a| format!(" at {a}")).unwrap_or_default();
+    let more = if r.suppressed > 0 { format!("; {} more since the last report", r.suppressed) } else { String::new() };
+    format!("dropped {}{whose}: {reason}{place}{process}{more}", ends(&r.flow))
+}

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Packets that were received, and then waited.
+//!
+//! ## What it tells
+//! How long, and how far the packet had come: `stack`: it waited for the network stack (the backlog
+//! of a CPU: loopback, veth, receive packet steering); `transport`: for TCP to take it, e.g. as the
+//! socket was busy with its owner; `user`: for the process to read it. With both ends, and the
+//! container and process that it was for.
+//!
+//! ## How
+//! The kernel stamps each packet as it enters the stack, while anybody asks for stamps
+//! (net/core/dev.c); the collector holds a socket that does. Each stage looks at the packet's own
+//! stamp: `net:netif_receive_skb`, `tcp:tcp_probe`, `skb:skb_copy_datagram_iovec`, and
+//! `skb:consume_skb` for datagrams that are copied in one piece. The limits are compared in the
+//! kernel, before anything is limited.
+//!
+//! ## Signals
+//! `linux.net.receive_delay`, with the time since the stamp as its duration. At the stage `user` the
+//! thread is the one that read.
+//!
+//! ## Limits
+//! Stamps are of the wall clock. After a step of it, what came before is not judged. A driver that
+//! hands packets over late is not seen here but as `linux.softirq.delay` (NET_RX). Stages add up: what
+//! was late for the stack is late for the reader too. For UDP there is no hook between the stack and
+//! the reader. Segments that TCP joins in its queue have the stamp of the last. A process that does not
+//! want to read yet (a pool of connections, a paused consumer) is as late as one that cannot. At most
+//! 20 events of a stage and workload at once, one more each second.
+//!
+//! ## What to do next
+//! `stack`: which CPU, and what kept it from its softirqs: look at `linux.softirq.delay` and at its
+//! neighbours. `transport`: the process holds its socket for long: large writes, low CPU limit.
+//! `user`: the reader: was it throttled (`linux.container.cpu.throttled.time`), did it wait for a CPU
+//! (`linux.container.sched.runqueue.latency`), or was it busy with something else?
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::collectors::network::{Owners, Whose, ends, set_flow, set_state};
+use crate::collectors::{
+    Collector, Context, EventCollector, Events, Info, Invalid, Optional, Settings, Unavailable, head_doc,
+};
+use crate::host::{Clock, Now, sys};
+use crate::probe::shared::Feature;
+use crate::probe::skeletons::net;
+use crate::probe::skeletons::netrecvlat::{ReceiveDelay, ReceiveStage, Record, Records, SKELETON, setting};
+use crate::probe::stacks::Symbols;
+use crate::probe::{Object, text};
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::units::HumanDuration;
+use crate::signal::{Event, EventDef, Frame, MetricDef, Severity, Thread};
+use crate::workload::Workloads;
+
+static DELAYS: MetricDef =
+    counter(metric::NET_RECEIVE_DELAYS, "Received packets that waited too long", &[attr::LINUX_RECEIVE_STAGE]);
+static CONTAINER_DELAYS: MetricDef = counter(
+    metric::CONTAINER_NET_RECEIVE_DELAYS,
+    "Packets for this workload that waited too long",
+    &[attr::LINUX_RECEIVE_STAGE],
+);
+
+/// A packet waited too long.
+pub static DELAY: EventDef = EventDef {
+    name: event::NET_RECEIVE_DELAY,
+    summary: "A received packet waited longer than the limit",
+    severity: Severity::Warn,
+    attributes: &[
+        attr::LINUX_RECEIVE_STAGE,
+        attr::NETWORK_TYPE,
+        attr::NETWORK_TRANSPORT,
+        attr::SOURCE_ADDRESS,
+        attr::SOURCE_PORT,
+        attr::DESTINATION_ADDRESS,
+        attr::DESTINATION_PORT,
+        attr::NETWORK_CONNECTION_STATE,
+        attr::NETWORK_INTERFACE_NAME,
+        attr::LINUX_NET_IFINDEX,
+        attr::LINUX_NET_PACKET_SIZE,
+        attr::LINUX_NET_NAMESPACE,
+    ],
+    counter: &DELAYS,
+    container_counter: Some(&CONTAINER_DELAYS),
+};
+
+/// How often the offset of the wall clock is looked at; NTP slews it by 0.5 ms a second at most (adjtimex(2)).
+const LOOK: Duration = Duration::from_secs(1);
+/// What moves it more is a step.
+const STEP_NS: u64 = 5_000_000;
+
+/// Settings of `netrecvlat`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Report a packet that waited longer than this for the network stack. From 1ms to 60s.
+    pub stack_limit: HumanDuration,
+    /// Report a segment that TCP took later than this. From 1ms to 60s.
+    pub transport_limit: HumanDuration,
+    /// Report data that its reader read later than this. From 1ms to 60s.
+    pub user_limit: HumanDuration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let ms = HumanDuration::from_millis;
+        Config { stack_limit: ms(50), transport_limit: ms(50), user_limit: ms(200) }
+    }
+}
+
+impl Config {
+    fn limits(&self) -> [(&'static str, crate::probe::Setting<u64>, HumanDuration); 3] {
+        [
+            ("stack_limit", setting::STACK_LIMIT_NS, self.stack_limit),
+            ("transport_limit", setting::TRANSPORT_LIMIT_NS, self.transport_limit),
+            ("user_limit", setting::USER_LIMIT_NS, self.user_limit),
+        ]
+    }
+}
+
+impl Settings for Config {
+    fn validate(&self) -> Result<(), Invalid> {
+        let valid = Duration::from_millis(1)..=Duration::from_secs(60);
+        match self.limits().into_iter().find(|(_, _, value)| !valid.contains(&value.get())) {
+            Some((key, _, value)) => {
+                Err(Invalid { key, value: value.to_string(), expected: "from 1ms to 60s".to_owned() })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The collector.
+pub struct NetRecvLat {
+    object: Object,
+    clock: Clock,
+    symbols: Symbols,
+    owners: Owners,
+    workloads: Workloads,
+    offset: Offset,
+    /// While it is open, the kernel stamps packets.
+    _stamps: UdpSocket,
+}
+
+/// Wall time minus boot time, as the probe has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Offset(i64);
+
+impl Offset {
+    fn at(now: Now) -> Self {
+        let difference = i128::from(now.wall.0) - i128::from(now.boot_ns);
+        Offset(i64::try_from(difference).unwrap_or(0))
+    }
+
+    /// Whether the clock was stepped between the two, rather than slewed.
+    fn is_step_from(self, before: Offset) -> bool {
+        self.0.abs_diff(before.0) > STEP_NS
+    }
+}
+
+impl Collector for NetRecvLat {
+    const INFO: Info = Info {
+        name: "netrecvlat",
+        summary: "received packets that waited: for the stack, for TCP, for their reader",
+        doc: head_doc(include_str!("netrecvlat.rs")),
+        enabled: true,
+        needs: &[Feature::NetOwners],
+        object: Some(&SKELETON),
+        optional: &[Optional { slot: "consumed", lost: "datagrams that are copied in one piece" }],
+        // CAP_SYSLOG: kernel symbols, which tell that a datagram was read.
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        metrics: &[],
+        events: &[&DELAY],
+    };
+    type Config = Config;
+
+    fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let stamps = sys::stamping_socket()
+            .map_err(|e| Unavailable::because(format!("no socket that has packets stamped (SO_TIMESTAMPNS): {e}")))?;
+        cx.clock.refresh();
+        let now = cx.clock.now();
+        let mut options = SKELETON.options().optional(&["consumed"]);
+        for (_, setting, value) in config.limits() {
+            options = options.setting(setting, value.ns());
+        }
+        options = options.setting(setting::WALL_OFFSET_NS, Offset::at(now).0).setting(setting::SINCE_NS, now.boot_ns);
+        Ok(NetRecvLat {
+            object: cx.load(options)?,
+            clock: cx.clock.clone(),
+            symbols: cx.symbols.clone(),
+            owners: Owners::new(cx)?,
+            workloads: cx.workloads.clone(),
+            offset: Offset::at(now),
+            _stamps: stamps,
+        })
+    }
+
+    fn reload(&mut self, config: Config) -> anyhow::Result<()> {
+        config.limits().into_iter().try_for_each(|(_, setting, value)| self.object.set(setting, value.ns()))
+    }
+}
+
+impl EventCollector for NetRecvLat {
+    type Records = Records;
+
+    fn on_record(&mut self, Record::ReceiveDelay(r): Record<'_>, out: &mut Events) -> anyhow::Result<()> {
+        // A step since the last look may be all there is to it.
+        if self.follow_clock()? {
+            return Ok(());
+        }
+        let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
+        let stack = self.symbols.kernel(&r.stack[..frames.min(r.stack.len())]);
+        let how = if r.stage == ReceiveStage::STAGE_CONSUMED { was_read(&stack) } else { Some(Read::Here) };
+        let Some(how) = how else { return Ok(()) };
+        let e = self.delayed(r, stack, how);
+        out.emit(e);
+        Ok(())
+    }
+
+    fn period(&self) -> Option<Duration> {
+        Some(LOOK)
+    }
+
+    fn tick(&mut self, _: Now, _: &mut Events) -> anyhow::Result<()> {
+        self.follow_clock().map(drop)
+    }
+}
+
+impl NetRecvLat {
+    /// Hands the probe the wall clock's offset as it is now; whether it was stepped since the last look.
+    fn follow_clock(&mut self) -> anyhow::Result<bool> {
+        self.clock.refresh();
+        let now = self.clock.now();
+        let offset = Offset::at(now);
+        let stepped = offset.is_step_from(self.offset);
+        if stepped {
+            tracing::debug!("netrecvlat: the clock was set; what was received before is not judged");
+            self.object.set(setting::SINCE_NS, now.boot_ns)?;
+        }
+        if offset != self.offset {
+            self.object.set(setting::WALL_OFFSET_NS, offset.0)?;
+        }
+        self.offset = offset;
+        Ok(stepped)
+    }
+
+    fn delayed(&mut self, r: &ReceiveDelay, stack: Vec<Frame>, how: Read) -> Event {
+        let delay = Duration::from_nanos(r.delay_ns);
+        let owner = net::NetOwner {
+            cgroup: r.owner.cgroup,
+            socket: r.owner.socket,
+            netns: r.owner.netns,
+            state: r.owner.state,
+            family: r.owner.family,
+            reserved: 0,
+        };
+        let whose = self.whose(r, &owner, how);
+        let flow = flow_of(r);
+        let mut e = Event::new(&DELAY, self.clock.wall(r.time_ns), whose.workload, String::new());
+        e.thread = whose.thread;
+        e.duration = Some(delay);
+        e.suppressed = u64::from(r.suppressed);
+        e.kernel_stack = stack;
+        let (stage, waited_for) = stage(r.stage);
+        let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+        let reader = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
+        e.message = format!("{}{whose} waited {} ms for {waited_for}{reader}", ends(&flow), delay.as_millis());
+        let a = &mut e.attributes;
+        a.set(attr::LINUX_RECEIVE_STAGE, stage);
+        set_flow(a, &flow);
+        set_state(a, &flow, &owner);
+        let device = text(&r.device);
+        a.set_some(attr::NETWORK_INTERFACE_NAME, Some(device).filter(|d| !d.is_empty()));
+        a.set(attr::LINUX_NET_IFINDEX, r.ifindex);
+        a.set(attr::LINUX_NET_PACKET_SIZE, r.length_bytes).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
+        e
+    }
+}
+
+impl NetRecvLat {
+    fn whose(&mut self, r: &ReceiveDelay, owner: &net::NetOwner, how: Read) -> Whose {
+        if how == Read::Before {
+            return self.owners.of_udp_port(r.flow.destination_port);
+        }
+        if r.thread.tgid == 0 {
+            return self.owners.of(owner);
+        }
+        let own = r.thread.tgid == self.workloads.own_pid();
+        let workload = if own { Some(self.workloads.own()) } else { self.workloads.of_cgroup(r.cgroup.into()) };
+        Whose { workload, thread: Some(Thread::from(r.thread)) }
+    }
+}
+
+/// Each object has a type of its own for the same struct.
+fn flow_of(r: &ReceiveDelay) -> net::Flow {
+    net::Flow {
+        source: r.flow.source,
+        destination: r.flow.destination,
+        source_port: r.flow.source_port,
+        destination_port: r.flow.destination_port,
+        version: r.flow.version,
+        protocol: r.flow.protocol,
+        tcp_flags: r.flow.tcp_flags,
+        reserved: 0,
+    }
+}
+
+fn stage(stage: ReceiveStage) -> (&'static str, &'static str) {
+    match stage {
+        ReceiveStage::STAGE_STACK => ("stack", "the network stack"),
+        ReceiveStage::STAGE_TRANSPORT => ("transport", "TCP"),
+        _ => ("user", "its reader"),
+    }
+}
+
+/// Where a datagram was when its end was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// In its reader's hands: the thread on the CPU.
+    Here,
+    /// It was read just before, and was given back on the CPU where it was made.
+    Before,
+}
+
+/// How a datagram was read; `None`: a filter, a tunnel or a close was done with it.
+fn was_read(stack: &[Frame]) -> Option<Read> {
+    let has = |part: &str| stack.iter().filter_map(|f| f.symbol.as_deref()).any(|s| s.contains(part));
+    if has("recvmsg") {
+        Some(Read::Here)
+    } else {
+        // net/core/dev.c; receivers use it since 6.0 (TCP) and 6.18 (UDP).
+        has("skb_defer_free_flush").then_some(Read::Before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::Timestamp;
+
+    /// Limits that would flood, or never fire, are refused with what would be valid.
+    #[test]
+    fn limits_are_checked() {
+        let mut c = Config::default();
+        assert_eq!(c.validate(), Ok(()));
+        c.user_limit = HumanDuration::from_micros(1);
+        let e = c.validate().unwrap_err();
+        assert_eq!((e.key, e.expected.as_str()), ("user_limit", "from 1ms to 60s"));
+    }
+
+    /// A slewed clock is followed; a step either way is told from it.
+    #[test]
+    fn steps_are_told_from_slewing() {
+        let clock = Clock::fixed(Timestamp(1_000_000_000_000), 500);
+        let before = Offset::at(clock.now());
+        clock.advance(Duration::from_secs(1));
+        clock.step(500_000);
+        assert!(!Offset::at(clock.now()).is_step_from(before));
+        for step in [3_600_000_000_000, -7_200_000_000_000] {
+            let before = Offset::at(clock.now());
+            clock.step(step);
+            assert!(Offset::at(clock.now()).is_step_from(before));
+        }
+    }
+
+    /// Only what a reader is on the stack of was read.
+    #[test]
+    fn datagrams_end_in_other_ways_too() {
+        let stack = |names: &[&str]| {
+            let frame = |n: &&str| Frame { symbol: Some((*n).into()), ..Frame::default() };
+            names.iter().map(frame).collect::<Vec<_>>()
+        };
+        assert_eq!(was_read(&stack(&["skb_consume_udp", "udp_recvmsg", "inet_recvmsg"])), Some(Read::Here));
+        assert_eq!(was_read(&stack(&["skb_defer_free_flush", "net_rx_action"])), Some(Read::Before));
+        assert_eq!(was_read(&stack(&["consume_skb", "net_tx_action"])), None);
+    }
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TCP had to send a segment again.
+//!
+//! ## What it tells
+//! Which connection, of which container and process, by which of TCP's ways (`rto`: no answer until
+//! the timer ran out; `fast`: later segments were acknowledged; `tlp`: a probe of the tail; `syn`,
+//! `syn_ack`: the connection is not there yet), how the connection stands (round-trip time, congestion
+//! window), and whether this node itself dropped the segment.
+//!
+//! ## How
+//! `tcp:tcp_retransmit_skb` and `tcp:tcp_retransmit_synack` (include/trace/events/tcp.h). The kernel
+//! side keeps the last drop of each connection and direction, and looks there. Retransmits are counted
+//! by kind, network namespace and cgroup; which of them become events is as with `dropwatch`: the
+//! first after five quiet seconds, the second, fourth, eighth …, at least one a minute.
+//!
+//! ## Signals
+//! `linux.net.tcp_retransmit`: WARN where somebody waits for it noticeably (a connection that does not
+//! come up, the second timeout in a row, eight or more since the last event), else INFO. Exact counts
+//! are `linux.net.tcp_retransmits` (node) and `linux.container.net.tcp_retransmits` (workload), by kind.
+//!
+//! ## Limits
+//! `linux.tcp.retransmit.cause` speaks of drops that this node made: `not_seen_here` says just that,
+//! the segment may have been lost on the way, at the other end, in a device that does not tell, or not
+//! at all (its acknowledgement came late). 4,096 connections are remembered, a later one in the same
+//! place replaces an earlier; a drop of another segment counts for one second. Addresses that a NAT
+//! changed on the way are another connection. A connection whose process has closed it names no process.
+//!
+//! ## What to do next
+//! Dropped here: `linux.net.drop.reason` is what to look after. Not seen here, many destinations: this
+//! node's uplink, a bond, a cable: `ethtool -S`. One destination: that host, or the way to it. `syn` to
+//! one port: nobody answers there: a firewall, or a full accept queue. `rto` with a small window and a
+//! normal round-trip time: single losses at the end of short answers, which fast retransmit cannot mend.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::collectors::drop_reason::Reasons;
+use crate::collectors::network::{Owners, ends, set_flow, set_state};
+use crate::collectors::{Collector, Context, EventCollector, Events, Info, NoSettings, Unavailable, head_doc};
+use crate::host::{Clock, Now};
+use crate::probe::shared::Feature;
+use crate::probe::shared::net::{Growth, Net, RetransmitGroup};
+use crate::probe::skeletons::net::{self, Record, Records, RetransmitKind};
+use crate::probe::stacks::Symbols;
+use crate::signal::event::counter;
+use crate::signal::semconv::{attr, event, metric};
+use crate::signal::{Event, EventDef, Instrument, MetricDef, Panel, Severity, Value, Workload, WorkloadKey};
+use crate::workload::Workloads;
+
+static EVENTS: MetricDef =
+    counter(metric::NET_TCP_RETRANSMIT_EVENTS, "Retransmits that were told in full", &[attr::LINUX_RETRANSMIT_KIND]);
+static CONTAINER_EVENTS: MetricDef = counter(
+    metric::CONTAINER_NET_TCP_RETRANSMIT_EVENTS,
+    "Retransmits of this workload that were told in full",
+    &[attr::LINUX_RETRANSMIT_KIND],
+);
+static RETRANSMITS: MetricDef = retransmits(metric::NET_TCP_RETRANSMITS, "Segments that TCP sent again");
+static CONTAINER_RETRANSMITS: MetricDef =
+    retransmits(metric::CONTAINER_NET_TCP_RETRANSMITS, "Segments of this workload that TCP sent again");
+
+const fn retransmits(name: &'static str, help: &'static str) -> MetricDef {
+    let attributes = &[attr::LINUX_RETRANSMIT_KIND];
+    MetricDef { name, instrument: Instrument::Counter, unit: "{segment}", help, attributes, panel: Panel::Rate }
+}
+
+/// TCP sent segments again.
+pub static RETRANSMIT: EventDef = EventDef {
+    name: event::NET_TCP_RETRANSMIT,
+    summary: "TCP had to send segments again",
+    severity: Severity::Warn,
+    attributes: &[
+        attr::LINUX_RETRANSMIT_KIND,
+        attr::LINUX_RETRANSMIT_CAUSE,
+        attr::LINUX_DROP_REASON,
+        attr::LINUX_DROP_LOCATION,
+        attr::LINUX_RETRANSMIT_DROP_AGE,
+        attr::LINUX_RETRANSMIT_ATTEMPT,
+        attr::LINUX_RETRANSMIT_COUNT,
+        attr::LINUX_TCP_RETRANSMITS,
+        attr::LINUX_TCP_RTT,
+        attr::LINUX_TCP_RTT_VARIANCE,
+        attr::LINUX_TCP_CWND,
+        attr::LINUX_TCP_SSTHRESH,
+        attr::LINUX_TCP_MSS,
+        attr::LINUX_TCP_IN_FLIGHT,
+        attr::LINUX_TCP_LOST,
+        attr::LINUX_TCP_SEQUENCE,
+        attr::LINUX_NET_PACKET_SIZE,
+        attr::NETWORK_TYPE,
+        attr::NETWORK_TRANSPORT,
+        attr::SOURCE_ADDRESS,
+        attr::SOURCE_PORT,
+        attr::DESTINATION_ADDRESS,
+        attr::DESTINATION_PORT,
+        attr::NETWORK_CONNECTION_STATE,
+        attr::LINUX_NET_NAMESPACE,
+    ],
+    counter: &EVENTS,
+    container_counter: Some(&CONTAINER_EVENTS),
+};
+
+/// In the order of the probe's numbers.
+const KINDS: [(RetransmitKind, &str); 6] = [
+    (RetransmitKind::RETRANSMIT_RTO, "rto"),
+    (RetransmitKind::RETRANSMIT_LOSS_RECOVERY, "loss_recovery"),
+    (RetransmitKind::RETRANSMIT_FAST, "fast"),
+    (RetransmitKind::RETRANSMIT_TLP, "tlp"),
+    (RetransmitKind::RETRANSMIT_SYN, "syn"),
+    (RetransmitKind::RETRANSMIT_SYN_ACK, "syn_ack"),
+];
+/// What `drop_of` of the record says.
+const CAUSES: [&str; 4] = ["not_seen_here", "dropped_segment", "dropped_connection", "dropped_return"];
+/// So many since the last event are more than a hiccup.
+const MANY: u64 = 8;
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// The collector.
+pub struct TcpRetransmit {
+    net: Net,
+    clock: Clock,
+    symbols: Symbols,
+    owners: Owners,
+    reasons: Reasons,
+    counts: Counts,
+    workloads: Workloads,
+}
+
+#[derive(Default)]
+struct Counts {
+    growth: Growth<RetransmitGroup>,
+    node: [u64; KINDS.len()],
+    by_workload: HashMap<WorkloadKey, (Arc<Workload>, [u64; KINDS.len()])>,
+}
+
+impl Collector for TcpRetransmit {
+    const INFO: Info = Info {
+        name: "tcp_retransmit",
+        summary: "segments that TCP sent again: why, whose, and whether this node lost them",
+        doc: head_doc(include_str!("tcp_retransmit.rs")),
+        enabled: true,
+        needs: &[Feature::NetRetransmits, Feature::NetOwners],
+        object: None,
+        optional: &[],
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        metrics: &[&RETRANSMITS, &CONTAINER_RETRANSMITS],
+        events: &[&RETRANSMIT],
+    };
+    type Config = NoSettings;
+
+    fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
+        let net = cx.shared.net()?.clone();
+        let owners = Owners::new(cx)?;
+        let reasons = Reasons::of_kernel()
+            .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
+        // Without dropwatch nobody else says which drops are none.
+        let told = net.is_classified().and_then(|told| if told { Ok(()) } else { reasons.tell(&net, &[]) });
+        told.map_err(|e| Unavailable::because(format!("{e:#}")))?;
+        cx.take_records(net.object(), "tcp_retransmit")?;
+        Ok(TcpRetransmit {
+            net,
+            clock: cx.clock.clone(),
+            symbols: cx.symbols.clone(),
+            owners,
+            reasons,
+            counts: Counts::default(),
+            workloads: cx.workloads.clone(),
+        })
+    }
+
+    fn reload(&mut self, _: NoSettings) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl EventCollector for TcpRetransmit {
+    type Records = Records;
+
+    fn on_record(&mut self, record: Record<'_>, out: &mut Events) -> anyhow::Result<()> {
+        if let Record::TcpRetransmit(r) = record {
+            let e = self.retransmitted(r);
+            out.emit(e);
+        }
+        Ok(())
+    }
+
+    fn period(&self) -> Option<Duration> {
+        Some(COUNT_EVERY)
+    }
+
+    fn tick(&mut self, _: Now, out: &mut Events) -> anyhow::Result<()> {
+        for (group, hits) in self.counts.growth.of(&self.net.retransmits()?) {
+            let workload = self.owners.workload(group.cgroup, group.netns);
+            self.counts.add(group.kind, workload, hits.all);
+        }
+        self.counts.write(&self.workloads, out);
+        Ok(())
+    }
+}
+
+impl TcpRetransmit {
+    fn retransmitted(&mut self, r: &net::TcpRetransmit) -> Event {
+        let whose = self.owners.of(&r.owner);
+        let mut e = Event::new(&RETRANSMIT, self.clock.wall(r.time_ns), whose.workload, String::new());
+        e.thread = whose.thread;
+        e.suppressed = r.suppressed;
+        e.severity = severity(r);
+        self.say_connection(&mut e, r);
+        let a = &mut e.attributes;
+        let cause = CAUSES.get(r.drop_of as usize).copied().unwrap_or(CAUSES[0]);
+        a.set(attr::LINUX_RETRANSMIT_CAUSE, cause);
+        let reason = (r.drop_of != 0).then(|| self.reasons.name(r.drop_reason));
+        if let Some(reason) = &reason {
+            let at = self.symbols.kernel(&[r.drop_location]).first().map(ToString::to_string);
+            a.set(attr::LINUX_DROP_REASON, reason.clone()).set_some(attr::LINUX_DROP_LOCATION, at);
+            a.set(attr::LINUX_RETRANSMIT_DROP_AGE, r.time_ns.saturating_sub(r.drop_time_ns));
+        }
+        e.message = message(&e, r, reason.as_deref());
+        e
+    }
+
+    fn say_connection(&self, e: &mut Event, r: &net::TcpRetransmit) {
+        let a = &mut e.attributes;
+        a.set(attr::LINUX_RETRANSMIT_KIND, kind(r.kind)).set(attr::LINUX_RETRANSMIT_COUNT, r.hits);
+        a.set(attr::LINUX_RETRANSMIT_ATTEMPT, r.attempt).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
+        set_flow(a, &r.flow);
+        set_state(a, &r.flow, &r.owner);
+        // A half-open connection has none of this yet.
+        if r.mss_bytes == 0 {
+            return;
+        }
+        a.set(attr::LINUX_TCP_RETRANSMITS, r.total).set(attr::LINUX_TCP_SEQUENCE, r.seq);
+        a.set(attr::LINUX_NET_PACKET_SIZE, r.end_seq.wrapping_sub(r.seq));
+        a.set(attr::LINUX_TCP_RTT, u64::from(r.srtt_us) * 1000);
+        a.set(attr::LINUX_TCP_RTT_VARIANCE, u64::from(r.rttvar_us) * 1000);
+        a.set(attr::LINUX_TCP_CWND, r.cwnd).set(attr::LINUX_TCP_SSTHRESH, r.ssthresh);
+        a.set(attr::LINUX_TCP_MSS, r.mss_bytes).set(attr::LINUX_TCP_IN_FLIGHT, r.in_flight);
+        a.set(attr::LINUX_TCP_LOST, r.lost_packets);
+    }
+}
+
+fn kind(number: RetransmitKind) -> &'static str {
+    KINDS.iter().find(|(k, _)| *k == number).map_or("unknown", |(_, name)| name)
+}
+
+/// One lost segment is life; a warning is where somebody waits.
+fn severity(r: &net::TcpRetransmit) -> Severity {
+    let opening = matches!(r.kind, RetransmitKind::RETRANSMIT_SYN | RetransmitKind::RETRANSMIT_SYN_ACK);
+    // Nobody holds the socket any more: its last words to a peer that may be gone.
+    let abandoned = r.owner.socket == 0 && !opening;
+    let noticeable = opening || r.attempt >= 2 || r.suppressed + 1 >= MANY;
+    if noticeable && !abandoned { Severity::Warn } else { Severity::Info }
+}
+
+impl Counts {
+    fn add(&mut self, kind: u32, workload: Option<Arc<Workload>>, n: u64) {
+        let at = kind as usize;
+        if let Some(w) = workload
+            && let Some(count) = self.by_workload.entry(w.key).or_insert((w, [0; KINDS.len()])).1.get_mut(at)
+        {
+            *count += n;
+        }
+        if let Some(count) = self.node.get_mut(at) {
+            *count += n;
+        }
+    }
+
+    /// What every kind came to so far; workloads that are gone are told once more.
+    fn write(&mut self, workloads: &Workloads, out: &mut Events) {
+        let label = |name: &'static str| [(attr::LINUX_RETRANSMIT_KIND, Value::from(name))];
+        for ((_, name), n) in KINDS.iter().zip(&self.node) {
+            out.metrics.count(&RETRANSMITS, None, &label(name), *n);
+        }
+        for (workload, counts) in self.by_workload.values() {
+            for ((_, name), n) in KINDS.iter().zip(counts).filter(|(_, n)| **n > 0) {
+                out.metrics.count(&CONTAINER_RETRANSMITS, Some(workload), &label(name), *n);
+            }
+        }
+        self.by_workload.retain(|key, (workload, _)| {
+            if let Some(newest) = workloads.by_key(*key) {
+                *workload = newest;
+            }
+            workloads.is_alive(*key)
+        });
+    }
+}
+
+/// One line that tells what, whose and why.
+fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
+    let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let process = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
+    let more = if r.suppressed > 0 { format!("; {} more since the last report", r.suppressed) } else { String::new() };
+    let why = match (reason, r.drop_of) {
+        (Some(reason), 1) => format!("dropped on this node: {reason}"),
+        (Some(reason), 2) => format!("this node dropped segments of the connection: {reason}"),
+        (Some(reason), _) => format!("this node dropped what came back: {reason}"),
+        (None, _) => "no drop of it was seen on this node".to_owned(),
+    };
+    format!("{} sent again ({}){whose}{process}: {why}{more}", ends(&r.flow), kind(r.kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::shared::net::Hits;
+    use zerocopy::FromZeros as _;
+
+    fn record(kind: RetransmitKind, socket: u64, attempt: u32, suppressed: u64) -> net::TcpRetransmit {
+        let mut r = net::TcpRetransmit::new_zeroed();
+        (r.kind, r.owner.socket, r.attempt, r.suppressed) = (kind, socket, attempt, suppressed);
+        r
+    }
+
+    /// A single loss and the last words of a closed connection are no alarm; what stalls is.
+    #[test]
+    fn severity_follows_who_waits() {
+        let of = |r: net::TcpRetransmit| severity(&r);
+        assert_eq!(of(record(RetransmitKind::RETRANSMIT_RTO, 7, 1, 0)), Severity::Info);
+        assert_eq!(of(record(RetransmitKind::RETRANSMIT_RTO, 7, 2, 0)), Severity::Warn);
+        assert_eq!(of(record(RetransmitKind::RETRANSMIT_RTO, 0, 5, 0)), Severity::Info);
+        assert_eq!(of(record(RetransmitKind::RETRANSMIT_FAST, 7, 0, 20)), Severity::Warn);
+        assert_eq!(of(record(RetransmitKind::RETRANSMIT_SYN, 7, 1, 0)), Severity::Warn);
+    }
+
+    /// Every kind is there from the start, at zero; counts only grow.
+    #[test]
+    fn counts_start_at_zero() {
+        let workloads = Workloads::default();
+        let mut counts = Counts::default();
+        let mut out = Events::default();
+        counts.write(&workloads, &mut out);
+        assert_eq!(out.metrics.drain().count(), KINDS.len());
+        for _ in 0..2 {
+            counts.add(2, None, Hits { all: 3, ..Hits::default() }.all);
+        }
+        assert_eq!(counts.node[2], 6);
+    }
+}

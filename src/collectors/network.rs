@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the collectors of network events share: whose a packet or connection is, and how its ends are
+//! told.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Context, Unavailable};
+use crate::probe::CgroupId;
+use crate::probe::shared::net::{Holder, Net};
+use crate::probe::skeletons::net::{Flow, NetOwner};
+use crate::signal::semconv::attr;
+use crate::signal::{Attributes, Thread, Workload};
+use crate::workload::Workloads;
+use crate::workload::netns::Namespaces;
+
+/// How long a socket's holder is believed to be the same, and how many are kept.
+const HOLDER_FRESH: Duration = Duration::from_secs(5);
+const HOLDERS: usize = 1024;
+
+/// States of a TCP connection (include/net/tcp_states.h), as OTel's `network.connection.state` has them.
+const STATES: [&str; 13] = [
+    "",
+    "established",
+    "syn_sent",
+    "syn_received",
+    "fin_wait_1",
+    "fin_wait_2",
+    "time_wait",
+    "closed",
+    "close_wait",
+    "last_ack",
+    "listen",
+    "closing",
+    "syn_received",
+];
+
+/// Who a packet or connection belongs to.
+#[derive(Debug, Clone, Default)]
+pub struct Whose {
+    pub workload: Option<Arc<Workload>>,
+    /// The process that holds the socket.
+    pub thread: Option<Thread>,
+}
+
+/// Answers whose things of the network are: by the socket's cgroup, else by the process that holds
+/// the socket, else by the network namespace. Never by who is on the CPU.
+pub struct Owners {
+    net: Net,
+    workloads: Workloads,
+    namespaces: Namespaces,
+    holders: HashMap<u64, (Instant, Option<Holder>)>,
+}
+
+impl Owners {
+    /// # Errors
+    /// The shared probe is not loaded.
+    pub fn new(cx: &Context<'_>) -> Result<Self, Unavailable> {
+        let net = cx.shared.net()?.clone();
+        let namespaces = Namespaces::new(&net, cx.workloads);
+        Ok(Owners { net, workloads: cx.workloads.clone(), namespaces, holders: HashMap::new() })
+    }
+
+    /// Who it is that a record speaks of.
+    pub fn of(&mut self, owner: &NetOwner) -> Whose {
+        let holder = self.holder(owner.socket);
+        let by_holder = || self.workload_of(holder.as_ref()?);
+        let by_cgroup = self.by_cgroup(owner.cgroup.id);
+        let workload = by_cgroup.or_else(by_holder).or_else(|| self.namespaces.owner(owner.netns));
+        Whose { workload, thread: holder.map(|h| h.thread) }
+    }
+
+    /// Who alone has a UDP socket with this port.
+    pub fn of_udp_port(&self, port: u16) -> Whose {
+        let found = self.net.udp_holder(port).inspect_err(|e| tracing::debug!("holder of a port: {e:#}"));
+        let holder = found.ok().flatten();
+        let workload = holder.as_ref().and_then(|h| self.workload_of(h));
+        Whose { workload, thread: holder.map(|h| h.thread) }
+    }
+
+    fn workload_of(&self, holder: &Holder) -> Option<Arc<Workload>> {
+        if holder.thread.pid == self.workloads.own_pid() {
+            return Some(self.workloads.own());
+        }
+        self.workloads.of_cgroup(holder.cgroup)
+    }
+
+    /// The workload of a socket's cgroup, else of a network namespace; zeros are not known.
+    #[must_use]
+    pub fn workload(&self, cgroup: u64, netns: u32) -> Option<Arc<Workload>> {
+        self.by_cgroup(cgroup).or_else(|| if netns == 0 { None } else { self.namespaces.owner(netns) })
+    }
+
+    fn by_cgroup(&self, id: u64) -> Option<Arc<Workload>> {
+        if id == 0 { None } else { self.workloads.of_cgroup(CgroupId { hierarchy: 0, id }) }
+    }
+
+    fn holder(&mut self, socket: u64) -> Option<Holder> {
+        if socket == 0 {
+            return None;
+        }
+        if let Some((at, holder)) = self.holders.get(&socket)
+            && at.elapsed() < HOLDER_FRESH
+        {
+            return holder.clone();
+        }
+        let found = self.net.holder(socket).inspect_err(|e| tracing::debug!("holder of a socket: {e:#}")).ok()?;
+        if self.holders.len() >= HOLDERS {
+            self.holders.retain(|_, (at, _)| at.elapsed() < HOLDER_FRESH);
+        }
+        if self.holders.len() < HOLDERS {
+            self.holders.insert(socket, (Instant::now(), found.clone()));
+        }
+        found
+    }
+}
+
+fn address(words: &[u32; 4]) -> IpAddr {
+    let mut octets = [0; 16];
+    for (to, word) in octets.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    Ipv6Addr::from(octets).to_canonical()
+}
+
+/// Sets the ends of a packet, as far as there are any.
+pub fn set_flow(a: &mut Attributes, flow: &Flow) {
+    if flow.version == 0 {
+        return;
+    }
+    a.set(attr::NETWORK_TYPE, if flow.version == 4 { "ipv4" } else { "ipv6" });
+    a.set(attr::NETWORK_TRANSPORT, transport(flow.protocol));
+    a.set(attr::SOURCE_ADDRESS, address(&flow.source).to_string());
+    a.set(attr::DESTINATION_ADDRESS, address(&flow.destination).to_string());
+    if flow.destination_port != 0 {
+        a.set(attr::SOURCE_PORT, flow.source_port).set(attr::DESTINATION_PORT, flow.destination_port);
+    }
+}
+
+/// Sets the state of a TCP socket, if it is one.
+pub fn set_state(a: &mut Attributes, flow: &Flow, owner: &NetOwner) {
+    const TCP: u8 = 6;
+    let state = STATES.get(usize::from(owner.state)).copied().filter(|s| !s.is_empty() && flow.protocol == TCP);
+    a.set_some(attr::NETWORK_CONNECTION_STATE, state);
+}
+
+/// `udp 10.0.0.1:53 → 10.0.0.2:4711`, for messages.
+#[must_use]
+pub fn ends(flow: &Flow) -> String {
+    if flow.version == 0 {
+        return "frame".to_owned();
+    }
+    let (from, to) = (address(&flow.source), address(&flow.destination));
+    let end = |a: IpAddr, port: u16| match a {
+        _ if port == 0 => a.to_string(),
+        IpAddr::V4(_) => format!("{a}:{port}"),
+        IpAddr::V6(_) => format!("[{a}]:{port}"),
+    };
+    let name = transport(flow.protocol);
+    format!("{name} {} → {}", end(from, flow.source_port), end(to, flow.destination_port))
+}
+
+/// A protocol by its number (IANA).
+fn transport(protocol: u8) -> String {
+    let name = match protocol {
+        1 => "icmp",
+        6 => "tcp",
+        17 => "udp",
+        58 => "icmpv6",
+        132 => "sctp",
+        other => return other.to_string(),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(source: Ipv6Addr, protocol: u8) -> Flow {
+        let words = |a: Ipv6Addr| {
+            let o = a.octets();
+            std::array::from_fn(|i| u32::from_ne_bytes([o[i * 4], o[i * 4 + 1], o[i * 4 + 2], o[i * 4 + 3]]))
+        };
+        let version = if source.to_ipv4_mapped().is_some() { 4 } else { 6 };
+        let (source, destination) = (words(source), words("2001:db8::2".parse().unwrap()));
+        Flow { source, destination, source_port: 7, destination_port: 80, version, protocol, tcp_flags: 0, reserved: 0 }
+    }
+
+    /// Mapped addresses are IPv4's; ports stand behind brackets for IPv6.
+    #[test]
+    fn ends_are_readable() {
+        let four = flow("::ffff:10.0.0.1".parse().unwrap(), 17);
+        assert!(ends(&four).starts_with("udp 10.0.0.1:7 → "), "{}", ends(&four));
+        let six = flow("2001:db8::1".parse().unwrap(), 6);
+        assert_eq!(ends(&six), "tcp [2001:db8::1]:7 → [2001:db8::2]:80");
+        let mut a = Attributes::new();
+        set_flow(&mut a, &six);
+        let source = a.get("source.address").and_then(crate::signal::Value::as_str).map(str::to_owned);
+        assert_eq!(source.as_deref(), Some("2001:db8::1"));
+    }
+}

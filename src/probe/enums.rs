@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Names of the running kernel's enumerators, from its BTF (Documentation/bpf/btf.rst): numbers that
+//! differ from kernel to kernel, such as why a packet was dropped, get the names of this one.
+
+use std::io;
+use std::path::Path;
+
+/// One enumerator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enumerator {
+    /// The enum's name.
+    pub of: String,
+    pub name: String,
+    pub value: u64,
+}
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+const MAGIC: u16 = 0xeb9f;
+const ENUM: u32 = 6;
+const ENUM64: u32 = 19;
+
+/// All enumerators of the enums whose name ends so.
+///
+/// # Errors
+/// The kernel shows no BTF, or it is cut short.
+pub fn kernel_enums(name_ends: &str) -> io::Result<Vec<Enumerator>> {
+    enums_of(Path::new(VMLINUX), name_ends)
+}
+
+fn enums_of(file: &Path, name_ends: &str) -> io::Result<Vec<Enumerator>> {
+    let bytes = std::fs::read(file)?;
+    parse(&bytes, name_ends).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "BTF is cut short"))
+}
+
+fn parse(bytes: &[u8], name_ends: &str) -> Option<Vec<Enumerator>> {
+    if u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) != MAGIC {
+        return None;
+    }
+    let header = u32_at(bytes, 4)? as usize;
+    let section = |at: usize| Some((header + u32_at(bytes, at)? as usize, u32_at(bytes, at + 4)? as usize));
+    let ((types, types_len), (strings, strings_len)) = (section(8)?, section(16)?);
+    let types = bytes.get(types..types + types_len)?;
+    let strings = bytes.get(strings..strings + strings_len)?;
+    let (mut at, mut found) = (0, Vec::new());
+    while at < types.len() {
+        let info = u32_at(types, at + 4)?;
+        let (kind, len) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
+        let name = text(strings, u32_at(types, at)?)?;
+        let body = at + 12;
+        let size = body_size(kind, len)?;
+        if (kind == ENUM || kind == ENUM64) && name.ends_with(name_ends) {
+            let step = if kind == ENUM { 8 } else { 12 };
+            for entry in (body..body + len * step).step_by(step) {
+                let high = if kind == ENUM { 0 } else { u64::from(u32_at(types, entry + 8)?) };
+                let value = high << 32 | u64::from(u32_at(types, entry + 4)?);
+                let of = name.to_owned();
+                found.push(Enumerator { of, name: text(strings, u32_at(types, entry)?)?.to_owned(), value });
+            }
+        }
+        at = body + size;
+    }
+    Some(found)
+}
+
+/// What follows the 12 bytes of a type, by its kind. `None`: a kind of a later kernel.
+fn body_size(kind: u32, len: usize) -> Option<usize> {
+    Some(match kind {
+        // pointers, forwards, typedefs, qualifiers, functions, floats, type tags
+        2 | 7..=12 | 16 | 18 => 0,
+        // integers, variables, declaration tags
+        1 | 14 | 17 => 4,
+        // arrays
+        3 => 12,
+        // structs, unions, data sections, enums of 64 bits
+        4 | 5 | 15 | ENUM64 => len * 12,
+        // enums, prototypes
+        ENUM | 13 => len * 8,
+        _ => return None,
+    })
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn text(strings: &[u8], at: u32) -> Option<&str> {
+    let rest = strings.get(at as usize..)?;
+    std::str::from_utf8(&rest[..rest.iter().position(|b| *b == 0)?]).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that are the kernel's ABI are found under their names, on the running kernel.
+    #[test]
+    fn reads_the_running_kernel() {
+        if !Path::new(VMLINUX).exists() {
+            return;
+        }
+        let all = kernel_enums("bpf_map_type").unwrap();
+        let value = |name: &str| all.iter().find(|e| e.name == name).map(|e| e.value);
+        assert_eq!((value("BPF_MAP_TYPE_HASH"), value("BPF_MAP_TYPE_RINGBUF")), (Some(1), Some(27)));
+        assert!(all.iter().all(|e| e.of == "bpf_map_type"));
+    }
+
+    /// What is cut short is no panic.
+    #[test]
+    fn refuses_what_is_cut_short() {
+        assert_eq!(parse(&[0x9f, 0xeb, 1, 0, 24, 0, 0, 0], "x"), None);
+        assert_eq!(parse(b"not BTF at all", "x"), None);
+    }
+}

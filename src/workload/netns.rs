@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Network namespace → workload, for what has no socket: by the processes that are in it.
+//!
+//! The node's own namespace is nobody's. One that several containers share is their pod's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Workloads, key_of};
+use crate::probe::shared::net::{Member, Net};
+use crate::signal::{Pod, Workload, WorkloadKind};
+
+/// How old a walk over the processes may be: numbers of namespaces are used again.
+const FRESH: Duration = Duration::from_secs(2);
+/// One that is not known yet is looked for sooner.
+const NEW: Duration = Duration::from_millis(200);
+/// A namespace whose processes are gone is remembered so long: its last packets are on their way.
+const KEEP: Duration = Duration::from_secs(60);
+
+/// The lookup. Walks the processes when it is asked, every two seconds at most.
+pub struct Namespaces {
+    net: Net,
+    workloads: Workloads,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    walked: Option<Instant>,
+    /// The node's own namespace.
+    node: Option<u32>,
+    owners: HashMap<u32, Owner>,
+}
+
+struct Owner {
+    workload: Option<Arc<Workload>>,
+    seen: Instant,
+}
+
+impl Namespaces {
+    #[must_use]
+    pub fn new(net: &Net, workloads: &Workloads) -> Self {
+        Namespaces { net: net.clone(), workloads: workloads.clone(), known: Mutex::default() }
+    }
+
+    /// The workload of a namespace; `None`: the node's own, or not known.
+    #[must_use]
+    pub fn owner(&self, netns: u32) -> Option<Arc<Workload>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = if known.knows(netns) { FRESH } else { NEW };
+        if known.walked.is_none_or(|at| at.elapsed() > old) {
+            match self.net.netns_members() {
+                Ok(members) => known.take_in(&members, &self.workloads),
+                Err(e) => tracing::debug!("network namespaces: {e:#}"),
+            }
+            known.walked = Some(Instant::now());
+        }
+        known.owners.get(&netns)?.workload.clone()
+    }
+}
+
+impl Known {
+    fn knows(&self, netns: u32) -> bool {
+        self.node == Some(netns) || self.owners.contains_key(&netns)
+    }
+
+    fn take_in(&mut self, members: &[Member], workloads: &Workloads) {
+        let now = Instant::now();
+        self.owners.retain(|_, o| now.duration_since(o.seen) < KEEP);
+        self.node = members.iter().find(|m| m.pid == 1).map(|m| m.netns).or(self.node);
+        let mut inside: HashMap<u32, Vec<Arc<Workload>>> = HashMap::new();
+        for m in members.iter().filter(|m| Some(m.netns) != self.node) {
+            let who = inside.entry(m.netns).or_default();
+            who.extend(workloads.of_cgroup(m.cgroup));
+        }
+        for (netns, who) in inside {
+            self.owners.insert(netns, Owner { workload: common(who), seen: now });
+        }
+    }
+}
+
+/// Whose a namespace with these in it is: a container's before whoever looks into it; several containers
+/// of one pod name the pod, strangers name nobody.
+pub fn common(all: impl IntoIterator<Item = Arc<Workload>>) -> Option<Arc<Workload>> {
+    let mut who: Vec<Arc<Workload>> = Vec::new();
+    for w in all {
+        if who.iter().all(|known| known.key != w.key) {
+            who.push(w);
+        }
+    }
+    if who.iter().any(|w| w.kind == WorkloadKind::Container) {
+        who.retain(|w| w.kind == WorkloadKind::Container);
+    }
+    if who.len() < 2 {
+        return who.pop();
+    }
+    let pod = who[0].pod.clone()?;
+    who.iter().all(|w| w.pod.as_ref().is_some_and(|p| p.uid == pod.uid)).then(|| Arc::new(of_pod(&who[0], pod)))
+}
+
+/// The pod as a workload of its own.
+fn of_pod(one: &Workload, pod: Pod) -> Workload {
+    let cgroup = one.cgroup.rsplit_once('/').map_or("/", |(parent, _)| parent);
+    let key = key_of(&[b"pod", pod.uid.as_bytes()]);
+    let mut w = Workload::new(key, WorkloadKind::Cgroup, cgroup);
+    w.pod = Some(Pod { container: None, ..pod });
+    w
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Clock, Host};
+    use crate::probe::CgroupId;
+    use crate::signal::Timestamp;
+
+    fn member(netns: u32, pid: u32, cgroup: u64) -> Member {
+        Member { netns, pid, cgroup: CgroupId { hierarchy: 0, id: cgroup } }
+    }
+
+    fn owners(groups: &[(u64, &str)], members: &[Member]) -> Known {
+        let workloads = Workloads::new(&Host::under("/nowhere"), &Clock::fixed(Timestamp(1), 1));
+        for (id, path) in groups {
+            workloads.on_mkdir(CgroupId { hierarchy: 0, id: *id }, path);
+        }
+        let mut known = Known::default();
+        known.take_in(members, &workloads);
+        known
+    }
+
+    fn path(known: &Known, netns: u32) -> Option<String> {
+        Some(known.owners.get(&netns)?.workload.as_ref()?.cgroup.clone())
+    }
+
+    /// The node's own namespace is nobody's, one with a container is the container's, whoever else
+    /// looks into it.
+    #[test]
+    fn containers_own_their_namespace() {
+        let container = format!("/docker/{}", "a".repeat(64));
+        let groups = [(2, "/system.slice/a.service"), (3, container.as_str())];
+        let members = [member(10, 1, 1), member(10, 50, 2), member(11, 60, 3), member(11, 61, 2), member(12, 70, 1)];
+        let known = owners(&groups, &members);
+        assert_eq!(path(&known, 10), None);
+        assert_eq!(path(&known, 11), Some(container));
+        assert_eq!(path(&known, 12), None);
+    }
+
+    /// Containers of one pod name the pod and none of them; strangers name nobody.
+    #[test]
+    fn a_shared_namespace_names_the_pod() {
+        let pod = "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555";
+        let (one, two) = (format!("{pod}/{}", "a".repeat(64)), format!("{pod}/{}", "b".repeat(64)));
+        let groups = [(3, one.as_str()), (4, two.as_str()), (5, "/x"), (6, "/y")];
+        let members = [member(10, 1, 1), member(11, 60, 3), member(11, 61, 4), member(12, 70, 5), member(12, 71, 6)];
+        let known = owners(&groups, &members);
+        let w = known.owners[&11].workload.clone().unwrap();
+        assert_eq!((w.cgroup.as_str(), w.container_id.as_deref()), (pod, None));
+        assert_eq!(w.pod.as_ref().map(|p| p.uid.as_str()), Some("11111111-2222-3333-4444-555555555555"));
+        assert_eq!(path(&known, 12), None);
+    }
+}

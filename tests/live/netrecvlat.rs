@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Received packets that wait.
+
+use serde_json::Value as Json;
+
+use crate::support::{Agent, Container, Need, is_about, patience, place, provoke, reader_program, shell};
+
+const NAME: &str = "linux.net.receive_delay";
+
+fn attribute<'a>(e: &'a Json, name: &str) -> &'a str {
+    e["attributes"][name].as_str().unwrap_or_default()
+}
+
+fn ms(event: &Json) -> u64 {
+    event["duration_ns"].as_u64().unwrap_or(0) / 1_000_000
+}
+
+/// A container that reads its TCP data late is named, with its reader and how late it was.
+#[test]
+fn late_reader_of_a_connection_is_named() {
+    let _place = place!(Need::Agent, Need::Podman);
+    let agent = Agent::start("");
+    let container =
+        Container::start("reader", &[], &["sh", "-c", "mkfifo /tmp/none; exec nc -l -p 7003 <> /tmp/none > /dev/null"]);
+    let pid = container.pid();
+    provoke("netrxlatency", &["--pid", &pid.to_string(), "--net", "31", "--ms", "500"]);
+    let event = agent.wait_event(NAME, patience(20), |e| {
+        attribute(e, "destination.address") == "10.77.31.2" && attribute(e, "linux.net.receive.stage") == "user"
+    });
+    assert!(is_about(&event, "container.name", &container.name), "{event}");
+    assert_eq!(event["attributes"]["process.pid"], pid, "{event}");
+    assert_eq!((attribute(&event, "network.transport"), &event["severity"]), ("tcp", &"WARN".into()));
+    assert!((450..5_000).contains(&ms(&event)), "{event}");
+}
+
+/// The same for UDP.
+#[test]
+fn late_reader_of_datagrams_is_named() {
+    let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
+    let agent = Agent::start("");
+    let (program, dir) = reader_program(7003);
+    let mount = format!("{}:/test:ro", dir.path().display());
+    let inside = format!("/test/{}", program.file_name().unwrap().to_string_lossy());
+    let container = Container::start("datagrams", &["--volume", &mount], &[&inside]);
+    let pid = container.pid();
+    provoke("netrxlatency", &["--protocol", "udp", "--pid", &pid.to_string(), "--net", "32", "--ms", "500"]);
+    let event = agent.wait_event(NAME, patience(20), |e| attribute(e, "destination.address") == "10.77.32.2");
+    assert!(is_about(&event, "container.name", &container.name), "{event}");
+    assert_eq!(event["attributes"]["process.pid"], pid, "{event}");
+    assert_eq!((attribute(&event, "network.transport"), attribute(&event, "linux.net.receive.stage")), ("udp", "user"));
+    assert!((450..5_000).contains(&ms(&event)), "{event}");
+}
+
+/// A clock that is set forward and back makes no event, and what is late afterwards is still found.
+#[test]
+fn a_step_of_the_clock_is_no_delay() {
+    let _place = place!(Need::Agent, Need::OwnMachine);
+    let agent = Agent::start("");
+    for step in [30, -30, 3600, -3600] {
+        let (ok, said) = shell(&format!(
+            "date -s \"@$(($(date +%s) + {step}))\" && for i in 1 2 3 4 5; do echo x > /dev/udp/127.0.0.1/7077; sleep 0.3; done"
+        ));
+        assert!(ok, "{said}");
+    }
+    std::thread::sleep(patience(2));
+    assert_eq!(agent.json(&["events", "--name", NAME, "--since", "1d"]), [] as [Json; 0]);
+    provoke("netrxlatency", &["--net", "33", "--ms", "500"]);
+    let event = agent.wait_event(NAME, patience(20), |e| attribute(e, "destination.address") == "10.77.33.2");
+    assert!((450..10_000).contains(&ms(&event)), "{event}");
+}
