@@ -173,7 +173,7 @@ fn workload(n: u64) -> Arc<ResourceAttrs> {
         container_name: Some(format!("server-{n}")),
         image_name: Some("registry.example.org/shop/server".into()),
         runtime: Some("containerd"),
-        service_name: Some(format!("server-{n}")),
+        service_name: Some(format!("server-{n}").into()),
         ..Workload::new(WorkloadKey(n + 1), WorkloadKind::Container, format!("/kubepods/{n}"))
     }))
 }
