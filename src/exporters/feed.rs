@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
+use super::health::{Fares, Health};
 use super::node::Resources;
 use super::retry::{Backoff, OnceAMinute, Stop};
 use crate::pipeline::log;
@@ -95,11 +96,25 @@ pub struct Feed<S> {
     own: SelfMetrics,
     backoff: Backoff,
     complaints: OnceAMinute,
+    health: Health,
 }
 
 impl<S: Source> Feed<S> {
     pub fn new(source: S, exporter: String, what: String, own: SelfMetrics, backoff: Backoff) -> Self {
-        Feed { source, exporter, what, own, backoff, complaints: OnceAMinute::default() }
+        Feed { source, exporter, what, own, backoff, complaints: OnceAMinute::default(), health: Health::default() }
+    }
+
+    /// Tells there how it goes.
+    #[must_use]
+    pub fn telling(mut self, health: Health) -> Self {
+        self.health = health;
+        self.tell(Fares::Well);
+        self
+    }
+
+    /// How it goes with the exporter.
+    pub fn tell(&self, fares: Fares) {
+        self.health.tell(&self.exporter, fares);
     }
 
     /// The next entries, never none of them: the same again unless they were acknowledged. `None`: the
@@ -121,6 +136,7 @@ impl<S: Source> Feed<S> {
                 Ok(_) if stop.is_ending() => break,
                 Ok(_) => {}
                 Err(e) => {
+                    self.tell(Fares::Failing(format!("cannot read the store: {e:#}")));
                     if self.complaints.may_speak() {
                         error!("cannot read entries for the delivery of {}; trying again: {e:#}", self.what);
                     }
