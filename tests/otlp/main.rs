@@ -315,6 +315,37 @@ async fn end_flushes_in_time_and_restart_goes_on() {
     }
 }
 
+/// Headers come from a file, too, and are taken over when it is written anew.
+#[tokio::test]
+async fn headers_of_a_file_are_renewed() {
+    for protocol in BOTH {
+        let (server, at) = Server::start(protocol, ANY_PORT.into(), |_, _| Answer::Accept).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "authorization: Bearer first\n").unwrap();
+        let mut s = settings(protocol, at);
+        s.headers_file = Some(file.path().to_owned());
+        let log = TestLog::of(names(5));
+        let agent = Agent::start(&log, &s);
+        until("the first delivered", || log.len() == 0).await;
+        agent.stop(Duration::ZERO).await;
+        let transport = &mut Transport::new(&s.endpoint(Signal::Logs).unwrap().unwrap()).unwrap();
+        std::fs::write(file.path(), "authorization: Bearer second\n").unwrap();
+        let sees = |what: &str| server.seen().last().unwrap().authorization.as_deref() == Some(what);
+        assert!(sees("Bearer first"));
+        let end = Instant::now() + Duration::from_secs(15);
+        while !sees("Bearer second") {
+            assert!(Instant::now() < end, "the new header is not sent");
+            transport.export(Vec::new().into()).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // What cannot be used changes nothing.
+        std::fs::write(file.path(), "geheim").unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        transport.export(Vec::new().into()).await;
+        assert!(sees("Bearer second"));
+    }
+}
+
 /// Headers and compression reach the server.
 #[tokio::test]
 async fn headers_and_compression() {
