@@ -6,6 +6,7 @@
 #[path = "../e2e/agent.rs"]
 #[expect(dead_code, reason = "the tests with real servers want more of it")]
 mod agent;
+mod bulk;
 mod load;
 mod server;
 mod source;
