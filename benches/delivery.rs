@@ -5,9 +5,10 @@
 //!
 //!     cargo bench --bench delivery -- [--check] [--events N]
 //!
-//! First the logs alone, for CPU time an event; then logs, traces and profiles, for the time until all
-//! have arrived, in order for each workload, and meanwhile for memory, the local API's answers, and the
-//! time from an OOM kill to `events --follow`.
+//! First the logs alone over OTLP, and then Elasticsearch alone, for CPU time an event and a document; then each
+//! catches up with logs, traces and profiles, and then both at once with metrics and somebody who scrapes: for the time
+//! until all have arrived, in order for each workload, and meanwhile for memory, the local API's answers, and the time
+//! from an OOM kill to `events --follow`.
 //! `--check` fails above a bar. Root. The server counts records and does not decode them.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark may end so")]
@@ -61,19 +62,37 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::from(check));
     }
     let mut table = Table::default();
-    let logs = catch_up(events, &["logs"]);
+    let logs = catch_up(events, &["logs"], "none");
     let each = |r: &Run| r.cpu.as_secs_f64() * 1e6 / events as f64;
     table.barred("CPU an event, logs alone (20 us: 50,000 a second)", each(&logs), "us", 20.0);
     table.told("  time until all had arrived", logs.took.as_secs_f64(), "s");
-    let all = catch_up(events, &["logs", "traces"]);
-    table.barred(&format!("catching up on {events} events, logs and traces"), all.took.as_secs_f64(), "s", 30.0);
+    let elasticsearch = catch_up(events, &DOCUMENTS, "none");
+    // Each event is a log record and a span.
+    table.barred("CPU a document, Elasticsearch alone", each(&elasticsearch) / 2.0, "us", 20.0);
+    let compressed = catch_up(events / 4, &DOCUMENTS, "gzip");
+    table.barred("  compressed", each(&compressed) * 4.0 / 2.0, "us", 20.0);
+    behaves(&mut table, &format!("catching up on {events} events, to Elasticsearch"), &elasticsearch);
+    let otlp = catch_up(events, &OTLP, "none");
+    behaves(&mut table, &format!("catching up on {events} events, over OTLP"), &otlp);
+    table.told("  CPU an event", each(&otlp), "us");
+    let all = catch_up(events, &[OTLP, DOCUMENTS].concat(), "none");
+    behaves(&mut table, &format!("catching up on {events} events, all exporters"), &all);
     table.told("  CPU an event", each(&all), "us");
-    table.barred("  records out of order in their workload, or doubled", all.disorder as f64, "", 0.0);
-    table.barred("  PSS at most", all.pss / 1024.0 / 1024.0, "MiB", 64.0);
-    table.barred(&format!("  /v1/events meanwhile, p99 of {}", all.answers.len()), p99_ms(&all.answers), "ms", 200.0);
-    let told = format!("  OOM kill -> events --follow meanwhile, p99 of {}", all.told.len());
-    table.barred(&told, p99_ms(&all.told), "ms", 200.0);
     if table.kept() || !check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What is delivered with all on; profiles are, too, and the server does not serve them.
+const OTLP: [&str; 2] = ["logs", "traces"];
+const DOCUMENTS: [&str; 2] = ["elasticsearch/logs", "elasticsearch/traces"];
+
+/// Puts a catching-up against its bars.
+fn behaves(table: &mut Table, what: &str, run: &Run) {
+    table.barred(what, run.took.as_secs_f64(), "s", 30.0);
+    table.barred("  records out of order in their workload, or doubled", run.disorder as f64, "", 0.0);
+    table.barred("  PSS at most", run.pss / 1024.0 / 1024.0, "MiB", 64.0);
+    table.barred(&format!("  /v1/events meanwhile, p99 of {}", run.answers.len()), p99_ms(&run.answers), "ms", 200.0);
+    let told = format!("  OOM kill -> events --follow meanwhile, p99 of {}", run.told.len());
+    table.barred(&told, p99_ms(&run.told), "ms", 200.0);
 }
 
 /// What was seen while the agent caught up.
@@ -95,14 +114,23 @@ fn p99_ms(times: &[Duration]) -> f64 {
 }
 
 /// Lets an agent that has `events` behind deliver these signals.
-fn catch_up(events: u64, signals: &[&str]) -> Run {
+fn catch_up(events: u64, signals: &[&str], compression: &str) -> Run {
     let dir = tempfile::tempdir().unwrap();
     fill(&dir.path().join("store"), events);
     let sink = Sink::start();
-    let mut env = vec![("BIANQUE_EXPORTERS__OTLP__ENDPOINT".to_owned(), sink.url())];
-    for signal in ["logs", "traces", "metrics"] {
+    let mut env = Vec::new();
+    if signals.iter().any(|s| OTLP.contains(s)) {
+        env.push(("BIANQUE_EXPORTERS__OTLP__ENDPOINT".to_owned(), sink.url()));
+    }
+    for signal in OTLP {
         let name = format!("BIANQUE_EXPORTERS__OTLP__{}__ENABLED", signal.to_ascii_uppercase());
         env.push((name, signals.contains(&signal).to_string()));
+    }
+    let all = signals.len() > DOCUMENTS.len();
+    env.push(("BIANQUE_EXPORTERS__OTLP__METRICS__ENABLED".to_owned(), all.to_string()));
+    if signals.contains(&DOCUMENTS[0]) {
+        env.push(("BIANQUE_EXPORTERS__ELASTICSEARCH__URL".to_owned(), sink.url()));
+        env.push(("BIANQUE_EXPORTERS__ELASTICSEARCH__COMPRESSION".to_owned(), compression.to_owned()));
     }
     let start = Instant::now();
     let agent = Agent::with(dir, &env);
@@ -115,6 +143,9 @@ fn catch_up(events: u64, signals: &[&str]) -> Run {
         let asked = Instant::now();
         assert!(agent.get("/v1/events?limit=100").is_some(), "the agent does not answer");
         run.answers.push(asked.elapsed());
+        if all {
+            assert!(agent.get("/metrics").is_some(), "the agent is not scraped");
+        }
         kills::one(kill);
         kill += 1;
         run.pss = run.pss.max(pss(agent.pid()));
@@ -144,7 +175,7 @@ fn fill(path: &Path, events: u64) {
     let template = Template::new();
     let workloads: Vec<_> = (0..WORKLOADS).map(workload).collect();
     let first = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap() - 3_600_000_000_000;
-    let cursors = ["logs", "traces", "profiles"].map(|s| (format!("otlp/{s}"), id(first)));
+    let cursors = ["otlp/logs", "otlp/traces", "otlp/profiles", "elasticsearch"].map(|s| (s.to_owned(), id(first)));
     store.commit(&Commit { cursors: cursors.into(), ..Commit::default() }).unwrap();
     let mut done = 0;
     while done < events {
@@ -173,7 +204,7 @@ fn workload(n: u64) -> Arc<ResourceAttrs> {
         container_name: Some(format!("server-{n}")),
         image_name: Some("registry.example.org/shop/server".into()),
         runtime: Some("containerd"),
-        service_name: Some(format!("server-{n}")),
+        service_name: Some(format!("server-{n}").into()),
         ..Workload::new(WorkloadKey(n + 1), WorkloadKind::Container, format!("/kubepods/{n}"))
     }))
 }

@@ -54,8 +54,8 @@ fn workload(n: u64) -> Arc<Workload> {
         image_tag: Some("1.27".into()),
         runtime: Some("containerd"),
         pod: Some(Pod {
-            uid: format!("{n:032x}"),
-            name: Some(format!("server-7d9f8c6b5-{n:05}")),
+            uid: format!("{n:032x}").into(),
+            name: Some(format!("server-7d9f8c6b5-{n:05}").into()),
             namespace: Some("shop-production".into()),
             container: Some("server".into()),
             ..Pod::default()

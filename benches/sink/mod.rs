@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A back end that takes everything over OTLP/HTTP, counts it, and looks whether it is in order.
+//! A back end that takes everything, over OTLP/HTTP and as bulk requests to Elasticsearch, counts it, and looks
+//! whether it is in order.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::Read as _;
 use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use bianque::signal::raw::fields;
 
 #[derive(Default)]
 struct Seen {
-    /// Records of workloads by signal.
+    /// Records of workloads by signal; documents by `elasticsearch/` and the stream's type.
     counts: HashMap<String, u64>,
     /// The newest time by signal and workload.
     last: HashMap<(String, u64), u64>,
@@ -32,6 +35,8 @@ impl Sink {
         // What is not a signal of OTLP 1 (profiles) is not served.
         let app = axum::Router::new()
             .route("/v1/{signal}", axum::routing::post(take))
+            .route("/", axum::routing::get(async || as_elasticsearch(r#"{"version":{"number":"8.19.0"}}"#.to_owned())))
+            .route("/_bulk", axum::routing::post(bulk))
             .layer(axum::extract::DefaultBodyLimit::max(16 << 20))
             .with_state(seen.clone());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -81,6 +86,50 @@ async fn take(State(seen): State<Arc<Mutex<Seen>>>, Path(signal): Path<String>, 
         }
     }
     *seen.counts.entry(signal).or_default() += n;
+}
+
+fn as_elasticsearch(body: String) -> impl axum::response::IntoResponse {
+    ([("x-elastic-product", "Elasticsearch"), ("content-type", "application/json")], body)
+}
+
+/// Takes every document: each has a line that says where to, and one with its fields.
+async fn bulk(
+    State(seen): State<Arc<Mutex<Seen>>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> impl axum::response::IntoResponse {
+    let mut text = String::new();
+    if headers.contains_key("content-encoding") {
+        flate2::read::GzDecoder::new(&*body).read_to_string(&mut text).unwrap();
+    } else {
+        text.push_str(std::str::from_utf8(&body).unwrap());
+    }
+    let after = |line: &'_ str, key: &str| {
+        let at = line.find(key)? + key.len();
+        line[at..].split('"').next().map(str::to_owned)
+    };
+    let mut seen = seen.lock().unwrap();
+    let mut lines = text.lines();
+    let mut verdicts = String::from(r#"{"errors":false,"items":["#);
+    let mut comma = "";
+    while let (Some(action), Some(document)) = (lines.next(), lines.next()) {
+        verdicts.push_str(comma);
+        verdicts.push_str(r#"{"create":{"status":201}}"#);
+        comma = ",";
+        let Some(container) = after(document, r#""container.id":""#) else { continue };
+        let stream = after(action, r#""_index":""#).unwrap();
+        let signal = format!("elasticsearch/{}", stream.split('-').next().unwrap());
+        let time: jiff::Timestamp = after(document, r#""@timestamp":""#).unwrap().parse().unwrap();
+        let time = u64::try_from(time.as_nanosecond()).unwrap();
+        *seen.counts.entry(signal.clone()).or_default() += 1;
+        let mut hasher = DefaultHasher::new();
+        container.hash(&mut hasher);
+        let last = seen.last.entry((signal, hasher.finish())).or_default();
+        let in_order = time > std::mem::replace(last, time);
+        seen.disorder += u64::from(!in_order);
+    }
+    verdicts.push_str("]}");
+    as_elasticsearch(verdicts)
 }
 
 fn fixed64(record: &[u8], field: u32) -> u64 {

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::exporters::elasticsearch;
+use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
 use crate::exporters::otlp::{Delivery, MetricDelivery, Signal, Transport};
 use crate::exporters::retry::Shutdown;
@@ -29,6 +30,7 @@ pub(super) struct Exporting<'a> {
     pub state: &'a Arc<MetricState>,
     pub own: &'a SelfMetrics,
     pub resource: &'a Attributes,
+    pub health: &'a Health,
 }
 
 /// Yields the moment by which an exporter must have ended, once the agent stops.
@@ -41,13 +43,16 @@ fn shutdown(mut stop: watch::Receiver<bool>, deadline: Arc<OnceLock<Instant>>) -
 }
 
 /// The reader with its saved cursor; waits for a store that cannot be read yet. `None`: the agent stops.
-async fn reader(log: &Log, name: &str, stop: &mut watch::Receiver<bool>) -> Option<Reader> {
+async fn reader(log: &Log, name: &str, health: &Health, stop: &mut watch::Receiver<bool>) -> Option<Reader> {
     loop {
         let (log, wanted) = (log.clone(), name.to_owned());
         // It counts what it is behind; with a million entries that is a second.
         match tokio::task::spawn_blocking(move || log.reader(&wanted)).await.map_err(Into::into).flatten() {
             Ok(reader) => return Some(reader),
-            Err(e) => tracing::debug!("delivery by {name} waits for the store: {e:#}"),
+            Err(e) => {
+                health.tell(name, Fares::Failing(format!("waits for the store: {e:#}")));
+                tracing::debug!("delivery by {name} waits for the store: {e:#}");
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(STORE_RETRY) => {}
@@ -88,10 +93,11 @@ impl Exporting<'_> {
         let client = elasticsearch::Client::new(settings, seed())?;
         let (log, node, own) = (self.log.clone(), Node::new(self.resource), self.own.clone());
         let (mut stop, end) = (stop.clone(), shutdown(stop.clone(), deadline.clone()));
-        let namespace = settings.namespace.clone();
+        let (namespace, health) = (settings.namespace.clone(), self.health.clone());
         tasks.spawn(async move {
-            let Some(reader) = reader(&log, elasticsearch::EXPORTER, &mut stop).await else { return };
-            elasticsearch::Delivery::new(reader, client, &namespace, node, own, seed()).run(end).await;
+            let Some(reader) = reader(&log, elasticsearch::EXPORTER, &health, &mut stop).await else { return };
+            let delivery = elasticsearch::Delivery::new(reader, client, &namespace, node, own, seed());
+            delivery.telling(health).run(end).await;
         });
         Ok(())
     }
@@ -108,19 +114,19 @@ impl Exporting<'_> {
         for signal in [Signal::Logs, Signal::Traces, Signal::Profiles] {
             let Some(endpoint) = otlp.endpoint(signal)? else { continue };
             let transport = Transport::new(&endpoint)?;
-            let (log, node, own) = (self.log.clone(), node.clone(), self.own.clone());
+            let (log, node, own, health) = (self.log.clone(), node.clone(), self.own.clone(), self.health.clone());
             let (mut stop, end) = (stop.clone(), shutdown(stop.clone(), deadline.clone()));
             tasks.spawn(async move {
                 let name = format!("otlp/{}", signal.name());
-                let Some(reader) = reader(&log, &name, &mut stop).await else { return };
-                Delivery::new(signal, reader, transport, node, own, seed()).run(end).await;
+                let Some(reader) = reader(&log, &name, &health, &mut stop).await else { return };
+                Delivery::new(signal, reader, transport, node, own, seed()).telling(health).run(end).await;
             });
         }
         if let Some(endpoint) = otlp.endpoint(Signal::Metrics)? {
             let interval = config.metrics.interval.get();
             let transport = Transport::new(&endpoint)?;
             let delivery = MetricDelivery::new(self.state.clone(), transport, node, interval, self.own.clone());
-            tasks.spawn(delivery.run(shutdown(stop.clone(), deadline.clone())));
+            tasks.spawn(delivery.telling(self.health.clone()).run(shutdown(stop.clone(), deadline.clone())));
         }
         Ok(())
     }

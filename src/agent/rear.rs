@@ -8,6 +8,7 @@ use super::outlet::Counting;
 use super::threads::{Stoppable, stoppable, with_less};
 use super::{Kept, node};
 use crate::config::{self, Config, Loaded, Sources};
+use crate::exporters::health::Health;
 use crate::exporters::prometheus::Prometheus;
 use crate::exporters::store::{self, OpenError, Store};
 use crate::host::{Clock, Host};
@@ -29,6 +30,7 @@ pub(super) struct Rear {
     pub state: Arc<MetricState>,
     pub store: Store,
     pub log: Log,
+    pub health: Health,
     pub sender: Sender,
     pub pipeline: Stoppable,
     pub committer: Stoppable,
@@ -77,7 +79,8 @@ impl Rear {
         });
         let committer = stoppable("commit", with_less(kept, move |stop| committer.run(stop)))?;
         let pipeline = stoppable("pipeline", with_less(kept, move |stop| pipeline.run(stop)))?;
-        Ok(Rear { telemetry, own, node, resource, state, store, log, sender, pipeline, committer })
+        let health = Health::default();
+        Ok(Rear { telemetry, own, node, resource, state, store, log, health, sender, pipeline, committer })
     }
 
     /// The writer of `/metrics`.

@@ -18,6 +18,7 @@ use crate::api::{self, Readiness};
 use crate::collectors::run::{Command, Statuses};
 use crate::collectors::{Kind, Registration};
 use crate::config::{self, Config, Loaded, Sources};
+use crate::exporters::health::Health;
 use crate::exporters::prometheus::Prometheus;
 use crate::host::{Clock, Host};
 use crate::pipeline::Input;
@@ -35,6 +36,7 @@ pub(super) const LOOPS: &[&str] = &["pipeline", "metrics", "events", "autotracin
 pub(super) struct Stages {
     junction: Arc<Junction>,
     log: Log,
+    health: Health,
     statuses: Arc<Statuses>,
     shared: Shared,
     telemetry: Telemetry,
@@ -75,8 +77,13 @@ impl Stages {
         let (answers, feeding) = queries::answers(&rear, statuses.clone(), &clock, stop_seen.clone());
         tasks.spawn(feeding);
         serve_api(&config, answers, rear.prometheus(), &clock, &tasks, stop_seen.clone()).await?;
-        let exporting =
-            deliver::Exporting { log: &rear.log, state: &rear.state, own: &rear.own, resource: &rear.resource };
+        let exporting = deliver::Exporting {
+            log: &rear.log,
+            state: &rear.state,
+            own: &rear.own,
+            resource: &rear.resource,
+            health: &rear.health,
+        };
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
         tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen.clone()));
         tasks.spawn(until(stop_seen, front.kubernetes.run()));
@@ -86,6 +93,7 @@ impl Stages {
         Ok(Stages {
             junction: front.junction,
             log: rear.log,
+            health: rear.health,
             statuses,
             shared: front.shared,
             telemetry: rear.telemetry,
@@ -136,7 +144,7 @@ impl Stages {
 
     /// Whether all does what it should.
     pub fn readiness(&self) -> Readiness {
-        queries::readiness(&self.log, &self.statuses)
+        queries::readiness(&self.log, &self.health, &self.statuses)
     }
 
     /// Has one of [`LOOPS`] set `answer`; `false`: it cannot be asked now.

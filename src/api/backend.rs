@@ -118,7 +118,7 @@ pub struct StoreReadiness {
 #[derive(Debug, Clone, Serialize)]
 pub struct ExporterState {
     pub name: String,
-    /// `ok` or `failing`.
+    /// `ok`, `behind` (it catches up), `failing`, or `unserved` (the back end does not take this signal).
     pub state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

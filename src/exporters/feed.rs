@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
+use super::health::{Fares, Health};
 use super::node::Resources;
 use super::retry::{Backoff, OnceAMinute, Stop};
 use crate::pipeline::log;
@@ -95,16 +96,31 @@ pub struct Feed<S> {
     own: SelfMetrics,
     backoff: Backoff,
     complaints: OnceAMinute,
+    health: Health,
 }
 
 impl<S: Source> Feed<S> {
     pub fn new(source: S, exporter: String, what: String, own: SelfMetrics, backoff: Backoff) -> Self {
-        Feed { source, exporter, what, own, backoff, complaints: OnceAMinute::default() }
+        Feed { source, exporter, what, own, backoff, complaints: OnceAMinute::default(), health: Health::default() }
+    }
+
+    /// Tells there how it goes.
+    #[must_use]
+    pub fn telling(mut self, health: Health) -> Self {
+        self.health = health;
+        self.tell(Fares::Well);
+        self
+    }
+
+    /// How it goes with the exporter.
+    pub fn tell(&self, fares: Fares) {
+        self.health.tell(&self.exporter, fares);
     }
 
     /// The next entries, never none of them: the same again unless they were acknowledged. `None`: the
     /// agent ends, and there is nothing left or no time.
     pub async fn next(&mut self, stop: &mut Stop) -> Option<S::Batch> {
+        let mut unread = false;
         while !stop.is_over() {
             let wait = if stop.is_ending() { Duration::ZERO } else { MAX_WAIT };
             let batch = tokio::select! {
@@ -113,6 +129,9 @@ impl<S: Source> Feed<S> {
                 () = stop.begun(), if !stop.is_ending() => continue,
             };
             self.report();
+            if std::mem::replace(&mut unread, batch.is_err()) && !unread {
+                self.tell(Fares::Well);
+            }
             match batch {
                 Ok(batch) if !batch.is_empty() => {
                     self.backoff.reset();
@@ -121,6 +140,7 @@ impl<S: Source> Feed<S> {
                 Ok(_) if stop.is_ending() => break,
                 Ok(_) => {}
                 Err(e) => {
+                    self.tell(Fares::Failing(format!("cannot read the store: {e:#}")));
                     if self.complaints.may_speak() {
                         error!("cannot read entries for the delivery of {}; trying again: {e:#}", self.what);
                     }
@@ -156,4 +176,63 @@ pub fn halve(part: Range<usize>, parts: &mut Vec<Range<usize>>) {
     let middle = part.start + part.len() / 2;
     parts.push(middle..part.end);
     parts.push(part.start..middle);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing(Resources);
+
+    impl Batch for Nothing {
+        fn entries(&self) -> &[RawEntry] {
+            &[]
+        }
+
+        fn resources(&self) -> &Resources {
+            &self.0
+        }
+    }
+
+    /// Cannot be read once, then has nothing.
+    struct Ill(u32, Health);
+
+    impl Source for Ill {
+        type Batch = Nothing;
+
+        async fn next(&mut self, _: usize, wait: Duration) -> anyhow::Result<Nothing> {
+            self.0 += 1;
+            anyhow::ensure!(self.0 > 1, "the disk is gone");
+            if self.0 == 2 {
+                let told = self.1.now().remove("x");
+                assert!(matches!(told, Some(Fares::Failing(why)) if why.contains("the disk is gone")));
+            }
+            tokio::time::sleep(wait).await;
+            Ok(Nothing(Resources::default()))
+        }
+
+        fn ack(&mut self, _: &Nothing) {}
+
+        fn behind(&self) -> Behind {
+            Behind::default()
+        }
+    }
+
+    /// A store that cannot be read is told of, and that it can again, though nothing is new.
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_ill_is_told_of() {
+        let health = Health::default();
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1), 1);
+        let source = Ill(0, health.clone());
+        let feed = Feed::new(source, "x".into(), "x".into(), SelfMetrics::unread(), backoff);
+        let mut feed = feed.telling(health.clone());
+        let end = tokio::time::Instant::now() + Duration::from_secs(10);
+        let mut stop = Stop::new(async move {
+            tokio::time::sleep_until(end).await;
+            end
+        });
+        assert!(feed.next(&mut stop).await.is_none());
+        assert!(feed.source.0 > 2);
+        assert_eq!(health.now().remove("x"), Some(Fares::Well));
+    }
 }

@@ -3,6 +3,7 @@
 
 pub mod elasticsearch;
 pub mod feed;
+pub mod health;
 pub mod http;
 pub mod node;
 pub mod otlp;

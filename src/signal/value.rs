@@ -2,6 +2,7 @@
 //! Typed attribute values, the shape of OTLP's `AnyValue`.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::Key;
 
@@ -27,6 +28,12 @@ macro_rules! value_from {
 value_from! {
     bool => Bool, i8 => Int, i16 => Int, i32 => Int, i64 => Int, u8 => Int, u16 => Int, u32 => Int,
     f64 => Double, &'static str => Str, String => Str, Cow<'static, str> => Str,
+}
+
+impl From<Arc<str>> for Value {
+    fn from(v: Arc<str>) -> Self {
+        Value::Str(v.as_ref().to_owned().into())
+    }
 }
 
 impl From<u64> for Value {

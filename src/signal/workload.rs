@@ -26,14 +26,14 @@ pub enum WorkloadKind {
 /// Names of who made a pod, each under its attribute; shared by the pod's containers.
 pub type Owners = Arc<[(Key, String)]>;
 
-/// A pod's identity, as far as it is known.
+/// A pod's identity, as far as it is known. What is the same for all its containers is shared by them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
-    pub uid: String,
-    pub name: Option<String>,
-    pub namespace: Option<String>,
+    pub uid: Arc<str>,
+    pub name: Option<Arc<str>>,
+    pub namespace: Option<Arc<str>>,
     /// The container's name within the pod.
-    pub container: Option<String>,
+    pub container: Option<Arc<str>>,
     /// Who made it, the one that people know first: `k8s.deployment.name` and the name, then its ReplicaSet.
     pub owners: Owners,
     pub qos: Option<QosClass>,
@@ -106,16 +106,16 @@ pub struct Workload {
     /// 64 hex digits, for containers.
     pub container_id: Option<String>,
     pub container_name: Option<String>,
-    pub image_name: Option<String>,
-    pub image_tag: Option<String>,
+    pub image_name: Option<Arc<str>>,
+    pub image_tag: Option<Arc<str>>,
     /// `podman`, `docker`, `containerd`, `cri-o`.
     pub runtime: Option<&'static str>,
     /// systemd unit, for units.
     pub unit: Option<String>,
     pub pod: Option<Pod>,
-    pub service_name: Option<String>,
-    pub service_namespace: Option<String>,
-    pub service_version: Option<String>,
+    pub service_name: Option<Arc<str>>,
+    pub service_namespace: Option<Arc<str>>,
+    pub service_version: Option<Arc<str>>,
     /// The service's name is the process's own word: nothing else overrides it.
     pub service_told: bool,
     /// The container's, as its runtime has them.
@@ -169,7 +169,7 @@ impl Workload {
         a.set_some(attr::CONTAINER_ID, text(&self.container_id));
         a.set_some(attr::CONTAINER_NAME, text(&self.container_name));
         a.set_some(attr::CONTAINER_RUNTIME, self.runtime);
-        a.set_some(attr::CONTAINER_IMAGE_NAME, text(&self.image_name));
+        a.set_some(attr::CONTAINER_IMAGE_NAME, self.image_name.clone());
         a.set_some(attr::CONTAINER_IMAGE_TAGS, self.image_tag.clone().map(|t| vec![t]));
         if let Some(p) = &self.pod {
             p.describe(&mut a);
@@ -178,9 +178,12 @@ impl Workload {
         if !self.cgroup.is_empty() {
             a.set(attr::LINUX_CGROUP_PATH, self.cgroup.clone());
         }
-        a.set_some(attr::SERVICE_NAME, self.service_name.clone().or_else(|| self.container_name.clone()));
-        a.set_some(attr::SERVICE_NAMESPACE, text(&self.service_namespace));
-        a.set_some(attr::SERVICE_VERSION, text(&self.service_version));
+        a.set_some(
+            attr::SERVICE_NAME,
+            self.service_name.as_deref().or(self.container_name.as_deref()).map(str::to_owned),
+        );
+        a.set_some(attr::SERVICE_NAMESPACE, self.service_namespace.clone());
+        a.set_some(attr::SERVICE_VERSION, self.service_version.clone());
         for (name, value) in &self.chosen {
             a.set_named(name.clone().into(), Value::Str(value.clone().into()));
         }

@@ -43,7 +43,7 @@ macro_rules! exporter {
                     .with_http_client(Client::new(&endpoint)?)
                     .with_protocol(SdkProtocol::HttpBinary)
                     .with_endpoint(&endpoint.url)
-                    .with_headers(headers(&endpoint))
+                    .with_headers(headers(&endpoint)?)
                     .with_timeout(endpoint.timeout);
                 if let Some(c) = gzip {
                     b = b.with_compression(c);
@@ -68,8 +68,8 @@ pub fn metrics(settings: &Settings) -> anyhow::Result<Option<MetricExporter>> {
     exporter!(MetricExporter, settings, Signal::Metrics)
 }
 
-fn headers(endpoint: &Endpoint) -> HashMap<String, String> {
-    endpoint.headers.iter().map(|(k, v)| (k.clone(), v.reveal().to_owned())).collect()
+fn headers(endpoint: &Endpoint) -> anyhow::Result<HashMap<String, String>> {
+    Ok(endpoint.all_headers()?.iter().map(|(k, v)| (k.clone(), v.reveal().to_owned())).collect())
 }
 
 /// Our connections as the SDK wants them. The SDK calls from threads of its own, on which the

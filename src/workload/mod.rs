@@ -14,6 +14,7 @@ pub mod runtime;
 pub mod service;
 pub mod settings;
 mod table;
+mod texts;
 
 pub use changes::Changes;
 pub use kubernetes::Kubernetes;

@@ -156,7 +156,7 @@ mod tests {
         let known = owners(&groups, &members);
         let w = known.owners[&11].workload.clone().unwrap();
         assert_eq!((w.cgroup.as_str(), w.container_id.as_deref()), (pod, None));
-        assert_eq!(w.pod.as_ref().map(|p| p.uid.as_str()), Some("11111111-2222-3333-4444-555555555555"));
+        assert_eq!(w.pod.as_ref().map(|p| &*p.uid), Some("11111111-2222-3333-4444-555555555555"));
         assert_eq!(path(&known, 12), None);
     }
 }

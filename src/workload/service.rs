@@ -3,6 +3,7 @@
 //! variables, else Kubernetes' annotations and labels, else the container's name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
@@ -79,7 +80,8 @@ impl ServiceEnv {
 
     /// Gives the workload what its process says of its service.
     pub fn apply(&self, w: &mut Workload) {
-        let set = |slot: &mut Option<String>, told: &Option<String>| *slot = told.clone().or(slot.take());
+        let set =
+            |slot: &mut Option<Arc<str>>, told: &Option<String>| *slot = told.as_deref().map(Arc::from).or(slot.take());
         w.service_told |= self.name.is_some();
         set(&mut w.service_name, &self.name);
         set(&mut w.service_namespace, &self.namespace);
@@ -119,14 +121,15 @@ pub(super) fn is_telling(key: &str) -> bool {
 
 /// Gives the workload the service that its labels and its pod's tell, where its process said nothing.
 pub(super) fn by_labels(w: &mut Workload, pod: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) {
-    let find = |key: &str| pod.get(key).or_else(|| w.labels.get(key)).filter(|v| !v.is_empty()).cloned();
-    let annotated = |key: &str| annotations.get(key).filter(|v| !v.is_empty()).cloned();
+    let find =
+        |key: &str| pod.get(key).or_else(|| w.labels.get(key)).filter(|v| !v.is_empty()).map(|v| Arc::from(v.as_str()));
+    let annotated = |key: &str| annotations.get(key).filter(|v| !v.is_empty()).map(|v| Arc::from(v.as_str()));
     let [name, namespace, version] = ANNOTATED.map(annotated);
     let name = name.or_else(|| NAMES.into_iter().find_map(find));
     let (namespace, version) = (namespace.or_else(|| find(NAMESPACE)), version.or_else(|| find(VERSION)));
     if !w.service_told {
         let of_pod = w.pod.as_ref().and_then(|p| p.container.clone());
-        w.service_name = name.or(of_pod).or_else(|| w.container_name.clone());
+        w.service_name = name.or(of_pod).or_else(|| w.container_name.as_deref().map(Arc::from));
     }
     w.service_namespace = w.service_namespace.take().or(namespace);
     w.service_version = w.service_version.take().or(version);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::key_of;
 use super::path::{Identity, identify, qos_of};
+use super::texts::Texts;
 use crate::probe::CgroupId;
 use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
 
@@ -22,6 +23,7 @@ pub(super) struct Table {
     workloads: HashMap<WorkloadKey, Entry>,
     /// Living workloads that are no containers: those are joined by their path.
     paths: HashMap<Box<str>, WorkloadKey>,
+    texts: Texts,
     removed: VecDeque<(u64, CgroupId)>,
     /// Number of the walk that last saw a pair.
     scan: u32,
@@ -52,6 +54,7 @@ impl Table {
             pairs: HashMap::new(),
             workloads: HashMap::new(),
             paths: HashMap::new(),
+            texts: Texts::default(),
             removed: VecDeque::new(),
             scan: 0,
             removed_unknown: None,
@@ -106,7 +109,8 @@ impl Table {
         self.pairs.insert(id, Pair { key, removed_ns: None, seen: self.scan });
         let entry = self.workloads.entry(key).or_insert_with(|| Entry {
             workload: Arc::new(describe(key, path, pending)),
-            own: Vec::new(),
+            // One where there is one hierarchy; pushing would make room for four.
+            own: Vec::with_capacity(1),
             live: 0,
             pairs: 0,
         });
@@ -241,6 +245,7 @@ impl Table {
         new.key = key;
         let changed = new != *entry.workload;
         if changed {
+            self.texts.share(&mut new);
             entry.workload = Arc::new(new);
         }
         Some((Arc::clone(&entry.workload), changed))
@@ -267,7 +272,7 @@ pub(super) fn describe(key: WorkloadKey, path: &str, pending: bool) -> Workload 
         unit: unit.map(str::to_owned),
         // systemd does not take dashes in a slice's name, so runtimes write underscores.
         pod: identity.and_then(|i| i.pod).map(|uid| Pod {
-            uid: uid.replace('_', "-"),
+            uid: uid.replace('_', "-").into(),
             qos: qos_of(path),
             ..Pod::default()
         }),

@@ -178,7 +178,8 @@ fn a_published_process_context_names_the_service() {
     let options =
         ["--volume", &volume, "--env", "OTEL_SERVICE_NAME=env", "--env", "OTEL_RESOURCE_ATTRIBUTES=service.version=7"];
     let c = Container::start("wl-ctx", &options, &["/work/publish"]);
-    let service = || fed.container(&c.id).map(|w| (w.service_name.clone(), w.service_version.clone()));
+    let text = |t: &Option<Arc<str>>| t.as_deref().map(str::to_owned);
+    let service = || fed.container(&c.id).map(|w| (text(&w.service_name), text(&w.service_version)));
     let of = |name: &str| Some((Some(name.to_owned()), Some("7".to_owned())));
     wait_for("service of the environment", patience(4), || (service() == of("env")).then_some(()));
     wait_for("published service", patience(10), || (service() == of("published")).then_some(()));

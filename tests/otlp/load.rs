@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bianque::exporters::elasticsearch::{self, config::Urls};
 use bianque::exporters::otlp::Protocol;
 use bianque::pipeline::log::Live;
 use bianque::pipeline::{Observer, incident};
@@ -19,9 +20,9 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 
 use crate::agent::Agent;
 use crate::server::{Answer, Server};
-use crate::{ANY_PORT, settings};
+use crate::{ANY_PORT, bulk, settings};
 
-/// What the process is to do: `FOLDER ADDRESS RUN RATE SECONDS`.
+/// What the process is to do: `FOLDER ADDRESS RUN RATE SECONDS ELASTICSEARCH`; the last is `-` for none.
 const CHILD: &str = "BIANQUE_TEST_LOAD";
 /// Events in ten milliseconds are made at once.
 const STEP: Duration = Duration::from_millis(10);
@@ -44,11 +45,16 @@ impl Observer for Counts {
 
 /// Makes events at a rate, delivers them, prints which are accepted, and ends when all are delivered.
 async fn make_and_deliver(task: &str) {
-    let [folder, to, run, rate, seconds]: [&str; 5] = task.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let [folder, to, run, rate, seconds, elasticsearch]: [&str; 6] =
+        task.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let (rate, seconds): (u64, u64) = (rate.parse().unwrap(), seconds.parse().unwrap());
     let counts = Arc::new(Counts::default());
     let mut agent = Agent::with(Path::new(folder), incident::Settings::default(), counts.clone());
     agent.deliver(&settings(Protocol::Http, to.parse().unwrap()));
+    if elasticsearch != "-" {
+        let url = Urls(vec![format!("http://{elasticsearch}")]);
+        agent.deliver_to_elasticsearch(&elasticsearch::Settings { url, ..Default::default() });
+    }
     let mut watch = agent.log.watch();
     if run != "soak" {
         tokio::spawn(async move {
@@ -81,10 +87,10 @@ async fn make_and_deliver(task: &str) {
 }
 
 /// Starts this very test again as such a process.
-fn start(test: &str, folder: &Path, to: SocketAddr, run: &str, rate: u64, seconds: u64) -> Child {
+fn start(test: &str, folder: &Path, (to, bulk): (SocketAddr, &str), run: &str, rate: u64, seconds: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
-        .env(CHILD, format!("{} {to} {run} {rate} {seconds}", folder.display()))
+        .env(CHILD, format!("{} {to} {run} {rate} {seconds} {bulk}", folder.display()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
@@ -104,7 +110,7 @@ async fn accepted_events_arrive_though_the_agent_is_killed() {
     let accepted = tokio::task::spawn_blocking(move || {
         let mut accepted = Vec::new();
         for run in 0..50 {
-            let mut child = start(NAME, &path, at, &run.to_string(), 2000, 3600);
+            let mut child = start(NAME, &path, (at, "-"), &run.to_string(), 2000, 3600);
             let before = accepted.len();
             for line in BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok) {
                 // The last line may be cut off by the kill: its event may be another's beginning.
@@ -120,7 +126,7 @@ async fn accepted_events_arrive_though_the_agent_is_killed() {
             accepted.truncate(whole);
         }
         // Without new events: what is left goes out.
-        let mut last = start(NAME, &path, at, "last", 0, 0);
+        let mut last = start(NAME, &path, (at, "-"), "last", 0, 0);
         let lines: Vec<_> = BufReader::new(last.stdout.take().unwrap()).lines().map_while(Result::ok).collect();
         assert!(last.wait().unwrap().success(), "{lines:?}");
         accepted
@@ -158,8 +164,8 @@ fn in_order(arrived: &[String]) {
     }
 }
 
-/// 5,000 events a second with logs, traces and profiles delivered: as many arrive as were made, each
-/// once, and memory does not grow. A minute; ten in `make soak`.
+/// 5,000 events a second with logs, traces and profiles delivered over OTLP, and all to Elasticsearch: as many arrive
+/// as were made, each once, and memory does not grow. A minute; ten in `make soak`.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_load_is_delivered_and_memory_stays() {
     if let Ok(task) = std::env::var(CHILD) {
@@ -168,10 +174,13 @@ async fn long_load_is_delivered_and_memory_stays() {
     const RATE: u64 = 5000;
     let seconds = std::env::var("BIANQUE_SOAK_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
     let (server, at) = Server::start(Protocol::Http, ANY_PORT.into(), |_, _| Answer::Accept).await;
+    let (came, bulk) = bulk::start().await;
+    let bulk = bulk.to_string();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     let (memory, told) = tokio::task::spawn_blocking(move || {
-        let mut child = start("load::long_load_is_delivered_and_memory_stays", &path, at, "soak", RATE, seconds);
+        let mut child =
+            start("load::long_load_is_delivered_and_memory_stays", &path, (at, &bulk), "soak", RATE, seconds);
         let mut memory = Vec::new();
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(seconds) {
@@ -191,6 +200,10 @@ async fn long_load_is_delivered_and_memory_stays() {
     assert_eq!(arrived.len() as u64, made - lost, "{lost} of {made} were lost on the way to the log");
     assert_eq!(arrived.iter().collect::<HashSet<_>>().len(), arrived.len(), "some arrived twice");
     in_order(&arrived);
+    let came = came.lock().unwrap();
+    let logs: Vec<_> = came.iter().filter(|(action, _)| action.contains(r#""logs-"#)).collect();
+    assert_eq!(logs.len() as u64, made - lost, "documents in Elasticsearch");
+    assert!(came.values().all(|n| *n == 1), "some were sent to Elasticsearch twice");
     let quarter = memory.len() / 4;
     let most = |part: &[u64]| part.iter().copied().max().unwrap_or(0);
     let (before, after) = (most(&memory[quarter..2 * quarter]), most(&memory[3 * quarter..]));

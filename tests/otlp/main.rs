@@ -6,6 +6,7 @@
 #[path = "../e2e/agent.rs"]
 #[expect(dead_code, reason = "the tests with real servers want more of it")]
 mod agent;
+mod bulk;
 mod load;
 mod server;
 mod source;
@@ -14,6 +15,7 @@ mod tls;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bianque::exporters::health::{Fares, Health};
 use bianque::exporters::otlp::{Compression, Delivery, Node, Protocol, Secret, Settings, Signal, Transport};
 use bianque::signal::Attributes;
 use bianque::telemetry::{Options, Telemetry};
@@ -27,6 +29,7 @@ const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 /// A delivery of logs under way.
 struct Agent {
     telemetry: Telemetry,
+    health: Health,
     stop: tokio::sync::oneshot::Sender<Instant>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -46,9 +49,11 @@ impl Agent {
         let node = Node::new(&Attributes::new());
         let delivery = Delivery::new(Signal::Logs, log.clone(), transport, node, telemetry.own(), 1)
             .with_backoff(Duration::from_millis(20), Duration::from_millis(100));
+        let health = Health::default();
+        let delivery = delivery.telling(health.clone());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let shutdown = Box::pin(async move { stopped.await.unwrap_or_else(|_| Instant::now()) });
-        Agent { telemetry, stop, task: tokio::spawn(delivery.run(shutdown)) }
+        Agent { telemetry, health, stop, task: tokio::spawn(delivery.run(shutdown)) }
     }
 
     /// Ends it, with time to flush.
@@ -56,6 +61,11 @@ impl Agent {
         self.stop.send(Instant::now() + flush).unwrap();
         timeout(flush + Duration::from_secs(5), self.task).await.expect("it did not end in time").unwrap();
         self.telemetry
+    }
+
+    /// What is told of it to those who ask the agent.
+    fn fares(&self) -> Option<Fares> {
+        self.health.now().remove("otlp/logs")
     }
 
     fn count(&self, series: &str) -> u64 {
@@ -158,7 +168,7 @@ async fn server_that_refuses_everything_does_not_empty_the_log() {
     }
 }
 
-/// A server that refuses us, not the data, loses nothing of it.
+/// A server that refuses us, not the data, loses nothing of it; meanwhile whoever asks is told why nothing is delivered.
 #[tokio::test]
 async fn denied_is_kept_until_somebody_acts() {
     for protocol in BOTH {
@@ -166,7 +176,16 @@ async fn denied_is_kept_until_somebody_acts() {
         let (server, at) = Server::start(protocol, ANY_PORT.into(), script).await;
         let log = TestLog::of(names(5));
         let agent = Agent::start(&log, &settings(protocol, at));
-        until("all delivered", || log.len() == 0).await;
+        let mut why = None;
+        until("all delivered", || {
+            if let Some(Fares::Failing(text)) = agent.fares() {
+                why = Some(text);
+            }
+            log.len() == 0
+        })
+        .await;
+        assert!(why.is_some_and(|why| !why.is_empty()), "it said that it fared well");
+        assert_eq!(agent.fares(), Some(Fares::Well));
         assert_eq!(server.accepted(), names(5));
         assert_eq!(agent.count(SENT), 5);
         let failed = "bianque_exporter_failures_total{exporter=\"otlp\",reason=\"denied\",signal=\"logs\"}";
@@ -294,6 +313,37 @@ async fn end_flushes_in_time_and_restart_goes_on() {
         let agent = Agent::start(&log, &patient);
         let telemetry = agent.stop(Duration::from_secs(10)).await;
         assert_eq!((log.len(), server.accepted(), count(&telemetry, SENT)), (0, names(5), 5));
+    }
+}
+
+/// Headers come from a file, too, and are taken over when it is written anew.
+#[tokio::test]
+async fn headers_of_a_file_are_renewed() {
+    for protocol in BOTH {
+        let (server, at) = Server::start(protocol, ANY_PORT.into(), |_, _| Answer::Accept).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "authorization: Bearer first\n").unwrap();
+        let mut s = settings(protocol, at);
+        s.headers_file = Some(file.path().to_owned());
+        let log = TestLog::of(names(5));
+        let agent = Agent::start(&log, &s);
+        until("the first delivered", || log.len() == 0).await;
+        agent.stop(Duration::ZERO).await;
+        let transport = &mut Transport::new(&s.endpoint(Signal::Logs).unwrap().unwrap()).unwrap();
+        std::fs::write(file.path(), "authorization: Bearer second\n").unwrap();
+        let sees = |what: &str| server.seen().last().unwrap().authorization.as_deref() == Some(what);
+        assert!(sees("Bearer first"));
+        let end = Instant::now() + Duration::from_secs(15);
+        while !sees("Bearer second") {
+            assert!(Instant::now() < end, "the new header is not sent");
+            transport.export(Vec::new().into()).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // What cannot be used changes nothing.
+        std::fs::write(file.path(), "geheim").unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        transport.export(Vec::new().into()).await;
+        assert!(sees("Bearer second"));
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ::elasticsearch::auth::{ClientCertificate, Credentials};
 use ::elasticsearch::cert::{Certificate, CertificateValidation};
-use ::elasticsearch::http::headers::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, USER_AGENT};
+use ::elasticsearch::http::headers::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use ::elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
 use ::elasticsearch::http::{Method, Url};
 use anyhow::Context as _;
@@ -20,7 +20,7 @@ use serde_json::Value as Json;
 use super::Settings;
 use super::answer::{Outcome, classify, is_product, message};
 use crate::exporters::http::{Compression, chain, gzip};
-use crate::exporters::settings::Secret;
+use crate::exporters::settings::{Secret, headers as headers_of};
 
 /// What of a bulk request's answer is wanted: 30 bytes a document.
 const FILTER: [(&str, &str); 2] = [
@@ -208,13 +208,23 @@ fn connect(settings: &Settings, at: usize) -> anyhow::Result<(Transport, HeaderM
     let transport = builder.build().context("exporters.elasticsearch: use its certificates")?;
     let mut headers = HeaderMap::new();
     headers.insert(USER_AGENT, HeaderValue::from_static(crate::exporters::USER_AGENT));
+    let section = "exporters.elasticsearch";
+    for (name, value) in &headers_of(section, &settings.headers, settings.headers_file.as_deref())? {
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| anyhow::anyhow!("{section}.headers: {name:?} is no name of a header"))?;
+        headers.insert(name, secret_value(value.reveal())?);
+    }
     if let Some(text) = authorization(settings)? {
-        let mut value = HeaderValue::from_str(&text)
-            .context("exporters.elasticsearch: the credentials have characters that a header cannot hold")?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+        headers.insert(AUTHORIZATION, secret_value(&text)?);
     }
     Ok((transport, headers))
+}
+
+fn secret_value(text: &str) -> anyhow::Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(text)
+        .context("exporters.elasticsearch: the credentials or headers have characters that a header cannot hold")?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// The system's certificate authorities and those of the settings.
@@ -267,6 +277,26 @@ mod tests {
 
     fn sent(toml: &str) -> Option<String> {
         authorization(&toml::from_str(toml).unwrap()).unwrap()
+    }
+
+    /// Headers of the settings and of the file are sent, never shown, beside the credentials.
+    #[test]
+    fn headers_of_settings_and_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "x-gate: geheim\n").unwrap();
+        let text = "url = 'http://es:9200'\napi_key = 'geheim'\n[headers]\nx-tenant = 'geheim'\nx-gate = 'old'";
+        let mut settings: Settings = toml::from_str(text).unwrap();
+        settings.headers_file = Some(file.path().to_owned());
+        let (_, headers) = connect(&settings, 0).unwrap();
+        assert_eq!(
+            [&headers["x-gate"], &headers["x-tenant"], &headers[AUTHORIZATION]],
+            ["geheim", "geheim", "ApiKey geheim"]
+        );
+        let shown = format!("{headers:?} {settings:?} {}", serde_json::to_string(&settings).unwrap());
+        assert!(!shown.contains("geheim"), "{shown}");
+        settings.headers.insert("no name".into(), Secret::new("geheim"));
+        let e = format!("{:#}", connect(&settings, 0).map(|_| ()).unwrap_err());
+        assert!(e.contains("exporters.elasticsearch.headers") && !e.contains("geheim"), "{e}");
     }
 
     /// Both forms of an API key come to the encoded one; a file's newline is not part of its secret.

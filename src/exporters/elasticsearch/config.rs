@@ -10,7 +10,7 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::exporters::http::Compression;
-use crate::exporters::settings::{Invalid, Secret, without_credentials};
+use crate::exporters::settings::{Headers, Invalid, Secret, without_credentials};
 use crate::signal::HumanDuration;
 
 const SECTION: &str = "exporters.elasticsearch";
@@ -86,6 +86,12 @@ pub struct Settings {
     /// File with the password; read again when the server refuses it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// Headers of each request, for what stands before the server. Values are never shown.
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    pub headers: Headers,
+    /// File with headers, `NAME: VALUE` a line, which hold before those above; read again when the server refuses us.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers_file: Option<PathBuf>,
     /// PEM file with certificates that the server's may be signed by, besides the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
@@ -112,6 +118,8 @@ impl Default for Settings {
             username: None,
             password: None,
             password_file: None,
+            headers: Headers::new(),
+            headers_file: None,
             ca_file: None,
             client_certificate_file: None,
             client_key_file: None,

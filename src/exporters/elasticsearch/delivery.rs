@@ -15,6 +15,7 @@ use super::answer::{Outcome, Verdict};
 use super::client::Client;
 use super::document::{Documents, Kind, Streams};
 use crate::exporters::feed::{Batch, Feed, Source};
+use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{Backoff, OnceAMinute, Shutdown, Stop};
 use crate::telemetry::SelfMetrics;
@@ -82,6 +83,13 @@ impl<S: Source> Delivery<S> {
     #[must_use]
     pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = Backoff::new(first, longest, 1);
+        self
+    }
+
+    /// Tells there how it goes.
+    #[must_use]
+    pub fn telling(mut self, health: Health) -> Self {
+        self.feed = self.feed.telling(health);
         self
     }
 
@@ -221,6 +229,7 @@ impl<S: Source> Delivery<S> {
 
     fn complain(&mut self, trouble: &Trouble, wait: Duration) {
         self.failing = true;
+        self.feed.tell(Fares::Failing(trouble.why.clone()));
         let behind = self.feed.report().events;
         if !self.complaints.may_speak() {
             return;
@@ -238,6 +247,7 @@ impl<S: Source> Delivery<S> {
 
     fn well_again(&mut self) {
         self.backoff.reset();
+        self.feed.tell(Fares::Well);
         if std::mem::take(&mut self.failing) {
             let version = self.client.version().unwrap_or_default();
             info!("Elasticsearch {version} at {} takes documents again", self.client.target());

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Settings under `exporters.otlp`, and what they come to for each signal.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exporters::http::Compression;
-use crate::exporters::settings::{Invalid, Secret, without_credentials};
+use crate::exporters::settings::{self, Headers, Invalid, without_credentials};
 use crate::signal::HumanDuration;
 
 /// OTLP's signals, all of which we send.
@@ -57,9 +56,6 @@ pub enum Protocol {
     Http,
 }
 
-/// Headers (gRPC metadata) of each request; values are secrets.
-pub type Headers = BTreeMap<String, Secret>;
-
 /// Delivery over OTLP. On when an endpoint is named here, by `OTEL_EXPORTER_OTLP_ENDPOINT` or for one signal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -75,6 +71,9 @@ pub struct Settings {
     pub protocol: Option<Protocol>,
     /// Headers of each request, e.g. `authorization`. Values are never shown.
     pub headers: Headers,
+    /// File with headers, `NAME: VALUE` a line, which hold before those above; read again when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers_file: Option<PathBuf>,
     /// How long one request may take.
     pub timeout: HumanDuration,
     /// `none` or `gzip`.
@@ -108,6 +107,7 @@ impl Default for Settings {
             endpoint: None,
             protocol: None,
             headers: Headers::new(),
+            headers_file: None,
             timeout: HumanDuration::from_secs(10),
             compression: Compression::None,
             insecure: false,
@@ -133,9 +133,11 @@ pub struct SignalSettings {
     pub endpoint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// Replaces all headers.
+    /// Replaces all headers, those of the file for all signals, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<HumanDuration>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,6 +159,7 @@ impl Default for SignalSettings {
             endpoint: None,
             protocol: None,
             headers: None,
+            headers_file: None,
             timeout: None,
             compression: None,
             insecure: None,
@@ -175,11 +178,22 @@ pub struct Endpoint {
     /// With scheme; for HTTP with the signal's path.
     pub url: String,
     pub headers: Headers,
+    pub headers_file: Option<PathBuf>,
     pub timeout: Duration,
     pub compression: Compression,
     pub ca_file: Option<PathBuf>,
     /// Certificate and key.
     pub client: Option<(PathBuf, PathBuf)>,
+}
+
+impl Endpoint {
+    /// The headers as they are now, with those of the file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not what it should be.
+    pub fn all_headers(&self) -> anyhow::Result<Headers> {
+        settings::headers("exporters.otlp", &self.headers, self.headers_file.as_deref())
+    }
 }
 
 impl Settings {
@@ -256,11 +270,13 @@ impl Settings {
                 ));
             }
         };
+        let file = self.headers_file.as_ref().filter(|_| own.headers.is_none());
         Ok(Some(Endpoint {
             signal,
             protocol,
             url: format!("{}://{}{path}", url.scheme, url.authority),
             headers: own.headers.clone().unwrap_or_else(|| self.headers.clone()),
+            headers_file: own.headers_file.clone().or_else(|| file.cloned()),
             timeout,
             compression: own.compression.unwrap_or(self.compression),
             ca_file: pick(&own.ca_file, &self.ca_file),

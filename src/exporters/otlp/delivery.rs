@@ -18,6 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{EXPORTER, Outcome, Signal, Transport, encode};
 use crate::exporters::feed::{Batch as _, Feed, Source, halve};
+use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{Backoff, OnceAMinute, Shutdown, Stop};
 use crate::signal::RawEntry;
@@ -75,6 +76,13 @@ impl<S: Source> Delivery<S> {
     #[must_use]
     pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = Backoff::new(first, longest, 1);
+        self
+    }
+
+    /// Tells there how it goes.
+    #[must_use]
+    pub fn telling(mut self, health: Health) -> Self {
+        self.feed = self.feed.telling(health);
         self
     }
 
@@ -141,6 +149,7 @@ impl<S: Source> Delivery<S> {
         if self.unserved.is_none() {
             info!("{target} takes no {name} ({why}): they stay in the store, and it is asked again now and then");
         }
+        self.feed.tell(Fares::Unserved(why.to_owned()));
         self.own.dropped(EXPORTER, "unsupported", records);
         self.unserved = Some(Instant::now() + ASK_AGAIN);
     }
@@ -203,6 +212,7 @@ impl<S: Source> Delivery<S> {
 
     fn complain(&mut self, why: &str, reason: &str, wait: Duration) {
         self.failing = true;
+        self.feed.tell(Fares::Failing(why.to_owned()));
         let behind = self.feed.report();
         if !self.complaints.may_speak() {
             return;
@@ -222,6 +232,7 @@ impl<S: Source> Delivery<S> {
 
     fn well_again(&mut self) {
         self.backoff.reset();
+        self.feed.tell(Fares::Well);
         if std::mem::take(&mut self.failing) {
             info!("{} takes {} again", self.transport.target(), self.signal.name());
             self.complaints = OnceAMinute::default();

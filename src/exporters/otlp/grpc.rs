@@ -59,7 +59,7 @@ pub fn channel(endpoint: &Endpoint) -> anyhow::Result<Channel> {
 /// Names the header; never shows its value.
 pub fn metadata(endpoint: &Endpoint) -> anyhow::Result<MetadataMap> {
     let mut out = MetadataMap::new();
-    for (name, value) in &endpoint.headers {
+    for (name, value) in &endpoint.all_headers()? {
         let key: AsciiMetadataKey = name
             .to_ascii_lowercase()
             .parse()

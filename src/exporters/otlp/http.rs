@@ -60,7 +60,7 @@ pub fn pool(endpoint: &Endpoint) -> anyhow::Result<Pool> {
 pub fn headers(endpoint: &Endpoint) -> anyhow::Result<HeaderMap> {
     let mut out = HeaderMap::new();
     out.insert(USER_AGENT, HeaderValue::from_static(crate::exporters::USER_AGENT));
-    for (name, value) in &endpoint.headers {
+    for (name, value) in &endpoint.all_headers()? {
         let key = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| anyhow::anyhow!("exporters.otlp.headers: {name:?} is no name of a header"))?;
         let mut value = HeaderValue::from_str(value.reveal()).map_err(|_| {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use super::{EXPORTER, Outcome, Signal, Transport};
+use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{OnceAMinute, Shutdown, Stop};
 use crate::pipeline::metrics::{Exemplar, Family, MetricState, Series, View};
@@ -35,6 +36,7 @@ pub struct MetricDelivery {
     own: SelfMetrics,
     complaints: OnceAMinute,
     failing: bool,
+    health: Health,
     /// Not before, by the server's wish.
     not_before: Option<Instant>,
 }
@@ -48,7 +50,29 @@ impl MetricDelivery {
         own: SelfMetrics,
     ) -> Self {
         let complaints = OnceAMinute::default();
-        MetricDelivery { state, transport, node, interval, own, complaints, failing: false, not_before: None }
+        MetricDelivery {
+            state,
+            transport,
+            node,
+            interval,
+            own,
+            complaints,
+            failing: false,
+            health: Health::default(),
+            not_before: None,
+        }
+    }
+
+    /// Tells there how it goes.
+    #[must_use]
+    pub fn telling(mut self, health: Health) -> Self {
+        self.health = health;
+        self.tell(Fares::Well);
+        self
+    }
+
+    fn tell(&self, fares: Fares) {
+        self.health.tell(&format!("{EXPORTER}/{}", Signal::Metrics.name()), fares);
     }
 
     /// Sends every interval until `shutdown` yields, and then once more.
@@ -83,6 +107,7 @@ impl MetricDelivery {
                         warn!("{} rejected {rejected} metric points: {message}", self.transport.target());
                     }
                     if std::mem::take(&mut self.failing) {
+                        self.tell(Fares::Well);
                         info!("{} takes metrics again", self.transport.target());
                     }
                     continue;
@@ -97,6 +122,7 @@ impl MetricDelivery {
                 Outcome::Denied(why) | Outcome::Unserved(why) => ("denied", why),
             };
             self.failing = true;
+            self.tell(Fares::Failing(why.clone()));
             self.own.exporter_failed(EXPORTER, Signal::Metrics.name(), reason);
             if self.complaints.may_speak() {
                 warn!("cannot deliver metrics to {}: {why}; the next interval's follow", self.transport.target());

@@ -36,7 +36,7 @@ pub enum Outcome {
     Unserved(String),
 }
 
-/// A client for one signal's endpoint. It is made anew when its certificates change.
+/// A client for one signal's endpoint. It is made anew when its certificates or its file of headers change.
 pub struct Transport {
     kind: Kind,
     endpoint: Endpoint,
@@ -86,7 +86,7 @@ impl Transport {
         }
     }
 
-    /// Takes new certificates over; those that cannot be used, mostly as one of two files is written and
+    /// Takes new certificates and headers over; those that cannot be used, mostly as one of two files is written and
     /// the other is not yet, change nothing.
     fn renew(&mut self) {
         if self.looked.elapsed() < LOOK {
@@ -100,7 +100,9 @@ impl Transport {
         self.stamp = stamp;
         match Kind::new(&self.endpoint) {
             Ok(kind) => self.kind = kind,
-            Err(e) => tracing::warn!("certificates have changed and cannot be used, so the old ones still hold: {e:#}"),
+            Err(e) => tracing::warn!(
+                "certificates or headers have changed and cannot be used, so the old ones still hold: {e:#}"
+            ),
         }
     }
 }
@@ -117,7 +119,7 @@ impl Kind {
 /// Of the files that a client is made of.
 fn stamp(endpoint: &Endpoint) -> Stamp {
     let own = endpoint.client.iter().flat_map(|(certificate, key)| [certificate, key]);
-    Stamp::of(endpoint.ca_file.iter().chain(own).map(PathBuf::as_path))
+    Stamp::of(endpoint.ca_file.iter().chain(own).chain(&endpoint.headers_file).map(PathBuf::as_path))
 }
 
 /// Reads an export response. All signals' responses have the same form: field 1 is

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::http::uri::PathAndQuery;
@@ -94,7 +95,7 @@ pub(super) struct Taker {
     facts: Facts,
     runtime: Option<&'static str>,
     /// The pod of each sandbox that was told of.
-    pods: HashMap<String, String>,
+    pods: HashMap<String, Arc<str>>,
 }
 
 impl Client {
@@ -209,19 +210,28 @@ impl Taker {
 
     pub fn sandbox(&mut self, s: PodSandbox) {
         let Some(PodSandboxMetadata { name, uid, namespace }) = s.metadata else { return };
-        self.pods.insert(s.id.clone(), uid.clone());
+        let uid: Arc<str> = uid.into();
+        self.pods.insert(s.id.clone(), Arc::clone(&uid));
         let kind = Some(ContainerKind::Sandbox);
-        let sandbox = ContainerFacts { pod: uid.clone(), runtime: self.runtime, kind, ..ContainerFacts::default() };
+        let sandbox =
+            ContainerFacts { pod: Arc::clone(&uid), runtime: self.runtime, kind, ..ContainerFacts::default() };
         self.facts.tell_container(Source::Cri, &s.id, sandbox);
         let is_static = is_static(s.annotations.get(CONFIG_SOURCE).map(String::as_str));
         let (labels, annotations) = (s.labels.into_iter().collect(), s.annotations.into_iter().collect());
-        let pod = PodFacts { name, namespace, labels, annotations, is_static, ..PodFacts::default() };
+        let pod = PodFacts {
+            name: name.into(),
+            namespace: namespace.into(),
+            labels,
+            annotations,
+            is_static,
+            ..PodFacts::default()
+        };
         self.facts.tell_pod(Source::Cri, &uid, pod);
     }
 
     pub fn container(&mut self, c: Container) {
         // The kubelet writes the UID on the container, too; others who use the interface may not.
-        let told = c.labels.get("io.kubernetes.pod.uid").cloned();
+        let told = c.labels.get("io.kubernetes.pod.uid").map(|uid| uid.as_str().into());
         let Some(pod) = self.pods.get(&c.pod_sandbox_id).cloned().or(told) else { return };
         let ContainerMetadata { name, attempt } = c.metadata.unwrap_or_default();
         let facts = ContainerFacts {

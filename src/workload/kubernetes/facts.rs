@@ -4,15 +4,17 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::owners;
 use crate::signal::semconv::attr;
-use crate::signal::{ContainerKind, Owners, Pod, QosClass, Workload};
+use crate::signal::{ContainerKind, Owners, Pod, QosClass, Workload, WorkloadKey};
 use crate::workload::runtime::{SANDBOX, split_image};
 use crate::workload::service;
 use crate::workload::settings::{Settings, chooses};
+use crate::workload::table::container_key;
 use crate::workload::{Workloads, path};
 
 /// What is known of a container or pod whose workload is not there (yet) is kept so long.
@@ -69,7 +71,7 @@ impl SourceState {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct ContainerFacts {
     /// The pod's UID.
-    pub pod: String,
+    pub pod: Arc<str>,
     /// In the pod; none for the one that holds the pod's namespaces.
     pub name: Option<String>,
     pub image: Option<String>,
@@ -82,8 +84,8 @@ pub(super) struct ContainerFacts {
 /// A pod as a source tells of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct PodFacts {
-    pub name: String,
-    pub namespace: String,
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     pub owners: Owners,
@@ -106,7 +108,7 @@ struct ToldContainer {
     pod: Arc<str>,
     is_sandbox: bool,
     /// What each source told last, to know whether it is new.
-    hashes: [Option<u64>; 2],
+    hashes: [Option<NonZeroU64>; 2],
     at: Instant,
 }
 
@@ -121,7 +123,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Known {
-    containers: HashMap<Box<str>, ToldContainer>,
+    containers: HashMap<WorkloadKey, ToldContainer>,
     pods: HashMap<Arc<str>, ToldPod>,
     /// Containers that the runtime was asked for and does not know: another's, or of another namespace.
     unknown: HashSet<String>,
@@ -129,11 +131,11 @@ struct Known {
     states: HashMap<Source, SourceState>,
 }
 
-/// What was told since the last look: ids of containers, UIDs of pods.
+/// What was told since the last look: keys of containers, UIDs of pods.
 #[derive(Debug, Default)]
 pub(crate) struct Fresh {
-    pub containers: HashSet<String>,
-    pub pods: HashSet<String>,
+    pub containers: HashSet<WorkloadKey>,
+    pub pods: HashSet<Arc<str>>,
 }
 
 impl Facts {
@@ -149,20 +151,25 @@ impl Facts {
 
     /// Labels and annotations that somebody will ask for; the rest is not kept.
     fn keep(&self, labels: &mut BTreeMap<String, String>, patterns: &[String]) {
-        labels.retain(|k, _| chooses(patterns, k) || service::is_telling(k));
+        // Not `retain`: a map that was emptied keeps its room.
+        let all = std::mem::take(labels).into_iter();
+        *labels = all.filter(|(k, _)| chooses(patterns, k) || service::is_telling(k)).collect();
     }
 
     pub(super) fn tell_container(&self, by: Source, id: &str, mut new: ContainerFacts) {
         self.keep(&mut new.labels, &self.0.settings.labels);
         let mut hasher = DefaultHasher::new();
         new.hash(&mut hasher);
-        let hash = Some(hasher.finish());
+        let hash = NonZeroU64::new(hasher.finish() | 1);
+        let key = container_key(id);
         let mut known = self.known();
         known.unknown.remove(id);
-        let pod = known.pods.get_key_value(new.pod.as_str()).map(|(uid, _)| Arc::clone(uid));
-        let told = known.containers.entry(id.into()).or_insert_with(|| ToldContainer {
+        if let Some((uid, _)) = known.pods.get_key_value(&new.pod) {
+            new.pod = Arc::clone(uid);
+        }
+        let told = known.containers.entry(key).or_insert_with(|| ToldContainer {
             facts: None,
-            pod: pod.unwrap_or_else(|| new.pod.as_str().into()),
+            pod: Arc::clone(&new.pod),
             is_sandbox: false,
             hashes: [None; 2],
             at: Instant::now(),
@@ -180,11 +187,11 @@ impl Facts {
             None => new,
         };
         told.facts = Some(Box::new((new, by)));
-        known.fresh.containers.insert(id.to_owned());
+        known.fresh.containers.insert(key);
     }
 
     /// The kubelet's word on a pod is newer than what the runtime was told when it made the pod.
-    pub(super) fn tell_pod(&self, by: Source, uid: &str, mut new: PodFacts) {
+    pub(super) fn tell_pod(&self, by: Source, uid: &Arc<str>, mut new: PodFacts) {
         if new.owners.is_empty() && !new.is_static {
             new.owners = owners::by_labels(&new.name, &new.labels);
         }
@@ -194,9 +201,9 @@ impl Facts {
         match known.pods.get_mut(uid) {
             Some(old) if old.kubelet && by == Source::Cri || old.facts == new => old.at = Instant::now(),
             _ => {
-                known.fresh.pods.insert(uid.to_owned());
+                known.fresh.pods.insert(Arc::clone(uid));
                 let kubelet = by == Source::Kubelet;
-                known.pods.insert(uid.into(), ToldPod { facts: new, kubelet, at: Instant::now() });
+                known.pods.insert(Arc::clone(uid), ToldPod { facts: new, kubelet, at: Instant::now() });
             }
         }
     }
@@ -211,36 +218,32 @@ impl Facts {
     }
 
     pub(super) fn knows_container(&self, id: &str) -> bool {
-        self.known().containers.contains_key(id)
+        self.known().containers.contains_key(&container_key(id))
     }
 
     /// Whether the runtime was asked for it and answered, so or so.
     pub(super) fn is_settled(&self, id: &str) -> bool {
         let known = self.known();
-        known.containers.contains_key(id) || known.unknown.contains(id)
+        known.containers.contains_key(&container_key(id)) || known.unknown.contains(id)
     }
 
-    pub(super) fn is_sandbox(&self, id: &str) -> bool {
-        self.known().containers.get(id).is_some_and(|c| c.is_sandbox)
-    }
-
-    /// Whether the kubelet's list had the container.
-    pub(super) fn kubelet_knows(&self, id: &str) -> bool {
-        self.known().containers.get(id).is_some_and(|c| c.hashes[1].is_some())
+    /// Whether the kubelet's list had the container, or never will have, as it is a pod's sandbox.
+    pub(super) fn is_in_list(&self, container: WorkloadKey) -> bool {
+        self.known().containers.get(&container).is_some_and(|c| c.is_sandbox || c.hashes[1].is_some())
     }
 
     /// Drops what nobody can ask for any more.
     pub(super) fn forget(&self, workloads: &Workloads) {
         let old = |known: &Known| {
             let all = known.containers.iter().filter(|(_, c)| c.at.elapsed() >= KEEP);
-            all.map(|(id, _)| id.to_string()).collect::<Vec<_>>()
+            all.map(|(key, _)| *key).collect::<Vec<_>>()
         };
         // Not while the facts are locked: who names a workload locks the other way round.
         let mut gone = old(&self.known());
-        gone.retain(|id| workloads.of_container(id).is_none());
+        gone.retain(|key| workloads.by_key(*key).is_none());
         let mut known = self.known();
-        for id in &gone {
-            known.containers.remove(id.as_str());
+        for key in &gone {
+            known.containers.remove(key);
         }
         let Known { containers, pods, .. } = &mut *known;
         let named: HashSet<&str> = containers.values().map(|c| &*c.pod).collect();
@@ -270,23 +273,22 @@ impl Facts {
         // Docker speaks for Kubernetes by its labels alone.
         let elsewhere = matches!(w.runtime, Some(path::DOCKER | path::PODMAN));
         let of_runtime = up(Source::Cri) && !known.unknown.contains(id) && !elsewhere;
-        let of_kubelet =
-            w.pod.as_ref().is_some_and(|p| up(Source::Kubelet) && !known.pods.contains_key(p.uid.as_str()));
-        !known.containers.contains_key(id) && (of_runtime || of_kubelet)
+        let of_kubelet = w.pod.as_ref().is_some_and(|p| up(Source::Kubelet) && !known.pods.contains_key(&p.uid));
+        !known.containers.contains_key(&container_key(id)) && (of_runtime || of_kubelet)
     }
 
     /// Puts what is known into the workload. Whether a source told of the container, now or before.
     pub(crate) fn hand_over(&self, w: &mut Workload) -> bool {
         let mut known = self.known();
         let known = &mut *known;
-        let container = w.container_id.as_deref().and_then(|id| known.containers.get_mut(id));
+        let container = w.container_id.as_deref().and_then(|id| known.containers.get_mut(&container_key(id)));
         let container = container.map(|c| {
             if let Some(facts) = c.facts.take() {
                 facts.0.apply(w);
             }
             &*c
         });
-        let uid = container.map(|c| &*c.pod).or(w.pod.as_ref().map(|p| p.uid.as_str()));
+        let uid = container.map(|c| &c.pod).or(w.pod.as_ref().map(|p| &p.uid));
         let pod = uid.and_then(|uid| known.pods.get(uid)).map(|p| &p.facts);
         if let Some(p) = pod {
             p.apply(w, &self.0.settings);
@@ -302,7 +304,7 @@ impl Facts {
 
     /// Whether a source told of the container: then its files are not asked for its names.
     pub(crate) fn tells_of(&self, id: Option<&str>) -> bool {
-        id.is_some_and(|id| self.known().containers.contains_key(id))
+        id.is_some_and(|id| self.known().containers.contains_key(&container_key(id)))
     }
 }
 
@@ -330,13 +332,13 @@ impl ContainerFacts {
         w.container_name = name.or(w.container_name.take());
         if let Some(image) = &self.image {
             let (name, tag) = split_image(image);
-            (w.image_name, w.image_tag) = (Some(name.to_owned()), tag.map(str::to_owned));
+            (w.image_name, w.image_tag) = (Some(name.into()), tag.map(Into::into));
         }
         w.runtime = w.runtime.or(self.runtime);
         w.labels.extend(self.labels.iter().map(|(k, v)| (k.clone(), v.clone())));
         let pod = w.pod.get_or_insert_with(Pod::default);
-        pod.uid.clone_from(&self.pod);
-        pod.container = self.name.clone().or(pod.container.take());
+        pod.uid = Arc::clone(&self.pod);
+        pod.container = self.name.as_deref().map(Into::into).or(pod.container.take());
         pod.kind = self.kind.or(pod.kind);
         pod.restarts = self.restarts.or(pod.restarts);
     }
@@ -345,8 +347,8 @@ impl ContainerFacts {
 impl PodFacts {
     fn apply(&self, w: &mut Workload, settings: &Settings) {
         let pod = w.pod.get_or_insert_with(Pod::default);
-        pod.name = Some(self.name.clone());
-        pod.namespace = Some(self.namespace.clone());
+        pod.name = Some(Arc::clone(&self.name));
+        pod.namespace = Some(Arc::clone(&self.namespace));
         pod.owners.clone_from(&self.owners);
         pod.qos = self.qos.or(pod.qos);
         pod.is_static = self.is_static;

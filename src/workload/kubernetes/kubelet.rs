@@ -19,7 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::facts::Facts;
-use super::pods::PodList;
+use super::pods;
 use crate::workload::settings::Kubelet as Settings;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,8 +67,7 @@ impl Client {
     /// It did not answer, does not let us in, or what it said is no list of pods.
     pub async fn read(&self, facts: &Facts) -> anyhow::Result<usize> {
         let body = tokio::time::timeout(TIMEOUT, self.get()).await.context("it did not answer in 10 s")??;
-        let list: PodList = serde_json::from_slice(&body).context("the answer is no list of pods")?;
-        Ok(list.tell(facts))
+        pods::tell(&body, facts).context("the answer is no list of pods")
     }
 
     async fn get(&self) -> anyhow::Result<Bytes> {

@@ -29,7 +29,7 @@ use tonic::Status;
 use super::runtime::SANDBOX;
 use super::settings::Settings;
 use super::{Changes, Workloads, path};
-use crate::signal::{Workload, WorkloadKind};
+use crate::signal::{Workload, WorkloadKey, WorkloadKind};
 
 /// Pauses between two tries to reach a source.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -242,18 +242,20 @@ impl Asking {
 
 /// New containers that the kubelet's list does not have yet, each with its birth and the readings since.
 #[derive(Default)]
-struct Awaited(HashMap<String, (Instant, usize)>);
+struct Awaited(HashMap<WorkloadKey, (Instant, usize)>);
 
 impl Awaited {
     fn take_on(&mut self, born: &[Arc<Workload>]) {
         let of_pods = born.iter().filter(|w| w.pod.is_some() && w.container_name.as_deref() != Some(SANDBOX));
-        for id in of_pods.filter_map(|w| w.container_id.clone()) {
-            self.0.entry(id).or_insert((Instant::now(), 0));
+        for w in of_pods.filter(|w| w.container_id.is_some()) {
+            self.0.entry(w.key).or_insert((Instant::now(), 0));
         }
     }
 
     fn drop_known(&mut self, facts: &Facts) {
-        self.0.retain(|id, (_, tries)| *tries < READ_AGAIN.len() && !facts.kubelet_knows(id) && !facts.is_sandbox(id));
+        self.0.retain(|key, (_, tries)| *tries < READ_AGAIN.len() && !facts.is_in_list(*key));
+        // At start it held all there are.
+        self.0.shrink_to(self.0.len() * 2);
     }
 
     fn due(&self) -> Option<Instant> {

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kubelet's list of pods, `v1.PodList` of Kubernetes' core API: the fields that we read.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::cri::{CONFIG_SOURCE, is_static};
 use super::facts::{ContainerFacts, Facts, PodFacts, Source};
@@ -11,11 +15,9 @@ use super::owners;
 use crate::signal::{ContainerKind, QosClass};
 use crate::workload::path;
 
-#[derive(Deserialize)]
-pub(super) struct PodList {
-    /// `null` where there is none.
-    items: Option<Vec<Pod>>,
-}
+/// The list, of which one pod is held at a time: hundreds of them, most of which nobody asks for, would
+/// leave their holes between what is kept.
+struct PodList<'f>(&'f Facts);
 
 #[derive(Deserialize)]
 struct Pod {
@@ -85,15 +87,73 @@ struct ContainerStatus {
     restart_count: u32,
 }
 
-impl PodList {
-    /// Hands on all that it tells; how many pods that is.
-    pub fn tell(self, facts: &Facts) -> usize {
-        let pods = self.items.unwrap_or_default();
-        let count = pods.len();
-        for pod in pods {
-            pod.tell(facts);
+/// Hands on all that a list tells; how many pods that is.
+///
+/// # Errors
+/// It is no list of pods. Those before the mistake are told.
+pub(super) fn tell(list: &[u8], facts: &Facts) -> serde_json::Result<usize> {
+    let mut text = serde_json::Deserializer::from_slice(list);
+    let count = PodList(facts).deserialize(&mut text)?;
+    text.end()?;
+    Ok(count)
+}
+
+impl<'de> DeserializeSeed<'de> for PodList<'_> {
+    type Value = usize;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<usize, D::Error> {
+        d.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for PodList<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of pods")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while let Some(key) = list.next_key::<Cow<'_, str>>()? {
+            if key == "items" {
+                count += list.next_value_seed(Items(self.0))?;
+            } else {
+                list.next_value::<IgnoredAny>()?;
+            }
         }
-        count
+        Ok(count)
+    }
+}
+
+struct Items<'f>(&'f Facts);
+
+impl<'de> DeserializeSeed<'de> for Items<'_> {
+    type Value = usize;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<usize, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("pods, or null")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<usize, E> {
+        Ok(0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut pods: A) -> Result<usize, A::Error> {
+        let mut count = 0;
+        while let Some(pod) = pods.next_element::<Pod>()? {
+            pod.tell(self.0);
+            count += 1;
+        }
+        Ok(count)
     }
 }
 
@@ -109,29 +169,30 @@ impl Pod {
         let plain = status.container_statuses.into_iter().map(|c| (None, c));
         let init = status.init_container_statuses.into_iter().map(|c| (Some(of_init(&c)), c));
         let ephemeral = status.ephemeral_container_statuses.into_iter().map(|c| (Some(ContainerKind::Ephemeral), c));
+        let uid = Arc::from(m.uid);
         for (kind, c) in plain.chain(init).chain(ephemeral) {
-            c.tell(facts, &m.uid, kind);
+            c.tell(facts, &uid, kind);
         }
         let controller = m.owner_references.iter().find(|o| o.controller);
         let owners = controller.map(|o| owners::by_reference(&o.kind, &o.name, &m.labels)).unwrap_or_default();
         let pod = PodFacts {
             is_static: is_static(m.annotations.get(CONFIG_SOURCE).map(String::as_str)),
             qos: status.qos_class.as_deref().and_then(QosClass::parse),
-            name: m.name,
-            namespace: m.namespace,
+            name: m.name.into(),
+            namespace: m.namespace.into(),
             labels: m.labels,
             annotations: m.annotations,
             owners,
         };
-        facts.tell_pod(Source::Kubelet, &m.uid, pod);
+        facts.tell_pod(Source::Kubelet, &uid, pod);
     }
 }
 
 impl ContainerStatus {
-    fn tell(self, facts: &Facts, uid: &str, kind: Option<ContainerKind>) {
+    fn tell(self, facts: &Facts, uid: &Arc<str>, kind: Option<ContainerKind>) {
         let Some((runtime, id)) = self.container_id.split_once("://") else { return };
         let container = ContainerFacts {
-            pod: uid.to_owned(),
+            pod: Arc::clone(uid),
             name: Some(self.name),
             image: Some(self.image).filter(|i| !i.is_empty() && !i.starts_with("sha256:")),
             runtime: [path::CONTAINERD, path::CRI_O, path::DOCKER].into_iter().find(|r| *r == runtime),

@@ -147,8 +147,7 @@ fn the_kubelets_list() {
     let mut taker = Taker::new(&facts, "containerd");
     taker.sandbox(sandbox());
     taker.container(container(ImageSpec::default()));
-    let list: pods::PodList = serde_json::from_str(&pod_list()).unwrap();
-    assert_eq!(list.tell(&facts), 2);
+    assert_eq!(pods::tell(pod_list().as_bytes(), &facts).unwrap(), 2);
     let kind = |of: &str| named(&facts, of).pod.unwrap().kind.map(crate::signal::ContainerKind::as_str);
     assert_eq!([kind("d"), kind("e"), kind("f")], [Some("init"), Some("sidecar"), Some("ephemeral")]);
     let w = named(&facts, "b");
@@ -162,7 +161,10 @@ fn the_kubelets_list() {
     let _named = facts.hand_over(&mut pod);
     let pod = pod.pod.unwrap();
     assert_eq!((pod.name.as_deref(), pod.is_static, pod.owners.len()), (Some("etcd-node-1"), true, 0));
-    assert_eq!(serde_json::from_str::<pods::PodList>(r#"{"items":null}"#).unwrap().tell(&facts), 0);
+    assert_eq!(pods::tell(br#"{"items":null}"#, &facts).unwrap(), 0);
+    for bad in ["[]", r#"{"items":{}}"#, r#"{"items":[]} x"#] {
+        assert!(pods::tell(bad.as_bytes(), &facts).is_err(), "{bad}");
+    }
 }
 
 /// One request a connection; `answer` makes what is sent of it.

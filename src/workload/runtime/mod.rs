@@ -13,13 +13,13 @@ mod storage;
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::kubernetes::Facts;
 use super::service::{self, ServiceEnv};
 use super::settings::Settings;
-use super::table::container_key;
 use super::{Changes, Workloads, path};
 use crate::host::{Cgroups, Host};
 use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
@@ -108,6 +108,7 @@ impl NameResolver {
             self.heed();
             self.work();
             let next = self.jobs.iter().map(|j| j.due().saturating_duration_since(Instant::now())).min();
+            self.jobs.shrink_to(2 * self.jobs.len());
             for w in self.born.wait(next.unwrap_or(NOTHING)) {
                 self.take_on(&w, w.pending, LOOKS.len());
             }
@@ -129,8 +130,8 @@ impl NameResolver {
     /// Puts what Kubernetes told since the last look into the workloads.
     fn heed(&self) {
         let fresh = self.facts.take_fresh();
-        for id in &fresh.containers {
-            self.workloads.update(container_key(id), |w| self.know(w));
+        for key in &fresh.containers {
+            self.workloads.update(*key, |w| self.know(w));
         }
         if fresh.pods.is_empty() {
             return;
@@ -231,12 +232,14 @@ const MAX_LABELS_LEN: usize = 8192;
 
 /// Puts what was found into the workload; what is known already and was not found again stays.
 fn apply(names: &Names, w: &mut Workload) {
-    let set = |slot: &mut Option<String>, value: Option<&str>| {
+    if let Some(name) = names.name.as_deref().filter(|n| !n.is_empty()) {
+        w.container_name = Some(name.to_owned());
+    }
+    let set = |slot: &mut Option<Arc<str>>, value: Option<&str>| {
         if let Some(v) = value.filter(|v| !v.is_empty()) {
-            *slot = Some(v.to_owned());
+            *slot = Some(v.into());
         }
     };
-    set(&mut w.container_name, names.name.as_deref());
     if let Some(image) = &names.image {
         let (name, tag) = split_image(image);
         set(&mut w.image_name, Some(name));
@@ -267,14 +270,14 @@ fn apply_pod(names: &Names, w: &mut Workload) {
     }
     let pod = w.pod.get_or_insert_with(Pod::default);
     if let Some(uid) = uid {
-        pod.uid = uid;
+        pod.uid = uid.into();
     }
-    pod.name = name.or(pod.name.take());
+    pod.name = name.map(Into::into).or(pod.name.take());
     let namespace = find(["io.kubernetes.pod.namespace", "io.kubernetes.cri.sandbox-namespace"]);
-    pod.namespace = namespace.or(pod.namespace.take());
+    pod.namespace = namespace.map(Into::into).or(pod.namespace.take());
     let container = find(["io.kubernetes.container.name", "io.kubernetes.cri.container-name"]);
     // The container that only holds the pod's namespaces has no name in the pod.
-    pod.container = container.filter(|c| !c.is_empty() && c != SANDBOX).or(pod.container.take());
+    pod.container = container.filter(|c| !c.is_empty() && c != SANDBOX).map(Into::into).or(pod.container.take());
 }
 
 /// `registry:5000/name:tag@digest` → name and tag.

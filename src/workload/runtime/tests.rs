@@ -74,7 +74,7 @@ fn cri_o() {
     put(d.path(), &format!("{folder}/{ID}/userdata/config.json"), spec);
     let w = named(d.path(), "/kubepods/besteffort/pod0a1b2c3d-1111-2222-3333-444455556666/crio-ID").unwrap();
     let pod = w.pod.unwrap();
-    assert_eq!((pod.uid.as_str(), pod.name.as_deref(), pod.namespace.as_deref()), ("u", Some("web-1"), Some("shop")));
+    assert_eq!((&*pod.uid, pod.name.as_deref(), pod.namespace.as_deref()), ("u", Some("web-1"), Some("shop")));
     assert_eq!((pod.container.as_deref(), w.image_tag.as_deref()), (Some("app"), Some("1.27")));
     assert_eq!((w.runtime, w.service_name.as_deref()), (Some("cri-o"), Some("web")));
 }
@@ -88,7 +88,7 @@ fn containerd() {
     put(d.path(), &format!("{}/k8s.io/{ID}/config.json", "run/containerd/io.containerd.runtime.v2.task"), spec);
     let w = named(d.path(), "/kubepods/pod0a1b2c3d-1111-2222-3333-444455556666/ID").unwrap();
     let pod = w.pod.unwrap();
-    assert_eq!(pod.uid, "0a1b2c3d-1111-2222-3333-444455556666", "the path's, as the annotations have none");
+    assert_eq!(&*pod.uid, "0a1b2c3d-1111-2222-3333-444455556666", "the path's, as the annotations have none");
     assert_eq!((pod.name.as_deref(), w.container_name.as_deref()), (Some("web-1"), Some("app")));
     assert_eq!((w.image_name.as_deref(), w.image_tag), (Some("reg:5000/nginx"), None));
     assert_eq!(w.service_name.as_deref(), Some("app"));
