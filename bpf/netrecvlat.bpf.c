@@ -20,8 +20,6 @@ enum receive_stage {
 	STAGE_STACK,
 	STAGE_TRANSPORT,
 	STAGE_USER,
-	/* a datagram's end, if the stack says that it was read */
-	STAGE_CONSUMED,
 };
 
 struct receive_delay {
@@ -106,9 +104,9 @@ static __always_inline int late(void *ctx, const struct sk_buff *skb, struct soc
 	if ((s64)entered < (s64)since_ns)
 		return 0;
 	read_packet(&flow, &segment, skb);
-	if (!flow.version || (stage == STAGE_CONSUMED && flow.protocol != IPPROTO_UDP))
+	if (!flow.version)
 		return 0;
-	if (stage == STAGE_USER || stage == STAGE_CONSUMED) {
+	if (stage == STAGE_USER) {
 		struct task_struct *task = (void *)bpf_get_current_task();
 
 		cgroup_of_any(&key.cgroup, task, memory_cgrp_id);
@@ -161,13 +159,17 @@ int PROBE(copied__btf, struct sk_buff *skb, int length)
 	return late(ctx, skb, NULL, STAGE_USER, user_limit_ns);
 }
 
-/* A datagram in one piece is copied without a tracepoint, but its end has one. */
-SEC("tp_btf/consume_skb")
-int PROBE(consumed__btf, struct sk_buff *skb)
+/*
+ * A datagram in one piece is copied without a tracepoint; this is called by its reader when it has it.
+ * Its end, skb:consume_skb, would not do: since 6.18 that may come any time later, on another CPU.
+ */
+SEC("fentry/skb_consume_udp")
+int PROBE(datagram__fentry, struct sock *sk, struct sk_buff *skb, int length)
 {
 	const struct sk_buff___received *more = (const void *)skb;
 
-	if (!skb->tstamp || BPF_CORE_READ(more, data_len))
+	/* Only looked at (MSG_PEEK); or in pieces, seen as it was copied. */
+	if (length < 0 || BPF_CORE_READ(more, data_len))
 		return 0;
-	return late(ctx, skb, NULL, STAGE_CONSUMED, user_limit_ns);
+	return late(ctx, skb, NULL, STAGE_USER, user_limit_ns);
 }

@@ -57,12 +57,10 @@ struct inode {
 
 struct file {
 	struct inode *f_inode;
-	void *private_data;
 };
 
 struct socket {
 	struct file *file;
-	struct sock *sk;
 };
 
 /* The pointer is there since 5.15 (8520e224f547) and where that was taken back to 5.10. */
@@ -73,7 +71,6 @@ struct sock_cgroup_data {
 struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket;
-	u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 

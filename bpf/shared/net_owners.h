@@ -18,9 +18,8 @@ struct bpf_iter__task_file {
 
 #pragma clang attribute pop
 
-/* Inode of the socket that is looked for; or the port of a UDP socket. */
+/* Inode of the socket that is looked for. */
 SETTING(u64, sought_socket, 0);
-SETTING(u64, sought_udp_port, 0);
 
 struct socket_holder {
 	/* in the memory controller's hierarchy */
@@ -34,16 +33,6 @@ struct netns_member {
 	u32 tgid;
 };
 
-static __always_inline bool is_udp_socket(struct file *file, u16 port)
-{
-	struct socket *socket = BPF_CORE_READ(file, private_data);
-	struct sock *sk = BPF_CORE_READ(socket, sk);
-	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
-
-	return (family == AF_INET || family == AF_INET6) && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_UDP &&
-	       BPF_CORE_READ(sk, __sk_common.skc_num) == port;
-}
-
 SEC("iter/task_file")
 int PROBE_CTX(holders__iter, struct bpf_iter__task_file *ctx)
 {
@@ -53,7 +42,7 @@ int PROBE_CTX(holders__iter, struct bpf_iter__task_file *ctx)
 
 	if (!task || !file || file->f_inode->i_sb->s_magic != SOCKFS_MAGIC)
 		return 0;
-	if (sought_udp_port ? !is_udp_socket(file, sought_udp_port) : file->f_inode->i_ino != sought_socket)
+	if (file->f_inode->i_ino != sought_socket)
 		return 0;
 	cgroup_of_any(&holder.cgroup, task, memory_cgrp_id);
 	thread_of(&holder.thread, task);

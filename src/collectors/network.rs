@@ -72,14 +72,6 @@ impl Owners {
         Whose { workload, thread: holder.map(|h| h.thread) }
     }
 
-    /// Who alone has a UDP socket with this port.
-    pub fn of_udp_port(&self, port: u16) -> Whose {
-        let found = self.net.udp_holder(port).inspect_err(|e| tracing::debug!("holder of a port: {e:#}"));
-        let holder = found.ok().flatten();
-        let workload = holder.as_ref().and_then(|h| self.workload_of(h));
-        Whose { workload, thread: holder.map(|h| h.thread) }
-    }
-
     fn workload_of(&self, holder: &Holder) -> Option<Arc<Workload>> {
         if holder.thread.pid == self.workloads.own_pid() {
             return Some(self.workloads.own());

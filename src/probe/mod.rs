@@ -26,6 +26,7 @@ pub mod enums;
 mod loader;
 mod map;
 mod object;
+mod perf;
 mod reader;
 pub mod shared;
 pub mod skeleton;
@@ -38,7 +39,8 @@ mod tests;
 
 pub use loader::{Loader, Report};
 pub use map::Table;
-pub use object::{Cost, Object, Sampling};
+pub use object::{Cost, Object};
+pub use perf::Sampling;
 pub use reader::{Reader, Ready, Source, Stop};
 pub use skeleton::{
     Aligned, CgroupRef, DecodeError, HookKind, MapDef, Program, RecordSet, RingDef, Setting, Skeleton, Switch,

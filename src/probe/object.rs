@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
 use aya::programs::{Iter, PerfEvent};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::attach::{Link, explain, typed};
 use super::map::{Plain, Table};
+use super::perf::Sampling;
 use super::sys::RawMap;
 use super::{Hook, HookKind, Program, Setting, Skeleton, VariableDef};
 
@@ -64,11 +64,6 @@ struct Stat {
     count: u64,
     timed: u64,
     timed_ns: u64,
-}
-
-/// Perf events on all CPUs; they end when this is dropped.
-pub struct Sampling {
-    _links: Vec<Link>,
 }
 
 impl Object {
@@ -226,8 +221,8 @@ impl Object {
         Ok(stats)
     }
 
-    /// Runs a `perf_event` slot `hz` times a second on every CPU that is online (software CPU
-    /// clock: works without hardware counters; a CPU that idles may not be sampled).
+    /// Has a `perf_event` slot run `hz` times a second on every CPU that is online, once it is started
+    /// (software CPU clock; a CPU that idles may not be sampled).
     ///
     /// # Errors
     /// The slot is not loaded, or the kernel's reason.
@@ -235,21 +230,7 @@ impl Object {
         let (program, mut ebpf) = self.later(slot, HookKind::PerfEvent)?;
         let ebpf = ebpf.as_mut().context("not loaded")?;
         let event = typed::<PerfEvent>(ebpf, program).map_err(|e| anyhow::anyhow!(explain(&e)))?;
-        let mut links: Vec<Link> = Vec::new();
-        let cpus =
-            aya::util::online_cpus().map_err(|(path, e)| anyhow::Error::new(e).context(format!("read {path}")))?;
-        for cpu in cpus {
-            let link = event
-                .attach(
-                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                    PerfEventScope::AllProcessesOneCpu { cpu },
-                    SamplePolicy::Frequency(hz),
-                    false,
-                )
-                .and_then(|id| event.take_link(id));
-            links.push(Box::new(link.map_err(|e| anyhow::anyhow!("sample CPU {cpu}: {}", explain(&e)))?));
-        }
-        Ok(Sampling { _links: links })
+        Sampling::open(event.fd().map_err(|e| anyhow::anyhow!(explain(&e)))?.as_fd(), hz)
     }
 
     /// Runs an `iter/…` slot once; what it writes with `bpf_seq_write` is read from the file.

@@ -214,11 +214,14 @@ fn sampling_starts_and_stops() {
     assert!(count().iter().all(|n| *n == 0));
     let online = aya::util::online_cpus().unwrap();
     let sampling = object.sample("sample", 499).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(count().iter().all(|n| *n == 0), "it rests at first");
+    sampling.start().unwrap();
     // A CPU that idles all the while may take no sample: give each one something to do.
     let until = std::time::Instant::now() + Duration::from_millis(500);
     let spin = || while std::time::Instant::now() < until {};
     std::thread::scope(|s| (0..2 * online.len()).for_each(|_| drop(s.spawn(spin))));
-    drop(sampling);
+    sampling.stop().unwrap();
     let after = count();
     assert!(online.iter().all(|c| after[*c as usize] >= 10), "{after:?}");
     std::thread::sleep(Duration::from_millis(50));

@@ -10,9 +10,9 @@
 //! ## How
 //! The kernel stamps each packet as it enters the stack, while anybody asks for stamps
 //! (net/core/dev.c); the collector holds a socket that does. Each stage looks at the packet's own
-//! stamp: `net:netif_receive_skb`, `tcp:tcp_probe`, `skb:skb_copy_datagram_iovec`, and
-//! `skb:consume_skb` for datagrams that are copied in one piece. The limits are compared in the
-//! kernel, before anything is limited.
+//! stamp: `net:netif_receive_skb`, `tcp:tcp_probe`, `skb:skb_copy_datagram_iovec`, and fentry of
+//! `skb_consume_udp` (net/ipv4/udp.c) for datagrams that are copied in one piece. The limits are
+//! compared in the kernel, before anything is limited.
 //!
 //! ## Signals
 //! `linux.net.receive_delay`, with the time since the stamp as its duration. At the stage `user` the
@@ -167,8 +167,8 @@ impl Collector for NetRecvLat {
         enabled: true,
         needs: &[Feature::NetOwners],
         object: Some(&SKELETON),
-        optional: &[Optional { slot: "consumed", lost: "datagrams that are copied in one piece" }],
-        // CAP_SYSLOG: kernel symbols, which tell that a datagram was read.
+        optional: &[Optional { slot: "datagram", lost: "datagrams (UDP) that were read late; only fentry shows them" }],
+        // CAP_SYSLOG: kernel symbols.
         capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
         metrics: &[],
         events: &[&DELAY],
@@ -180,7 +180,7 @@ impl Collector for NetRecvLat {
             .map_err(|e| Unavailable::because(format!("no socket that has packets stamped (SO_TIMESTAMPNS): {e}")))?;
         cx.clock.refresh();
         let now = cx.clock.now();
-        let mut options = SKELETON.options().optional(&["consumed"]);
+        let mut options = SKELETON.options().optional(&["datagram"]);
         for (_, setting, value) in config.limits() {
             options = options.setting(setting, value.ns());
         }
@@ -211,9 +211,7 @@ impl EventCollector for NetRecvLat {
         }
         let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
         let stack = self.symbols.kernel(&r.stack[..frames.min(r.stack.len())]);
-        let how = if r.stage == ReceiveStage::STAGE_CONSUMED { was_read(&stack) } else { Some(Read::Here) };
-        let Some(how) = how else { return Ok(()) };
-        let e = self.delayed(r, stack, how);
+        let e = self.delayed(r, stack);
         out.emit(e);
         Ok(())
     }
@@ -245,7 +243,7 @@ impl NetRecvLat {
         Ok(stepped)
     }
 
-    fn delayed(&mut self, r: &ReceiveDelay, stack: Vec<Frame>, how: Read) -> Event {
+    fn delayed(&mut self, r: &ReceiveDelay, stack: Vec<Frame>) -> Event {
         let delay = Duration::from_nanos(r.delay_ns);
         let owner = net::NetOwner {
             cgroup: r.owner.cgroup,
@@ -255,7 +253,7 @@ impl NetRecvLat {
             family: r.owner.family,
             reserved: 0,
         };
-        let whose = self.whose(r, &owner, how);
+        let whose = self.whose(r, &owner);
         let flow = flow_of(r);
         let mut e = Event::new(&DELAY, self.clock.wall(r.time_ns), whose.workload, String::new());
         e.thread = whose.thread;
@@ -279,10 +277,7 @@ impl NetRecvLat {
 }
 
 impl NetRecvLat {
-    fn whose(&mut self, r: &ReceiveDelay, owner: &net::NetOwner, how: Read) -> Whose {
-        if how == Read::Before {
-            return self.owners.of_udp_port(r.flow.destination_port);
-        }
+    fn whose(&mut self, r: &ReceiveDelay, owner: &net::NetOwner) -> Whose {
         if r.thread.tgid == 0 {
             return self.owners.of(owner);
         }
@@ -310,27 +305,8 @@ fn stage(stage: ReceiveStage) -> (&'static str, &'static str) {
     match stage {
         ReceiveStage::STAGE_STACK => ("stack", "the network stack"),
         ReceiveStage::STAGE_TRANSPORT => ("transport", "TCP"),
-        _ => ("user", "its reader"),
-    }
-}
-
-/// Where a datagram was when its end was seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Read {
-    /// In its reader's hands: the thread on the CPU.
-    Here,
-    /// It was read just before, and was given back on the CPU where it was made.
-    Before,
-}
-
-/// How a datagram was read; `None`: a filter, a tunnel or a close was done with it.
-fn was_read(stack: &[Frame]) -> Option<Read> {
-    let has = |part: &str| stack.iter().filter_map(|f| f.symbol.as_deref()).any(|s| s.contains(part));
-    if has("recvmsg") {
-        Some(Read::Here)
-    } else {
-        // net/core/dev.c; receivers use it since 6.0 (TCP) and 6.18 (UDP).
-        has("skb_defer_free_flush").then_some(Read::Before)
+        ReceiveStage::STAGE_USER => ("user", "its reader"),
+        _ => ("unknown", "something"),
     }
 }
 
@@ -362,17 +338,5 @@ mod tests {
             clock.step(step);
             assert!(Offset::at(clock.now()).is_step_from(before));
         }
-    }
-
-    /// Only what a reader is on the stack of was read.
-    #[test]
-    fn datagrams_end_in_other_ways_too() {
-        let stack = |names: &[&str]| {
-            let frame = |n: &&str| Frame { symbol: Some((*n).into()), ..Frame::default() };
-            names.iter().map(frame).collect::<Vec<_>>()
-        };
-        assert_eq!(was_read(&stack(&["skb_consume_udp", "udp_recvmsg", "inet_recvmsg"])), Some(Read::Here));
-        assert_eq!(was_read(&stack(&["skb_defer_free_flush", "net_rx_action"])), Some(Read::Before));
-        assert_eq!(was_read(&stack(&["consume_skb", "net_tx_action"])), None);
     }
 }

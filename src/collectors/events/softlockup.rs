@@ -153,8 +153,10 @@ impl Collector for SoftLockup {
                 tracing::warn!("softlockup: the kernel's log is not readable, its watchdog is not heard: {e}")
             })
             .ok();
+        let looks = object.sample("look", HZ).map_err(unavailable)?;
+        looks.start().map_err(unavailable)?;
         Ok(SoftLockup {
-            _looks: object.sample("look", HZ).map_err(unavailable)?,
+            _looks: looks,
             questions: object.table("questions").map_err(unavailable)?,
             object,
             clock: cx.clock.clone(),

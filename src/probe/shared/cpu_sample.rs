@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::probe::object::Sampling;
 use crate::probe::skeletons::cpu_sample::{self, Record};
-use crate::probe::{CgroupId, LoadError, Loader, Object, RecordSet, Table};
+use crate::probe::{CgroupId, LoadError, Loader, Object, RecordSet, Sampling, Table};
 use crate::signal::Thread;
 
 /// Off the usual 100 Hz, so as not to run in step with timers.
@@ -48,10 +47,10 @@ struct Inner {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
-    /// Perf events exist while this does.
-    sampling: Option<Sampling>,
+    /// Opened at once, while the privileges are there; it runs while somebody watches.
+    sampling: Sampling,
+    runs: bool,
     watched: HashMap<u64, Target>,
 }
 
@@ -80,10 +79,12 @@ impl CpuSample {
     /// Why it does not load.
     pub fn load(loader: &mut Loader) -> Result<Self, LoadError> {
         let object = loader.load(cpu_sample::SKELETON.options())?;
-        let targets = object
-            .table("targets")
-            .map_err(|e| LoadError::Object { object: cpu_sample::SKELETON.name, reason: format!("{e:#}") })?;
-        Ok(CpuSample(Arc::new(Inner { object, targets, state: Mutex::default() })))
+        let failed =
+            |e: anyhow::Error| LoadError::Object { object: cpu_sample::SKELETON.name, reason: format!("{e:#}") };
+        let targets = object.table("targets").map_err(failed)?;
+        let sampling = object.sample("sample", HZ).map_err(failed)?;
+        let state = Mutex::new(State { sampling, runs: false, watched: HashMap::new() });
+        Ok(CpuSample(Arc::new(Inner { object, targets, state })))
     }
 
     /// The object whose ring the agent reads for [`on_record`](Self::on_record).
@@ -99,14 +100,14 @@ impl CpuSample {
     /// Starts sampling the tasks of these cgroups under the number `target`.
     ///
     /// # Errors
-    /// No perf event can be had, or the map is full.
+    /// The sampling does not start, or the map is full.
     pub fn watch(&self, target: u64, cgroups: &[CgroupId]) -> Result<()> {
         let mut state = self.state();
         if state.watched.contains_key(&target) {
             return Ok(());
         }
-        if state.sampling.is_none() {
-            state.sampling = Some(self.0.object.sample("sample", HZ)?);
+        if !state.runs {
+            self.start(&mut state)?;
         }
         let (stop, _) = tokio::sync::watch::channel(false);
         let lost = self.ring_lost();
@@ -121,6 +122,18 @@ impl CpuSample {
         };
         state.watched.insert(target, fresh);
         self.add_cgroups(&mut state, target, cgroups)
+    }
+
+    fn start(&self, state: &mut State) -> Result<()> {
+        if state.sampling.is_outdated() {
+            match self.0.object.sample("sample", HZ) {
+                Ok(fresh) => state.sampling = fresh,
+                Err(e) => tracing::info!("CPUs that came later are not sampled: {e:#}"),
+            }
+        }
+        state.sampling.start()?;
+        state.runs = true;
+        Ok(())
     }
 
     /// Adds cgroups that the target got meanwhile.
@@ -191,10 +204,13 @@ impl CpuSample {
         }
     }
 
-    /// Closes the perf events when no target wants them any more.
+    /// Stops the perf events when no target wants them any more.
     fn rest(state: &mut State) {
-        if state.watched.values().all(|t| *t.stop.borrow()) {
-            state.sampling = None;
+        if state.runs && state.watched.values().all(|t| *t.stop.borrow()) {
+            state.runs = false;
+            if let Err(e) = state.sampling.stop() {
+                tracing::debug!("cpu_sample: {e:#}");
+            }
         }
     }
 

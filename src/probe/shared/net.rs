@@ -14,7 +14,7 @@ use super::Feature;
 use crate::probe::map::Plain;
 use crate::probe::skeletons::net::{self, DropKey, RetransmitKey, Tally};
 use crate::probe::sys::monotonic_ns;
-use crate::probe::{CgroupId, CgroupRef, LoadError, Loader, Object, Setting, Table, ThreadRef};
+use crate::probe::{CgroupId, CgroupRef, LoadError, Loader, Object, Table, ThreadRef};
 use crate::signal::Thread;
 
 /// Slots that kernels may lack.
@@ -23,8 +23,6 @@ pub const OPTIONAL: &[&str] = &["rejected", "trapped"];
 const IDLE_NS: u64 = 300_000_000_000;
 /// Reasons that can be told apart; those of subsystems have higher numbers.
 pub const REASONS: u32 = 512;
-/// Of a socket that many processes share, no more are looked at.
-const MAX_HOLDERS: usize = 64;
 
 /// What a drop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -269,28 +267,13 @@ impl Net {
     /// # Errors
     /// The kernel's reason.
     pub fn holder(&self, socket: u64) -> Result<Option<Holder>> {
-        Ok(self.holders(net::setting::SOUGHT_SOCKET, socket)?.into_iter().next())
-    }
-
-    /// The process that alone holds UDP sockets with this port; `None`: none does, or several do.
-    ///
-    /// # Errors
-    /// The kernel's reason.
-    pub fn udp_holder(&self, port: u16) -> Result<Option<Holder>> {
-        let mut found = self.holders(net::setting::SOUGHT_UDP_PORT, port.into())?;
-        found.dedup_by_key(|h| h.thread.pid);
-        Ok(if found.len() == 1 { found.pop() } else { None })
-    }
-
-    fn holders(&self, sought: Setting<u64>, value: u64) -> Result<Vec<Holder>> {
         // Held, as what is sought is a setting of the object.
         let _one_at_a_time = self.tables();
-        self.object().set(Setting::<u64>::new(sought.name), value)?;
-        let found = self.walk("holders", MAX_HOLDERS * size_of::<RawHolder>());
-        self.object().set(sought, 0)?;
-        let found = found?;
-        let each = found.chunks_exact(size_of::<RawHolder>()).filter_map(|c| RawHolder::ref_from_bytes(c).ok());
-        Ok(each.map(|h| Holder { thread: h.thread.into(), cgroup: h.cgroup.into() }).collect())
+        self.object().set(net::setting::SOUGHT_SOCKET, socket)?;
+        let found = self.walk("holders", size_of::<RawHolder>());
+        self.object().set(net::setting::SOUGHT_SOCKET, 0)?;
+        let holder = found?.get(..size_of::<RawHolder>()).and_then(|c| RawHolder::read_from_bytes(c).ok());
+        Ok(holder.map(|h| Holder { thread: h.thread.into(), cgroup: h.cgroup.into() }))
     }
 
     /// Where every process is.
