@@ -199,8 +199,9 @@ fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) 
     let mut hooks = Vec::new();
     let mut lost: Vec<String> = Vec::new();
     let mut reason = None;
+    let shared = r.info.needs.iter().flat_map(|f| f.optional()).copied();
+    let optional: Vec<&str> = r.info.optional.iter().map(|o| o.slot).chain(shared).collect();
     for skeleton in skeletons(r) {
-        let optional: Vec<&str> = r.info.optional.iter().map(|o| o.slot).collect();
         let report = loader.try_load(skeleton, &optional);
         for hook in &report.hooks {
             hooks.extend(hook.attached.map(ToString::to_string));

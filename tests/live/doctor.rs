@@ -6,7 +6,23 @@ use serde_json::Value as Json;
 use crate::support::{Agent, Need, bianque, place, shell};
 
 /// These run on every kernel from 5.10 on, at least in part.
-const EVERYWHERE: &[&str] = &["cpu", "runqlat", "oom", "softirq", "linkwatch", "txtimeout", "lacp", "ras", "cpuidle"];
+const EVERYWHERE: &[&str] = &[
+    "cpu",
+    "runqlat",
+    "oom",
+    "softirq",
+    "softlockup",
+    "hungtask",
+    "memreclaim",
+    "dropwatch",
+    "tcp_retransmit",
+    "netrecvlat",
+    "linkwatch",
+    "txtimeout",
+    "lacp",
+    "ras",
+    "cpuidle",
+];
 
 fn doctor(wrap: &str) -> (bool, Vec<Json>, String) {
     let binary = bianque().get_program().to_string_lossy().into_owned();

@@ -36,7 +36,7 @@ fn late_reader_of_a_connection_is_named() {
 /// The same for UDP.
 #[test]
 fn late_reader_of_datagrams_is_named() {
-    let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
+    let _place = place!(Need::Agent, Need::Podman, Need::Compiler, Need::Fentry);
     let agent = Agent::start("");
     let (program, dir) = reader_program(7003);
     let mount = format!("{}:/test:ro", dir.path().display());

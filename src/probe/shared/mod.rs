@@ -47,6 +47,15 @@ impl Feature {
             Feature::NetDrops | Feature::NetRetransmits | Feature::NetOwners => &super::skeletons::net::SKELETON,
         }
     }
+
+    /// Slots of that object which kernels may lack.
+    #[must_use]
+    pub fn optional(self) -> &'static [&'static str] {
+        match self {
+            Feature::NetDrops | Feature::NetRetransmits | Feature::NetOwners => net::OPTIONAL,
+            _ => &[],
+        }
+    }
 }
 
 /// Handles of the shared probes that are loaded.

@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
+use super::agent::bianque;
 use super::machine::{on_path, shell};
 
 /// What a test needs of the machine.
@@ -29,6 +30,8 @@ pub enum Need {
     Module,
     /// Network devices of our own.
     Iproute,
+    /// Programs can be attached to functions of the kernel (fentry).
+    Fentry,
     /// A kernel module that is loaded on a machine of our own: bonding, mce-inject, aer_inject.
     KernelModule(&'static str),
     /// A bad page can be pretended (CONFIG_MEMORY_FAILURE), and a tool that does it.
@@ -122,6 +125,11 @@ fn missing(need: Need) -> Option<String> {
         Need::Freeze => (on_path("mkfs.ext4") && on_path("fsfreeze"), "no mkfs.ext4 or fsfreeze"),
         Need::Module => (own_machine() && module_built(), "the module is not built for this kernel"),
         Need::Iproute => (on_path("ip"), "no iproute2"),
+        Need::Fentry => {
+            let out = bianque().args(["doctor", "-o", "json"]).output();
+            let said = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+            (said.contains("fentry/skb_consume_udp, "), "no program can be attached to a function of this kernel")
+        }
         Need::KernelModule(name) => {
             let there = shell(&format!("modinfo {name} >/dev/null 2>&1")).0;
             (own_machine() && there, "a module of the kernel that is not here, or not ours to load")
