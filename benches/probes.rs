@@ -16,8 +16,9 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use bianque::probe::shared::{Feature, Tasks};
-use bianque::probe::skeletons::{memreclaim, softirq, softlockup};
+use bianque::host::sys::stamping_socket;
+use bianque::probe::shared::{Feature, Net, Tasks};
+use bianque::probe::skeletons::{memreclaim, netrecvlat, softirq, softlockup};
 use bianque::probe::{Loader, Object, Reader, Stop};
 
 /// One probe in one situation.
@@ -35,6 +36,18 @@ static CASES: &[Case] = &[
     Case { name: "softlockup", what: "miss: looks at CPUs, half of them busy", run: looks },
     Case { name: "memreclaim", what: "miss: reclaim of page cache", run: |l| reclaims(l, None) },
     Case { name: "memreclaim", what: "hit: the same, every stall over the limit", run: |l| reclaims(l, Some(0)) },
+    Case {
+        name: "net",
+        what: "drops, but for a few suppressed (bar: 200 ns): a filter drops what all CPUs send",
+        run: |l| network(l, Feature::NetDrops, &["dropstorm", "--seconds", "5"]),
+    },
+    Case {
+        name: "net",
+        what: "segments sent again, but for a few suppressed: a filter drops one in five",
+        run: |l| network(l, Feature::NetRetransmits, &["tcpretransmit", "--seconds", "5"]),
+    },
+    Case { name: "netrecvlat", what: "miss: packets on loopback, stamped", run: |l| waits(l, 60_000_000_000) },
+    Case { name: "netrecvlat", what: "hit: the same, each over the limit, most suppressed", run: |l| waits(l, 0) },
 ];
 
 /// Runs and their time, by program.
@@ -151,7 +164,8 @@ fn looks(loader: &mut Loader) -> Result<Costs, String> {
         || load_one(loader, options),
         |o| vec![o.clone()],
         |o| {
-            let _sampling = o.sample("look", 500).unwrap();
+            let sampling = o.sample("look", 500).unwrap();
+            sampling.start().unwrap();
             let end = Instant::now() + Duration::from_secs(4);
             while Instant::now() < end {
                 std::hint::spin_loop();
@@ -181,6 +195,35 @@ fn reclaims(loader: &mut Loader, limit: Option<u64>) -> Result<Costs, String> {
     );
     std::fs::remove_dir(&group).map_err(|e| format!("{group}: {e}"))?;
     Ok(costs)
+}
+
+fn network(loader: &mut Loader, feature: Feature, what: &[&str]) -> Result<Costs, String> {
+    let features = BTreeSet::from([feature]);
+    let load = || Net::load(loader, &features).unwrap_or_else(|e| panic_with(&e.to_string()));
+    let mut done = None;
+    let work = |_: &Net| done = Some(provocation(what[0]).args(&what[1..]).status());
+    let costs = measure(load, |n| vec![n.object().clone()], work);
+    match done {
+        Some(Ok(status)) if status.success() => Ok(costs),
+        _ => Err(format!("tests/provoke/{} provoked nothing", what[0])),
+    }
+}
+
+fn waits(loader: &mut Loader, limit: u64) -> Result<Costs, String> {
+    let _stamps = stamping_socket().map_err(|e| e.to_string())?;
+    let now = bianque::host::Clock::default().now();
+    let offset = i64::try_from(i128::from(now.wall.0) - i128::from(now.boot_ns)).map_err(|e| e.to_string())?;
+    let mut options = netrecvlat::SKELETON.options().optional(&["datagram"]);
+    options =
+        options.setting(netrecvlat::setting::WALL_OFFSET_NS, offset).setting(netrecvlat::setting::SINCE_NS, 0_u64);
+    for limited in [
+        netrecvlat::setting::STACK_LIMIT_NS,
+        netrecvlat::setting::TRANSPORT_LIMIT_NS,
+        netrecvlat::setting::USER_LIMIT_NS,
+    ] {
+        options = options.setting(limited, limit);
+    }
+    Ok(measure(|| load_one(loader, options), |o| vec![o.clone()], |_| packets()))
 }
 
 fn provocation(name: &str) -> Command {
