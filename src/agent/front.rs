@@ -17,7 +17,7 @@ use crate::host::{Clock, Host};
 use crate::probe::shared::Shared;
 use crate::probe::stacks::Symbols;
 use crate::probe::{Loader, Object};
-use crate::workload::{Kubernetes, NameResolver, Workloads};
+use crate::workload::{Filters, Kubernetes, NameResolver, Workloads};
 
 /// What makes signals, built but not yet running.
 pub(super) struct Front {
@@ -57,6 +57,8 @@ impl Front {
             statuses: statuses.clone(),
             config: Mutex::new(config.clone()),
         };
+        let filters = Filters::default();
+        filters.set(config.filters());
         let built = builder.build_all(&mut loader, &rear.state, &rear.own);
         let junction = Arc::new(Junction {
             sender: rear.sender.clone(),
@@ -66,6 +68,7 @@ impl Front {
             runtime: tokio::runtime::Handle::current(),
             captures: TaskTracker::new(),
             builder,
+            filters,
         });
         Front { workloads, resolver, kubernetes, shared, junction, built }
     }

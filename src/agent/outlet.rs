@@ -17,8 +17,9 @@ use crate::host::Clock;
 use crate::pipeline::metrics::MetricState;
 use crate::pipeline::{Input, Observer, Sender};
 use crate::signal::ids::TraceId;
-use crate::signal::{Capture, Change, Event, Metrics};
+use crate::signal::{Capture, Change, Event, Metrics, Workload};
 use crate::telemetry::SelfMetrics;
+use crate::workload::Filters;
 
 /// The agent's side of the collectors' loops.
 pub(super) struct Junction {
@@ -29,19 +30,42 @@ pub(super) struct Junction {
     pub runtime: Handle,
     pub captures: TaskTracker,
     pub builder: Builder,
+    pub filters: Filters,
+}
+
+impl Junction {
+    /// Whether the collector's filter wants `n` events of this workload; counted where not.
+    fn wants(&self, collector: &'static str, workload: Option<&Arc<Workload>>, n: u64) -> bool {
+        let wants = self.filters.pass(collector, workload.map(AsRef::as_ref));
+        if !wants {
+            self.own.suppressed(collector, "filter", n);
+        }
+        wants
+    }
 }
 
 impl Outlet for Junction {
     fn metrics(&self, collector: &'static str, points: &mut Metrics) {
+        points.retain(|p| self.filters.pass(collector, p.workload.as_deref()));
         self.state.update(collector, points, self.clock.now().wall);
     }
 
     fn event(&self, collector: &'static str, event: Event) {
-        self.sender.send(Input::Event { collector, event });
+        // What the kernel limited before it was of the same workload.
+        if self.wants(collector, event.workload.as_ref(), 1 + event.suppressed) {
+            self.sender.send(Input::Event { collector, event });
+        }
     }
 
-    fn change(&self, collector: &'static str, change: Change) {
-        self.sender.send(Input::Change { collector, change });
+    fn change(&self, collector: &'static str, change: Change) -> bool {
+        let wanted = match &change {
+            Change::Onset(t) => self.wants(collector, t.workload.as_ref(), 1),
+            _ => true,
+        };
+        if wanted {
+            self.sender.send(Input::Change { collector, change });
+        }
+        wanted
     }
 
     fn capture(&self, collector: &'static str, capture: Capture) {
@@ -84,7 +108,7 @@ impl Observer for Counting {
 
     fn suppressed(&self, collector: &str, n: u64) {
         if n > 0 {
-            self.own.suppressed(collector, n);
+            self.own.suppressed(collector, "limit", n);
         }
     }
 

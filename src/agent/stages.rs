@@ -122,6 +122,7 @@ impl Stages {
             &mut *self.junction.builder.config.lock().unwrap_or_else(PoisonError::into_inner),
             new.clone(),
         );
+        self.junction.filters.set(new.filters());
         self.junction.sender.send(Input::Incidents(incident_settings(&new)));
         for r in registrations {
             let (before, after) = (old.collector(r.info.name), new.collector(r.info.name));

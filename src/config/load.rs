@@ -87,7 +87,8 @@ pub fn load(sources: &Sources, registrations: &[Registration]) -> Result<Loaded,
 fn defaults(registrations: &[Registration]) -> Dict {
     let mut config = Config::default();
     for r in registrations {
-        let section = super::CollectorConfig { enabled: r.info.enabled, interval: None, settings: (r.defaults)() };
+        let settings = (r.defaults)();
+        let section = super::CollectorConfig { enabled: r.info.enabled, settings, ..Default::default() };
         config.collectors.insert(r.info.name.to_owned(), section);
     }
     Value::serialize(config).ok().and_then(Value::into_dict).unwrap_or_default()
@@ -123,6 +124,9 @@ fn attempt(layers: &[Layer], registrations: &[Registration]) -> Result<Config, F
                 faults.push((at("interval"), Wrong::Range("1s to 1h".into())));
             }
             _ => {}
+        }
+        for (key, valid) in section.filter.invalid() {
+            faults.push(([at("filter"), vec![key.to_owned()]].concat(), Wrong::Range(valid)));
         }
         match (r.check)(&section.settings) {
             Ok(()) => {}

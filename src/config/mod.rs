@@ -220,6 +220,8 @@ pub struct CollectorConfig {
     /// Time between two readings of this collector, instead of `metrics.interval`; 1s to 1h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<HumanDuration>,
+    #[serde(default, skip_serializing_if = "workload::filter::Settings::is_empty")]
+    pub filter: workload::filter::Settings,
     /// Its own settings, checked by its type.
     #[serde(flatten)]
     #[schemars(skip)]
@@ -231,6 +233,11 @@ impl Config {
     #[must_use]
     pub fn collector(&self, name: &str) -> CollectorConfig {
         self.collectors.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The filter of each collector.
+    pub fn filters(&self) -> impl Iterator<Item = (&str, &workload::filter::Settings)> {
+        self.collectors.iter().map(|(name, section)| (name.as_str(), &section.filter))
     }
 
     /// Checks what types cannot, all of it: each key, and what would be valid.

@@ -281,3 +281,25 @@ fn secrets_are_not_shown() {
         assert!(!told.contains("hunter2"), "{told}");
     }
 }
+
+/// A collector's filter is checked where it is written, each selector by itself, and is no setting of its own.
+#[test]
+fn filters() {
+    let file = "[collectors.demo.filter]\ndeny = ['container=a', 'qos=Guaranteed']\n";
+    let loaded = with(file, &[], &[]).unwrap();
+    let demo = loaded.config.collector("demo");
+    assert_eq!(demo.filter.deny, ["container=a", "qos=Guaranteed"]);
+    assert!(!demo.settings.contains_key("filter"));
+    assert!(render::effective(&loaded).contains("[collectors.demo.filter]"));
+    assert!(!render::effective(&with("", &[], &[]).unwrap()).contains("filter"), "what is not set is not shown");
+
+    let e = with("[collectors.demo.filter]\nallow = ['node']\ndeny = ['node', 'contaner=a']", &[], &[]).unwrap_err();
+    assert!(e.starts_with("c.toml:3: collectors.demo.filter.deny = ") && e.contains("place of \"contaner=a\""), "{e}");
+    let e = with("[collectors.demo.filter]\ndeni = []", &[], &[]).unwrap_err();
+    assert_eq!(e, "c.toml:2: collectors.demo.filter.deni: unknown key; did you mean `deny`?");
+    let env = [("BIANQUE_COLLECTORS__DEMO__FILTER__DENY", "['node']")];
+    assert_eq!(with("", &env, &[]).unwrap().config.collector("demo").filter.deny, ["node"]);
+
+    let text = render::default_file(DEMO);
+    assert!(text.contains("[collectors.demo.filter]\n") && text.contains("# Not set by default"), "{text}");
+}

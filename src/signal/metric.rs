@@ -118,6 +118,11 @@ impl Metrics {
         &self.points
     }
 
+    /// Takes out the points that do not fit.
+    pub fn retain(&mut self, fits: impl FnMut(&Point) -> bool) {
+        self.points.retain(fits);
+    }
+
     pub fn drain(&mut self) -> std::vec::Drain<'_, Point> {
         self.points.drain(..)
     }

@@ -43,7 +43,13 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         &[key::EXPORTER, key::REASON],
         "What could not be delivered, by whom and why",
     ),
-    def(own::EVENTS_SUPPRESSED, "counter", "{event}", &[key::COLLECTOR], "Events that were limited on purpose"),
+    def(
+        own::EVENTS_SUPPRESSED,
+        "counter",
+        "{event}",
+        &[key::COLLECTOR, key::REASON],
+        "Events that were not told on purpose: `limit`, too many at once; `filter`, of whom the settings want none",
+    ),
     def(
         own::RECORDS_LOST,
         "counter",
@@ -292,9 +298,10 @@ impl SelfMetrics {
         }
     }
 
-    /// `n` events of a collector were limited on purpose.
-    pub fn suppressed(&self, collector: &str, n: u64) {
-        self.suppressed.add(n, &[KeyValue::new(key::COLLECTOR, collector.to_owned())]);
+    /// `n` events of a collector were not told on purpose; `reason`: limit, filter.
+    pub fn suppressed(&self, collector: &str, reason: &'static str, n: u64) {
+        let attributes = [KeyValue::new(key::COLLECTOR, collector.to_owned()), KeyValue::new(key::REASON, reason)];
+        self.suppressed.add(n, &attributes);
     }
 
     /// The kernel could not hand over `n` more records of a probe.

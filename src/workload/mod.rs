@@ -7,6 +7,7 @@
 //! beside it and publishes a new [`Workload`] under the same key.
 
 mod changes;
+pub mod filter;
 pub mod kubernetes;
 pub mod netns;
 pub mod path;
@@ -17,6 +18,7 @@ mod table;
 mod texts;
 
 pub use changes::Changes;
+pub use filter::Filters;
 pub use kubernetes::Kubernetes;
 pub use runtime::NameResolver;
 pub use settings::Settings;

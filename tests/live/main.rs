@@ -27,6 +27,7 @@ mod doctor;
 mod dropwatch;
 mod examples;
 mod faults;
+mod filters;
 mod hungtask;
 mod image;
 mod kubelet;

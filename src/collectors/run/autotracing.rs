@@ -67,15 +67,15 @@ impl AutotracingLoop {
             for change in changes {
                 match change {
                     Change::Onset(trigger) => {
-                        self.outlet.change(self.slots[i].name, Change::Onset(trigger.clone()));
-                        if trigger.capture {
+                        let wanted = self.outlet.change(self.slots[i].name, Change::Onset(trigger.clone()));
+                        if wanted && trigger.capture {
                             self.capture(i, &trigger);
                         }
                     }
                     Change::Discarded(_, samples) => {
                         self.outlet.dropped(self.slots[i].name, "did_not_last", samples);
                     }
-                    Change::Recovered(..) => self.outlet.change(self.slots[i].name, change),
+                    Change::Recovered(..) => drop(self.outlet.change(self.slots[i].name, change)),
                 }
             }
         }

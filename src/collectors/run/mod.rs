@@ -26,7 +26,8 @@ pub use status::{State, Status, Statuses};
 pub(crate) trait Outlet: Send + Sync {
     fn metrics(&self, collector: &'static str, points: &mut Metrics);
     fn event(&self, collector: &'static str, event: Event);
-    fn change(&self, collector: &'static str, change: Change);
+    /// `false`: nobody wants to hear of it, nor of its capture.
+    fn change(&self, collector: &'static str, change: Change) -> bool;
     fn capture(&self, collector: &'static str, capture: Capture);
     /// Records, samples or captures that yielded nothing.
     fn dropped(&self, collector: &'static str, reason: &'static str, n: u64);

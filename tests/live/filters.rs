@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a collector's filter keeps from being told.
+
+use crate::support::{Agent, Container, Need, events_of, is_about, patience, place, provoke, unique, wait_for};
+
+const OOM: &str = "linux.memory.oom_kill";
+/// Takes more than the container may have.
+const GREEDY: &[&str] = &["sh", "-c", "head -c 200m /dev/zero | tail -c 200m >/dev/null"];
+const LIMIT: &[&str] = &["--memory", "48m"];
+
+fn suppressed(agent: &Agent) -> f64 {
+    let labels = [("collector", "oom"), ("reason", "filter")];
+    agent.metric("bianque_events_suppressed_total", &labels).unwrap_or(0.0)
+}
+
+fn told(agent: &Agent, of: &Container) -> usize {
+    events_of(agent.json(&["events", "--name", OOM]), "container.name", &of.name).len()
+}
+
+/// Of two containers that are killed, the one that the filter denies by its name is only counted; after
+/// a reload without the filter its like is told, too.
+#[test]
+fn denied_container_is_counted_and_not_told() {
+    let _place = place!(Need::Agent, Need::Podman);
+    let label = unique("denied");
+    let filter = format!("[collectors.oom.filter]\ndeny = [\"container=*{label}*\"]\n");
+    let agent = Agent::start(&filter);
+
+    let denied = Container::start(&label, LIMIT, GREEDY);
+    assert!(denied.name.contains(&label));
+    let counted =
+        wait_for("count of what was filtered", patience(20), || Some(suppressed(&agent)).filter(|n| *n >= 1.0));
+    let other = Container::start("told", LIMIT, GREEDY);
+    agent.wait_event(OOM, patience(20), |e| is_about(e, "container.name", &other.name));
+    assert_eq!(told(&agent, &denied), 0);
+    assert_eq!(suppressed(&agent), counted, "the other one is not counted");
+    let of_denied = [("container_name", denied.name.as_str())];
+    assert_eq!(agent.metric("linux_container_memory_oom_kills_total", &of_denied), None);
+
+    agent.reconfigure(|text| text.replace(&filter, ""));
+    agent.signal("HUP");
+    wait_for("the reload", patience(10), || agent.log().contains("read the configuration again").then_some(()));
+    let again = Container::start(&label, LIMIT, GREEDY);
+    agent.wait_event(OOM, patience(20), |e| is_about(e, "container.name", &again.name));
+    assert_eq!((told(&agent, &denied), suppressed(&agent)), (0, counted));
+}
+
+/// Of an allow list, what is on it is told and a cgroup beside it is not.
+#[test]
+fn only_what_is_allowed_is_told() {
+    let _place = place!(Need::Agent);
+    let (wanted, other) = (unique("wanted"), unique("other"));
+    let agent = Agent::start(&format!("[collectors.oom.filter]\nallow = [\"cgroup=/{wanted}*\"]\n"));
+    provoke("oom-memcg", &["--limit-mb", "24", "--cgroup", &other]);
+    wait_for("count of what was filtered", patience(10), || (suppressed(&agent) >= 1.0).then_some(()));
+    provoke("oom-memcg", &["--limit-mb", "24", "--cgroup", &wanted]);
+    agent.wait_event(OOM, patience(10), |e| is_about(e, "linux.cgroup.path", &format!("/{wanted}")));
+    assert_eq!(
+        events_of(agent.json(&["events"]), "linux.cgroup.path", &format!("/{other}")),
+        [] as [serde_json::Value; 0]
+    );
+}
