@@ -88,7 +88,7 @@ fn finds_a_kill_in_another_container() {
     assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2", "1"), "{status}");
     // include/uapi/linux/capability.h
     let bounding = u64::from_str_radix(field("CapBnd:"), 16).unwrap();
-    assert_eq!(bounding, 1 << 2 | 1 << 12 | 1 << 19 | 1 << 34 | 1 << 38 | 1 << 39, "{status}");
+    assert_eq!(bounding, 1 << 2 | 1 << 11 | 1 << 12 | 1 << 19 | 1 << 34 | 1 << 38 | 1 << 39, "{status}");
     for row in agent.json(&["list"]) {
         let state = row["state"].as_str().unwrap_or_default();
         assert!(matches!(state, "running" | "idle" | "disabled"), "{row}");
