@@ -142,6 +142,12 @@ impl Filter {
         Filter { allow: parse(&settings.allow), deny: parse(&settings.deny) }
     }
 
+    /// It tells of all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.allow.is_empty() && self.deny.is_empty()
+    }
+
     /// Whether the collector tells of this workload, or of the node itself.
     #[must_use]
     pub fn passes(&self, workload: Option<&Workload>) -> bool {
@@ -161,6 +167,12 @@ impl Filters {
     pub fn set<'a>(&self, all: impl Iterator<Item = (&'a str, &'a Settings)>) {
         let new = all.filter(|(_, s)| !s.is_empty()).map(|(name, s)| (name.to_owned(), Filter::new(s))).collect();
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+
+    /// A collector's filter; an empty one where it has none.
+    #[must_use]
+    pub fn of(&self, collector: &str) -> Filter {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(collector).cloned().unwrap_or_default()
     }
 
     /// Whether a collector tells of this workload, or of the node itself.
