@@ -46,7 +46,9 @@ impl Junction {
 
 impl Outlet for Junction {
     fn metrics(&self, collector: &'static str, points: &mut Metrics) {
-        points.retain(|p| self.filters.pass(collector, p.workload.as_deref()));
+        if let Some(filter) = self.filters.of(collector) {
+            points.retain(|p| filter.passes(p.workload.as_deref()));
+        }
         self.state.update(collector, points, self.clock.now().wall);
     }
 

@@ -154,20 +154,26 @@ impl Filter {
 
 /// The filters of all collectors that have one. Cheap to clone; clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Filters(Arc<RwLock<HashMap<String, Filter>>>);
+pub struct Filters(Arc<RwLock<HashMap<String, Arc<Filter>>>>);
 
 impl Filters {
     /// These and no others from now on.
     pub fn set<'a>(&self, all: impl Iterator<Item = (&'a str, &'a Settings)>) {
-        let new = all.filter(|(_, s)| !s.is_empty()).map(|(name, s)| (name.to_owned(), Filter::new(s))).collect();
+        let new =
+            all.filter(|(_, s)| !s.is_empty()).map(|(name, s)| (name.to_owned(), Arc::new(Filter::new(s)))).collect();
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+
+    /// A collector's filter, for those who ask for many workloads at once; `None`: it tells of all.
+    #[must_use]
+    pub fn of(&self, collector: &str) -> Option<Arc<Filter>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(collector).cloned()
     }
 
     /// Whether a collector tells of this workload, or of the node itself.
     #[must_use]
     pub fn pass(&self, collector: &str, workload: Option<&Workload>) -> bool {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        all.get(collector).is_none_or(|f| f.passes(workload))
+        self.of(collector).is_none_or(|f| f.passes(workload))
     }
 }
 
