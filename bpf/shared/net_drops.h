@@ -10,7 +10,7 @@
 /* The program itself, and who called it. */
 #define OWN_FRAMES 2
 #define TRAP_BYTES 32
-/* What a reason is, by its number (src/collectors/events/dropwatch/reason.rs fills it in). */
+/* What a reason is, by its number (src/collectors/drop_reason.rs fills it in). */
 #define REASONS 512
 #define REASON_LOSS 0
 #define REASON_NORMAL 1

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use crate::probe::enums::{Enumerator, kernel_enums};
 use crate::probe::shared::net::{Net, REASONS};
 
-/// What a reason is, as the probe knows it (`REASON_…` in `bpf/shared/net.bpf.c`).
+/// What a reason is, as the probe knows it (`REASON_…` in `bpf/shared/net_drops.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     Loss = 0,

@@ -161,6 +161,12 @@ impl Workload {
             .unwrap_or(&self.cgroup)
     }
 
+    /// For a message: ` of NAME`, or nothing of what belongs to no workload.
+    #[must_use]
+    pub fn whose(workload: Option<&Arc<Workload>>) -> String {
+        workload.map(|w| format!(" of {}", w.display_name())).unwrap_or_default()
+    }
+
     /// The OTel resource attributes of this workload; those of the node are the exporter's to add.
     #[must_use]
     pub fn resource(&self) -> Attributes {

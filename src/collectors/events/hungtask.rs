@@ -50,7 +50,7 @@ use crate::probe::stacks::Symbols;
 use crate::signal::event::counter;
 use crate::signal::semconv::{attr, event, metric};
 use crate::signal::units::HumanDuration;
-use crate::signal::{Event, EventDef, MetricDef, Role, Severity, Value};
+use crate::signal::{Event, EventDef, MetricDef, Role, Severity, Value, Workload};
 use crate::workload::Workloads;
 use hangs::{Hang, Hangs, Phase};
 use wait::Wait;
@@ -238,7 +238,7 @@ impl HungTask {
 /// One line that tells who, for how long and for what.
 fn message(phase: Phase, e: &Event, wait: &Wait) -> String {
     let thread = e.thread.clone().unwrap_or_default();
-    let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let whose = Workload::whose(e.workload.as_ref());
     let seconds = e.duration.unwrap_or_default().as_secs();
     let who = format!("{} (pid {}){whose}", thread.comm, thread.pid);
     match phase {

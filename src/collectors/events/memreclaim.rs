@@ -52,7 +52,7 @@ use crate::probe::stacks::Symbols;
 use crate::signal::event::counter;
 use crate::signal::semconv::{attr, event, metric};
 use crate::signal::units::HumanDuration;
-use crate::signal::{Event, EventDef, MetricDef, Severity, Value};
+use crate::signal::{Event, EventDef, MetricDef, Severity, Value, Workload};
 use crate::workload::Workloads;
 
 static STALLS: MetricDef = counter(
@@ -299,7 +299,7 @@ fn figures(p: &Pressure) -> Value {
 /// One line that tells who, how long and over what.
 fn message(e: &Event, r: &ReclaimStall) -> String {
     let thread = e.thread.clone().unwrap_or_default();
-    let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let whose = Workload::whose(e.workload.as_ref());
     let ms = Duration::from_nanos(r.stall_ns).as_millis();
     let path = e.attributes.get(attr::LINUX_RECLAIM_CGROUP.name).and_then(Value::as_str);
     let over = match (r.kind, path) {

@@ -51,7 +51,7 @@ use crate::probe::{Object, text};
 use crate::signal::event::counter;
 use crate::signal::semconv::{attr, event, metric};
 use crate::signal::units::HumanDuration;
-use crate::signal::{Event, EventDef, Frame, MetricDef, Severity, Thread};
+use crate::signal::{Event, EventDef, Frame, MetricDef, Severity, Thread, Workload};
 use crate::workload::Workloads;
 
 static DELAYS: MetricDef =
@@ -261,7 +261,7 @@ impl NetRecvLat {
         e.suppressed = u64::from(r.suppressed);
         e.kernel_stack = stack;
         let (stage, waited_for) = stage(r.stage);
-        let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+        let whose = Workload::whose(e.workload.as_ref());
         let reader = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
         e.message = format!("{}{whose} waited {} ms for {waited_for}{reader}", ends(&flow), delay.as_millis());
         let a = &mut e.attributes;

@@ -300,7 +300,7 @@ fn figures(m: &crate::host::cgroup::MemoryEvents) -> Vec<(&'static str, u64)> {
 /// One line that tells who, why and how much.
 fn message(e: &Event) -> String {
     let victim = e.thread.clone().unwrap_or_default();
-    let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let whose = Workload::whose(e.workload.as_ref());
     let int = |key: Key| e.attributes.get(key.name).and_then(Value::as_int);
     let constraint = e.attributes.get(attr::LINUX_OOM_CONSTRAINT.name).and_then(Value::as_str);
     let why = match (constraint, int(attr::LINUX_OOM_LIMIT)) {

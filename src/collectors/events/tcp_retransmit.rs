@@ -287,7 +287,7 @@ impl Counts {
 
 /// One line that tells what, whose and why.
 fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
-    let whose = e.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let whose = Workload::whose(e.workload.as_ref());
     let process = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
     let more = if r.suppressed > 0 { format!("; {} more since the last report", r.suppressed) } else { String::new() };
     let why = match (reason, r.drop_of) {

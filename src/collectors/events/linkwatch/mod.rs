@@ -365,7 +365,7 @@ fn message(change: Change, device: &Device, before: Option<&Link>) -> String {
     let link = &device.link;
     let what =
         device.hardware.driver.as_deref().or(link.kind.as_deref()).map(|d| format!(" ({d})")).unwrap_or_default();
-    let whose = device.workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+    let whose = Workload::whose(device.workload.as_ref());
     let did = match change {
         Change::AdminUp => "was set up".to_owned(),
         Change::AdminDown => "was set down".to_owned(),

@@ -43,7 +43,7 @@ use crate::probe::skeletons::ras::{
 use crate::probe::text;
 use crate::signal::event::counter;
 use crate::signal::semconv::{attr, event, metric};
-use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Thread, Value};
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Thread, Value, Workload};
 use crate::workload::Workloads;
 
 const COUNTED: &[Key] = &[attr::LINUX_HW_ERROR_SOURCE, attr::LINUX_HW_ERROR_SEVERITY];
@@ -362,7 +362,7 @@ impl Ras {
     fn page_victim(&self, r: &PageVictim) -> Event {
         let victim = Thread::from(r.thread);
         let workload = self.workloads.of_cgroup(r.cgroup.into());
-        let whose = workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+        let whose = Workload::whose(workload.as_ref());
         let mut e = self.event(Report {
             source: "memory_failure",
             hw_type: "memory",

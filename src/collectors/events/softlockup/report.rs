@@ -10,7 +10,7 @@ use crate::probe::CgroupId;
 use crate::probe::skeletons::softlockup::{CpuSeen, FoundAt, Lockup, LockupPhase};
 use crate::probe::stacks::Symbols;
 use crate::signal::semconv::attr;
-use crate::signal::{Event, Role, Severity, Thread, Value};
+use crate::signal::{Event, Role, Severity, Thread, Value, Workload};
 use crate::workload::Workloads;
 
 /// What the kernel's watchdog writes: `watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [comm:pid]`
@@ -173,7 +173,7 @@ impl Reporter {
         if !culprit.user.is_empty() {
             e.user_stack = self.symbols.user(culprit.thread.pid, &culprit.user);
         }
-        let of = workload.as_ref().map(|w| format!(" of {}", w.display_name())).unwrap_or_default();
+        let of = Workload::whose(workload.as_ref());
         let (cpu, seconds, thread) = (p.cpu, p.stuck.as_secs_f64(), culprit.thread);
         let (comm, pid) = (&thread.comm, thread.pid);
         e.message = match p.phase {
