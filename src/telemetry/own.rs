@@ -132,7 +132,7 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         "gauge",
         "{state}",
         &[key::SOURCE, key::STATE],
-        "1 for the state that a source of workloads' names (cri, kubelet) is in: ok, old (it was lost; what it told is \
+        "1 for the state that a source of workloads' names (cri, kubelet, api_server) is in: ok, old (it was lost; what it told is \
          kept), down, absent; 0 for those it was in",
     ),
     def(own::SERIES, "gauge", "{series}", &[], "Series of all metrics"),
@@ -328,7 +328,7 @@ impl SelfMetrics {
         });
     }
 
-    /// `source`: cri, kubelet; `state`: ok, old, down, absent.
+    /// `source`: cri, kubelet, api_server; `state`: ok, old, down, absent.
     pub fn source_state(&self, source: &'static str, state: &str) {
         // A collector may have the same name.
         self.change_state(&format!("source/{source}"), state, |value, state| {

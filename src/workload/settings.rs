@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::signal::HumanDuration;
 
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
 /// How containers, pods and services get their names.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -21,6 +23,7 @@ pub struct Settings {
     pub annotations: Vec<String>,
     pub cri: Cri,
     pub kubelet: Kubelet,
+    pub api_server: ApiServer,
 }
 
 /// The container runtime's own word on pods: containerd's or CRI-O's socket.
@@ -69,7 +72,7 @@ impl Default for Kubelet {
         Kubelet {
             enabled: true,
             url: None,
-            token_file: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
+            token_file: SERVICE_ACCOUNT_TOKEN.into(),
             ca_file: None,
             refresh: HumanDuration::from_secs(300),
         }
@@ -94,6 +97,61 @@ impl Kubelet {
     }
 }
 
+/// The API server's watch on the pods of this node: an option for nodes whose kubelet may not be asked. It hears of a
+/// changed label at once, where the kubelet's list is read every few minutes, but each node is one more connection
+/// to the cluster's heart. The account needs `list` and `watch` on `pods`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiServer {
+    /// Whether the API server is asked.
+    pub enabled: bool,
+    /// Its address. When not set: the cluster's, which every pod has in KUBERNETES_SERVICE_HOST and
+    /// KUBERNETES_SERVICE_PORT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "https://10.96.0.1:443")]
+    pub url: Option<String>,
+    /// The node whose pods are watched, as the cluster calls it. When not set: K8S_NODE_NAME, which the Downward API
+    /// hands in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// File with the token that is sent over https; read for each request, as it changes.
+    pub token_file: PathBuf,
+    /// PEM file with the certificates that the server's is checked against. When not set: the cluster's, of the service
+    /// account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for ApiServer {
+    fn default() -> Self {
+        ApiServer { enabled: false, url: None, node: None, token_file: SERVICE_ACCOUNT_TOKEN.into(), ca_file: None }
+    }
+}
+
+impl ApiServer {
+    /// Its address, by the settings or by what every pod is told.
+    #[must_use]
+    pub fn address(&self, env: &BTreeMap<String, String>) -> Option<String> {
+        self.url.clone().or_else(|| {
+            let host = env.get("KUBERNETES_SERVICE_HOST").filter(|h| !h.is_empty())?;
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            let port = env.get("KUBERNETES_SERVICE_PORT").map_or("443", String::as_str);
+            Some(format!("https://{host}:{port}"))
+        })
+    }
+
+    /// The node, by the settings or by what the Downward API says, if it can be the name of one.
+    #[must_use]
+    pub fn node_name(&self, env: &BTreeMap<String, String>) -> Option<String> {
+        self.node.clone().or_else(|| env.get("K8S_NODE_NAME").cloned()).filter(|n| is_node_name(n))
+    }
+}
+
+/// Of a DNS subdomain (RFC 1123), as names of nodes are.
+fn is_node_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+}
+
 impl Settings {
     /// Checks what types cannot: each key that is wrong, and what would be valid.
     #[must_use]
@@ -114,6 +172,10 @@ impl Settings {
         check("cri.socket", self.cri.socket.as_ref().is_none_or(|p| p.is_absolute()), "an absolute path");
         let scheme = |u: &String| u.starts_with("https://") || u.starts_with("http://");
         check("kubelet.url", self.kubelet.url.as_ref().is_none_or(scheme), "an http:// or https:// address");
+        let server = &self.api_server;
+        check("api_server.url", server.url.as_ref().is_none_or(scheme), "an http:// or https:// address");
+        let node = server.node.as_deref().is_none_or(is_node_name);
+        check("api_server.node", node, "the name of a node: lower-case letters, digits, `-` and `.`");
         check("kubelet.refresh", self.kubelet.refresh.as_secs() >= 10, "at least 10s");
         out
     }
@@ -159,5 +221,21 @@ mod tests {
         assert_eq!(k.address(&BTreeMap::new()).as_deref(), Some("http://127.0.0.1:10255/pods"));
         k.enabled = false;
         assert_eq!(k.address(&BTreeMap::new()), None);
+    }
+
+    /// The API server's address and the node are what every pod is told, or what is set; a name that would change the
+    /// request is none.
+    #[test]
+    fn the_api_servers_address() {
+        let env = |all: &[(&str, &str)]| all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let in_a_pod = env(&[("KUBERNETES_SERVICE_HOST", "fd00::1"), ("KUBERNETES_SERVICE_PORT", "6443")]);
+        let mut server = ApiServer::default();
+        assert_eq!(server.address(&in_a_pod).as_deref(), Some("https://[fd00::1]:6443"));
+        assert_eq!((server.address(&env(&[])), server.node_name(&env(&[]))), (None, None));
+        assert_eq!(server.node_name(&env(&[("K8S_NODE_NAME", "n1.example")])).as_deref(), Some("n1.example"));
+        assert_eq!(server.node_name(&env(&[("K8S_NODE_NAME", "n1&watch=0")])), None);
+        server.node = Some("n 1".into());
+        let bad = Settings { api_server: server, ..Settings::default() };
+        assert_eq!(bad.invalid()[0].0, "workload.api_server.node");
     }
 }

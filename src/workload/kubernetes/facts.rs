@@ -28,16 +28,18 @@ pub enum Source {
     /// The container runtime's socket.
     Cri,
     Kubelet,
+    ApiServer,
 }
 
 impl Source {
-    pub const ALL: [Source; 2] = [Source::Cri, Source::Kubelet];
+    pub const ALL: [Source; 3] = [Source::Cri, Source::Kubelet, Source::ApiServer];
 
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Source::Cri => "cri",
             Source::Kubelet => "kubelet",
+            Source::ApiServer => "api_server",
         }
     }
 }
@@ -96,8 +98,8 @@ pub(super) struct PodFacts {
 /// A pod, and when it was told of.
 struct ToldPod {
     facts: PodFacts,
-    /// The kubelet told of it, now or before.
-    kubelet: bool,
+    /// The kubelet or the API server told of it, now or before.
+    by_cluster: bool,
     at: Instant,
 }
 
@@ -108,7 +110,7 @@ struct ToldContainer {
     pod: Arc<str>,
     is_sandbox: bool,
     /// What each source told last, to know whether it is new.
-    hashes: [Option<NonZeroU64>; 2],
+    hashes: [Option<NonZeroU64>; Source::ALL.len()],
     at: Instant,
 }
 
@@ -171,13 +173,12 @@ impl Facts {
             facts: None,
             pod: Arc::clone(&new.pod),
             is_sandbox: false,
-            hashes: [None; 2],
+            hashes: [None; Source::ALL.len()],
             at: Instant::now(),
         });
         told.at = Instant::now();
         told.is_sandbox |= new.kind == Some(ContainerKind::Sandbox);
-        let [cri, kubelet] = &mut told.hashes;
-        let last = if by == Source::Cri { cri } else { kubelet };
+        let last = &mut told.hashes[by as usize];
         if *last == hash {
             return;
         }
@@ -190,7 +191,7 @@ impl Facts {
         known.fresh.containers.insert(key);
     }
 
-    /// The kubelet's word on a pod is newer than what the runtime was told when it made the pod.
+    /// The cluster's word on a pod is newer than what the runtime was told when it made the pod.
     pub(super) fn tell_pod(&self, by: Source, uid: &Arc<str>, mut new: PodFacts) {
         if new.owners.is_empty() && !new.is_static {
             new.owners = owners::by_labels(&new.name, &new.labels);
@@ -199,11 +200,11 @@ impl Facts {
         self.keep(&mut new.annotations, &self.0.settings.annotations);
         let mut known = self.known();
         match known.pods.get_mut(uid) {
-            Some(old) if old.kubelet && by == Source::Cri || old.facts == new => old.at = Instant::now(),
+            Some(old) if old.by_cluster && by == Source::Cri || old.facts == new => old.at = Instant::now(),
             _ => {
                 known.fresh.pods.insert(Arc::clone(uid));
-                let kubelet = by == Source::Kubelet;
-                known.pods.insert(Arc::clone(uid), ToldPod { facts: new, kubelet, at: Instant::now() });
+                let by_cluster = by != Source::Cri;
+                known.pods.insert(Arc::clone(uid), ToldPod { facts: new, by_cluster, at: Instant::now() });
             }
         }
     }
@@ -229,7 +230,10 @@ impl Facts {
 
     /// Whether the kubelet's list had the container, or never will have, as it is a pod's sandbox.
     pub(super) fn is_in_list(&self, container: WorkloadKey) -> bool {
-        self.known().containers.get(&container).is_some_and(|c| c.is_sandbox || c.hashes[1].is_some())
+        self.known()
+            .containers
+            .get(&container)
+            .is_some_and(|c| c.is_sandbox || c.hashes[Source::Kubelet as usize].is_some())
     }
 
     /// Drops what nobody can ask for any more.
@@ -273,8 +277,9 @@ impl Facts {
         // Docker speaks for Kubernetes by its labels alone.
         let elsewhere = matches!(w.runtime, Some(path::DOCKER | path::PODMAN));
         let of_runtime = up(Source::Cri) && !known.unknown.contains(id) && !elsewhere;
-        let of_kubelet = w.pod.as_ref().is_some_and(|p| up(Source::Kubelet) && !known.pods.contains_key(&p.uid));
-        !known.containers.contains_key(&container_key(id)) && (of_runtime || of_kubelet)
+        let cluster = up(Source::Kubelet) || up(Source::ApiServer);
+        let of_cluster = w.pod.as_ref().is_some_and(|p| cluster && !known.pods.contains_key(&p.uid));
+        !known.containers.contains_key(&container_key(id)) && (of_runtime || of_cluster)
     }
 
     /// Puts what is known into the workload. Whether a source told of the container, now or before.
@@ -308,20 +313,20 @@ impl Facts {
     }
 }
 
-/// One container told of by both: the runtime knows image, labels and restarts, the kubelet its place in the pod.
+/// One container told of by both: the runtime knows image, labels and restarts, the cluster its place in the pod.
 fn merged(old: &ContainerFacts, old_by: Source, new: ContainerFacts, by: Source) -> ContainerFacts {
     if old_by == by && by == Source::Cri {
         return ContainerFacts { kind: new.kind.or(old.kind), ..new };
     }
-    let (runtime, kubelet) = if by == Source::Cri { (new, old.clone()) } else { (old.clone(), new) };
+    let (runtime, cluster) = if by == Source::Cri { (new, old.clone()) } else { (old.clone(), new) };
     ContainerFacts {
-        pod: if runtime.pod.is_empty() { kubelet.pod } else { runtime.pod },
-        name: runtime.name.or(kubelet.name),
-        image: kubelet.image.or(runtime.image),
-        runtime: runtime.runtime.or(kubelet.runtime),
-        labels: if runtime.labels.is_empty() { kubelet.labels } else { runtime.labels },
-        kind: kubelet.kind.or(runtime.kind),
-        restarts: runtime.restarts.max(kubelet.restarts),
+        pod: if runtime.pod.is_empty() { cluster.pod } else { runtime.pod },
+        name: runtime.name.or(cluster.name),
+        image: cluster.image.or(runtime.image),
+        runtime: runtime.runtime.or(cluster.runtime),
+        labels: if runtime.labels.is_empty() { cluster.labels } else { runtime.labels },
+        kind: cluster.kind.or(runtime.kind),
+        restarts: runtime.restarts.max(cluster.restarts),
     }
 }
 

@@ -7,8 +7,10 @@
 //! where it can. The kubelet's list is read when a pod is new, and again until it has the new
 //! containers, as it lags by a second or two. A source that is lost is tried again with growing pauses.
 
+mod api_server;
 mod cri;
 mod facts;
+mod https;
 mod kubelet;
 mod messages;
 mod owners;
@@ -26,6 +28,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Status;
 
+use self::api_server::Ended;
 use super::runtime::SANDBOX;
 use super::settings::Settings;
 use super::{Changes, Workloads, path};
@@ -60,7 +63,7 @@ pub struct Kubernetes {
     workloads: Workloads,
     facts: Facts,
     settings: Settings,
-    kubelet_url: Option<String>,
+    env: BTreeMap<String, String>,
 }
 
 impl Kubernetes {
@@ -71,7 +74,7 @@ impl Kubernetes {
             workloads: workloads.clone(),
             facts: Facts::new(settings),
             settings: settings.clone(),
-            kubelet_url: settings.kubelet.address(env),
+            env: env.clone(),
         }
     }
 
@@ -83,7 +86,7 @@ impl Kubernetes {
 
     /// Asks until dropped.
     pub async fn run(self) {
-        tokio::join!(self.ask_runtime(), self.ask_kubelet());
+        tokio::join!(self.ask_runtime(), self.ask_kubelet(), self.ask_api_server());
     }
 
     /// Lets the resolver look at what was told.
@@ -155,7 +158,7 @@ impl Kubernetes {
     }
 
     async fn ask_kubelet(&self) {
-        let Some(url) = &self.kubelet_url else { return };
+        let Some(url) = &self.settings.kubelet.address(&self.env) else { return };
         let mut tries = Tries::new(Source::Kubelet, &self.facts);
         let births = self.workloads.changes();
         let client = loop {
@@ -184,6 +187,32 @@ impl Kubernetes {
                 }
             }
             awaited.tried();
+        }
+    }
+
+    async fn ask_api_server(&self) {
+        if !self.settings.api_server.enabled {
+            return;
+        }
+        let mut tries = Tries::new(Source::ApiServer, &self.facts);
+        loop {
+            let Err(e) = self.follow_api_server(&mut tries).await;
+            tries.failed(&format!("{e:#}"));
+            tokio::time::sleep(tries.pause()).await;
+        }
+    }
+
+    /// Ends when the API server is lost.
+    async fn follow_api_server(&self, tries: &mut Tries) -> anyhow::Result<Infallible> {
+        let client = api_server::Client::new(&self.settings.api_server, &self.env)?;
+        loop {
+            let mut from = client.list(&self.facts).await?;
+            tries.succeeded();
+            self.told();
+            while let Ended::InTime = client.watch(&mut from, &self.facts, || self.told()).await? {
+                // One that ends at once is no reason to ask without a pause.
+                tokio::time::sleep(FIRST_PAUSE).await;
+            }
         }
     }
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kubelet's list of pods, `v1.PodList` of Kubernetes' core API: the fields that we read.
+//! Pods as the kubelet and the API server tell of them, `v1.PodList` and `v1.WatchEvent` of Kubernetes'
+//! API: the fields that we read.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -17,7 +19,22 @@ use crate::workload::path;
 
 /// The list, of which one pod is held at a time: hundreds of them, most of which nobody asks for, would
 /// leave their holes between what is kept.
-struct PodList<'f>(&'f Facts);
+struct PodList<'f>(Source, &'f Facts);
+
+/// What a list held.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub pods: usize,
+    /// From where the API server is asked for what comes after it.
+    pub resource_version: String,
+}
+
+/// Of a list, and of what a bookmark is about.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ListMetadata {
+    resource_version: String,
+}
 
 #[derive(Deserialize)]
 struct Pod {
@@ -32,6 +49,8 @@ struct Pod {
 #[serde(rename_all = "camelCase")]
 struct Metadata {
     name: String,
+    #[serde(default)]
+    resource_version: String,
     #[serde(default)]
     namespace: String,
     uid: String,
@@ -87,46 +106,101 @@ struct ContainerStatus {
     restart_count: u32,
 }
 
-/// Hands on all that a list tells; how many pods that is.
+/// Hands on all that a list tells.
 ///
 /// # Errors
 /// It is no list of pods. Those before the mistake are told.
-pub(super) fn tell(list: &[u8], facts: &Facts) -> serde_json::Result<usize> {
+pub(super) fn tell(list: &[u8], by: Source, facts: &Facts) -> serde_json::Result<Listed> {
     let mut text = serde_json::Deserializer::from_slice(list);
-    let count = PodList(facts).deserialize(&mut text)?;
+    let listed = PodList(by, facts).deserialize(&mut text)?;
     text.end()?;
-    Ok(count)
+    Ok(listed)
+}
+
+/// One line of a watch.
+#[derive(Deserialize)]
+#[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
+enum Event {
+    Added(Pod),
+    Modified(Pod),
+    /// What was known of it serves until its containers are gone.
+    Deleted(Pod),
+    Bookmark(Bookmark),
+    Error(Refusal),
+}
+
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: ListMetadata,
+}
+
+/// `v1.Status`, as far as it tells why a watch ends.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Refusal {
+    code: u16,
+    message: String,
+}
+
+/// `code` of a status that says: what came since is not kept any more.
+const GONE: u16 = 410;
+
+/// What an event of a watch comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// All up to this version is told.
+    UpTo(String),
+    /// The version that was asked for is not kept any more.
+    TooOld,
+}
+
+/// Hands on what an event of a watch tells.
+///
+/// # Errors
+/// It is no event, or the API server says why it watches no longer.
+pub(super) fn tell_event(line: &[u8], facts: &Facts) -> anyhow::Result<Told> {
+    match serde_json::from_slice(line).context("the watch tells what is no event")? {
+        Event::Added(pod) | Event::Modified(pod) => {
+            let version = pod.metadata.resource_version.clone();
+            pod.tell(Source::ApiServer, facts);
+            Ok(Told::UpTo(version))
+        }
+        Event::Deleted(pod) => Ok(Told::UpTo(pod.metadata.resource_version)),
+        Event::Bookmark(at) => Ok(Told::UpTo(at.metadata.resource_version)),
+        Event::Error(why) if why.code == GONE => Ok(Told::TooOld),
+        Event::Error(why) => anyhow::bail!("it ends the watch: {} {}", why.code, why.message),
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for PodList<'_> {
-    type Value = usize;
+    type Value = Listed;
 
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<usize, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Listed, D::Error> {
         d.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for PodList<'_> {
-    type Value = usize;
+    type Value = Listed;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of pods")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
-        let mut count = 0;
+    fn visit_map<A: MapAccess<'de>>(self, mut list: A) -> Result<Listed, A::Error> {
+        let mut listed = Listed::default();
         while let Some(key) = list.next_key::<Cow<'_, str>>()? {
-            if key == "items" {
-                count += list.next_value_seed(Items(self.0))?;
-            } else {
-                list.next_value::<IgnoredAny>()?;
+            match &*key {
+                "items" => listed.pods += list.next_value_seed(Items(self.0, self.1))?,
+                "metadata" => listed.resource_version = list.next_value::<ListMetadata>()?.resource_version,
+                _ => drop(list.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(count)
+        Ok(listed)
     }
 }
 
-struct Items<'f>(&'f Facts);
+struct Items<'f>(Source, &'f Facts);
 
 impl<'de> DeserializeSeed<'de> for Items<'_> {
     type Value = usize;
@@ -150,7 +224,7 @@ impl<'de> Visitor<'de> for Items<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut pods: A) -> Result<usize, A::Error> {
         let mut count = 0;
         while let Some(pod) = pods.next_element::<Pod>()? {
-            pod.tell(self.0);
+            pod.tell(self.0, self.1);
             count += 1;
         }
         Ok(count)
@@ -158,7 +232,7 @@ impl<'de> Visitor<'de> for Items<'_> {
 }
 
 impl Pod {
-    fn tell(self, facts: &Facts) {
+    fn tell(self, by: Source, facts: &Facts) {
         let Pod { metadata: m, spec, status } = self;
         let is_sidecar = |name: &str| {
             spec.init_containers.iter().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
@@ -171,7 +245,7 @@ impl Pod {
         let ephemeral = status.ephemeral_container_statuses.into_iter().map(|c| (Some(ContainerKind::Ephemeral), c));
         let uid = Arc::from(m.uid);
         for (kind, c) in plain.chain(init).chain(ephemeral) {
-            c.tell(facts, &uid, kind);
+            c.tell(by, facts, &uid, kind);
         }
         let controller = m.owner_references.iter().find(|o| o.controller);
         let owners = controller.map(|o| owners::by_reference(&o.kind, &o.name, &m.labels)).unwrap_or_default();
@@ -184,12 +258,12 @@ impl Pod {
             annotations: m.annotations,
             owners,
         };
-        facts.tell_pod(Source::Kubelet, &uid, pod);
+        facts.tell_pod(by, &uid, pod);
     }
 }
 
 impl ContainerStatus {
-    fn tell(self, facts: &Facts, uid: &Arc<str>, kind: Option<ContainerKind>) {
+    fn tell(self, by: Source, facts: &Facts, uid: &Arc<str>, kind: Option<ContainerKind>) {
         let Some((runtime, id)) = self.container_id.split_once("://") else { return };
         let container = ContainerFacts {
             pod: Arc::clone(uid),
@@ -200,6 +274,6 @@ impl ContainerStatus {
             kind,
             restarts: Some(self.restart_count),
         };
-        facts.tell_container(Source::Kubelet, id, container);
+        facts.tell_container(by, id, container);
     }
 }

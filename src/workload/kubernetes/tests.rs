@@ -2,7 +2,7 @@
 //! What the sources say, and how they fail. The real containerd is tests/live's, the real kubelet
 //! that of `make test-kubernetes`; the kubelet's list here is written by the published schema.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,7 +147,7 @@ fn the_kubelets_list() {
     let mut taker = Taker::new(&facts, "containerd");
     taker.sandbox(sandbox());
     taker.container(container(ImageSpec::default()));
-    assert_eq!(pods::tell(pod_list().as_bytes(), &facts).unwrap(), 2);
+    assert_eq!(pods::tell(pod_list().as_bytes(), Source::Kubelet, &facts).unwrap().pods, 2);
     let kind = |of: &str| named(&facts, of).pod.unwrap().kind.map(crate::signal::ContainerKind::as_str);
     assert_eq!([kind("d"), kind("e"), kind("f")], [Some("init"), Some("sidecar"), Some("ephemeral")]);
     let w = named(&facts, "b");
@@ -161,9 +161,9 @@ fn the_kubelets_list() {
     let _named = facts.hand_over(&mut pod);
     let pod = pod.pod.unwrap();
     assert_eq!((pod.name.as_deref(), pod.is_static, pod.owners.len()), (Some("etcd-node-1"), true, 0));
-    assert_eq!(pods::tell(br#"{"items":null}"#, &facts).unwrap(), 0);
+    assert_eq!(pods::tell(br#"{"items":null}"#, Source::Kubelet, &facts).unwrap().pods, 0);
     for bad in ["[]", r#"{"items":{}}"#, r#"{"items":[]} x"#] {
-        assert!(pods::tell(bad.as_bytes(), &facts).is_err(), "{bad}");
+        assert!(pods::tell(bad.as_bytes(), Source::Kubelet, &facts).is_err(), "{bad}");
     }
 }
 
@@ -315,4 +315,79 @@ async fn a_new_pod_is_looked_for_and_a_lost_kubelet_leaves_what_it_told() {
     until("its loss", &|| facts.state(Source::Kubelet) == SourceState::Old).await;
     assert_eq!(named(&facts, "b").pod.unwrap().name.as_deref(), Some("web-6d4-x7k2p"));
     run.abort();
+}
+
+/// The API server's list, and what its watch tells: a label that changes, a deletion that takes no names away, a version
+/// that is too old.
+#[tokio::test]
+async fn the_api_server_is_watched() {
+    let pod = |team: &str, version: u32| {
+        let container = id("b");
+        format!(
+            r#"{{"metadata":{{"name":"web-6d4-x7k2p","namespace":"shop","uid":"{UID}","resourceVersion":"{version}","labels":{{"team":"{team}"}}}},
+            "spec":{{}},"status":{{"qosClass":"Burstable","containerStatuses":[{{"name":"main","containerID":"containerd://{container}"}}]}}}}"#
+        )
+        .replace('\n', " ")
+    };
+    let list = format!(r#"{{"kind":"PodList","metadata":{{"resourceVersion":"10"}},"items":[{}]}}"#, pod("blue", 9));
+    let event = |kind: &str, object: &str| format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
+    let bookmark = event("BOOKMARK", r#"{"kind":"Pod","metadata":{"resourceVersion":"13"}}"#);
+    let gone = event("ERROR", r#"{"kind":"Status","code":410,"message":"too old resource version"}"#);
+    let mut watches = [
+        event("MODIFIED", &pod("green", 12)) + &bookmark,
+        event("DELETED", &pod("green", 14)),
+        gone,
+        event("ADDED", &pod("red", 15)),
+    ]
+    .into_iter();
+    let (asked, questions) = std::sync::mpsc::channel();
+    let url = serve(move |request| {
+        let uri = request.split(' ').nth(1).unwrap_or_default().to_owned();
+        let answer = if uri.contains("watch=1") { watches.next() } else { Some(list.clone()) };
+        asked.send(uri).unwrap();
+        answer.map_or_else(String::new, |a| ok(&a))
+    });
+    let d = tempfile::tempdir().unwrap();
+    let workloads = Workloads::new(&Host::under(d.path()), &Clock::fixed(Timestamp(1), 1));
+    let api_server = super::super::settings::ApiServer {
+        enabled: true,
+        url: Some(url.trim_end_matches("/pods").to_owned()),
+        node: Some("node-1".into()),
+        ..Default::default()
+    };
+    let settings = Settings { cri: Cri { enabled: false, socket: None }, api_server, ..settings() };
+    let kubernetes = Kubernetes::new(&settings, &BTreeMap::new(), &workloads);
+    let facts = kubernetes.facts();
+    let run = tokio::spawn(kubernetes.run());
+    let (mut containers, mut teams) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..1000 {
+        // What is told of a container is handed over once.
+        let w = named(&facts, "b");
+        containers.extend(w.pod.and_then(|p| p.container).map(|name| (w.runtime, name.to_string())));
+        teams.extend(w.chosen.get("k8s.pod.label.team").cloned());
+        if teams.contains("red") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    run.abort();
+    assert!(teams.contains("red"), "{teams:?}");
+    assert_eq!(containers, [(Some(path::CONTAINERD), "main".to_owned())].into());
+    let questions: Vec<String> = questions.try_iter().collect();
+    let from = |uri: &str| uri.split("resourceVersion=").nth(1).map(|v| v.split('&').next().unwrap().to_owned());
+    let versions: Vec<_> = questions.iter().filter_map(|q| from(q)).take(6).collect();
+    assert_eq!(versions, ["0", "10", "13", "14", "0", "10"], "{questions:?}");
+    let of_the_node = |q: &String| q.starts_with("/api/v1/pods?fieldSelector=spec.nodeName%3Dnode-1&");
+    assert!(questions.iter().all(of_the_node), "{questions:?}");
+}
+
+/// What an API server says that is no event, and why it refuses, is told.
+#[test]
+fn a_watch_that_tells_oddly() {
+    let facts = Facts::new(&settings());
+    let told = |line: &str| pods::tell_event(line.as_bytes(), &facts).map_err(|e| format!("{e:#}"));
+    assert!(told("<html>").unwrap_err().contains("no event"));
+    assert!(told(r#"{"type":"RENAMED","object":{}}"#).unwrap_err().contains("RENAMED"));
+    let refusal = r#"{"type":"ERROR","object":{"kind":"Status","code":500,"message":"etcd is gone"}}"#;
+    assert_eq!(told(refusal).unwrap_err(), "it ends the watch: 500 etcd is gone");
 }
