@@ -57,10 +57,12 @@ struct inode {
 
 struct file {
 	struct inode *f_inode;
+	void *private_data;
 };
 
 struct socket {
 	struct file *file;
+	struct sock *sk;
 };
 
 /* The pointer is there since 5.15 (8520e224f547) and where that was taken back to 5.10. */
@@ -72,6 +74,7 @@ struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket;
 	struct sock_cgroup_data sk_cgrp_data;
+	u16 sk_protocol;
 };
 
 struct sk_buff {

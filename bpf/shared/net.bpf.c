@@ -42,7 +42,7 @@ int PROBE(dropped__reason, struct sk_buff *skb, void *location, u32 reason)
 {
 	struct drop d = { .skb = skb, .location = (u64)location, .reason = reason };
 
-	d.sk = skb->sk ?: rejected_by();
+	d.sk = skb->sk;
 	return dropped(ctx, &d);
 }
 
@@ -51,16 +51,8 @@ int PROBE(dropped__plain, struct sk_buff *skb, void *location)
 {
 	struct drop d = { .skb = skb, .location = (u64)location, .reason = REASON_NONE };
 
-	d.sk = skb->sk ?: rejected_by();
+	d.sk = skb->sk;
 	return dropped(ctx, &d);
-}
-
-/* A UDP socket that has no room: the drop follows on this CPU, before 6.11 without the socket. */
-SEC("tp_btf/udp_fail_queue_rcv_skb")
-int PROBE(rejected__btf, int error, struct sock *sk)
-{
-	reject(sk);
-	return 0;
 }
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The last drop of each TCP connection and direction; and the UDP socket that just had no room. */
+/* The last drop of each TCP connection and direction. */
 #pragma once
 
 #include "net.h"
@@ -46,32 +46,4 @@ static __always_inline void remember_drop(const struct flow *flow, u32 seq, u32 
 	last->seq = seq;
 	barrier();
 	last->flow = hash;
-}
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, u64);
-} rejecting SEC(".maps");
-
-static __always_inline void reject(struct sock *sk)
-{
-	u64 *last = bpf_map_lookup_elem(&rejecting, &(u32){ 0 });
-
-	if (last)
-		*last = (u64)sk;
-}
-
-/* The socket of reject(), once. */
-static __always_inline struct sock *rejected_by(void)
-{
-	u64 *last = bpf_map_lookup_elem(&rejecting, &(u32){ 0 });
-	u64 sk;
-
-	if (!last)
-		return NULL;
-	sk = *last;
-	*last = 0;
-	return (void *)sk;
 }

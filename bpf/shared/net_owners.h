@@ -18,8 +18,10 @@ struct bpf_iter__task_file {
 
 #pragma clang attribute pop
 
-/* Inode of the socket that is looked for. */
+/* What is looked for: the socket with this inode, else whoever has this UDP port in this namespace. */
 SETTING(u64, sought_socket, 0);
+SETTING(u32, sought_port, 0);
+SETTING(u32, sought_netns, 0);
 
 struct socket_holder {
 	/* in the memory controller's hierarchy */
@@ -33,6 +35,17 @@ struct netns_member {
 	u32 tgid;
 };
 
+static __always_inline bool is_sought(struct file *file)
+{
+	struct sock *sk;
+
+	if (sought_socket)
+		return file->f_inode->i_ino == sought_socket;
+	sk = BPF_CORE_READ((struct socket *)file->private_data, sk);
+	return BPF_CORE_READ(sk, __sk_common.skc_num) == sought_port && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_UDP &&
+	       BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum) == sought_netns;
+}
+
 SEC("iter/task_file")
 int PROBE_CTX(holders__iter, struct bpf_iter__task_file *ctx)
 {
@@ -42,7 +55,7 @@ int PROBE_CTX(holders__iter, struct bpf_iter__task_file *ctx)
 
 	if (!task || !file || file->f_inode->i_sb->s_magic != SOCKFS_MAGIC)
 		return 0;
-	if (file->f_inode->i_ino != sought_socket)
+	if (!is_sought(file))
 		return 0;
 	cgroup_of_any(&holder.cgroup, task, memory_cgrp_id);
 	thread_of(&holder.thread, task);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Context, Unavailable};
 use crate::probe::CgroupId;
-use crate::probe::shared::net::{Holder, Net};
+use crate::probe::shared::net::{Holder, Net, Sought};
 use crate::probe::skeletons::net::{Flow, NetOwner};
 use crate::signal::semconv::attr;
 use crate::signal::{Attributes, Thread, Workload};
@@ -51,7 +51,7 @@ pub struct Owners {
     net: Net,
     workloads: Workloads,
     namespaces: Namespaces,
-    holders: HashMap<u64, (Instant, Option<Holder>)>,
+    holders: HashMap<Sought, (Instant, Option<Holder>)>,
 }
 
 impl Owners {
@@ -65,7 +65,17 @@ impl Owners {
 
     /// Who it is that a record speaks of.
     pub fn of(&mut self, owner: &NetOwner) -> Whose {
-        let holder = self.holder(owner.socket);
+        let holder = if owner.socket == 0 { None } else { self.holder(Sought::Inode(owner.socket)) };
+        self.whose(owner, holder)
+    }
+
+    /// The same of a UDP packet that was for this port, where the kernel does not tell its socket.
+    pub fn of_udp_port(&mut self, owner: &NetOwner, port: u16) -> Whose {
+        let holder = self.holder(Sought::UdpPort { netns: owner.netns, port });
+        self.whose(owner, holder)
+    }
+
+    fn whose(&self, owner: &NetOwner, holder: Option<Holder>) -> Whose {
         let by_holder = || self.workload_of(holder.as_ref()?);
         let by_cgroup = self.by_cgroup(owner.cgroup.id);
         let workload = by_cgroup.or_else(by_holder).or_else(|| self.namespaces.owner(owner.netns));
@@ -89,10 +99,7 @@ impl Owners {
         if id == 0 { None } else { self.workloads.of_cgroup(CgroupId { hierarchy: 0, id }) }
     }
 
-    fn holder(&mut self, socket: u64) -> Option<Holder> {
-        if socket == 0 {
-            return None;
-        }
+    fn holder(&mut self, socket: Sought) -> Option<Holder> {
         if let Some((at, holder)) = self.holders.get(&socket)
             && at.elapsed() < HOLDER_FRESH
         {

@@ -134,7 +134,8 @@ fn a_storm_is_counted_exactly() {
     eprintln!("{happened} drops, {rate} a second");
 
     let counted = |reason: &str| {
-        let labels = [("container_name", container.name.as_str()), ("linux_net_drop_reason", reason)];
+        let of = ("container_name", container.name.as_str());
+        let labels = [of, ("linux_net_drop_reason", reason), ("linux_net_drop_kind", "loss")];
         agent.metric("linux_container_net_packet_drops_total", &labels)
     };
     let reason = if has_reasons() { "NETFILTER_DROP" } else { "NOT_SPECIFIED" };

@@ -28,8 +28,8 @@
 //! Kernels before 5.17 give no reason: it is `NOT_SPECIFIED`, and only place and stack tell; a lost
 //! segment without data is then taken for normal. A packet that has met no socket yet, e.g. one that a
 //! filter dropped on its way in, belongs to whoever owns the network namespace; in the node's own
-//! namespace that is the node. Before 6.11 that is so for all that is dropped on its way in, but for
-//! UDP sockets without room. On a v1 hierarchy without the unified one beside it the counters are by
+//! namespace that is the node. Before 6.11 that is so for all that is dropped on its way in, but that of
+//! a UDP socket without room the event names the one process with its port. On a v1 hierarchy without the unified one beside it the counters are by
 //! namespace, the events by the process that holds the socket. What a device drops without telling is
 //! in the device's own statistics only.
 //!
@@ -155,7 +155,6 @@ impl Collector for DropWatch {
         object: Some(&SKELETON),
         optional: &[
             Optional { slot: "trapped", lost: "drops by hardware that reports them (devlink traps)" },
-            Optional { slot: "rejected", lost: "whose UDP socket had no room, on kernels before 6.11" },
         ],
         // CAP_SYSLOG: kernel symbols.
         capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
@@ -224,7 +223,13 @@ impl DropWatch {
         if hardware && self.counts.traps.len() < MAX_TRAPS {
             self.counts.traps.insert(r.location, text(&r.trap));
         }
-        let whose = self.owners.of(&r.owner);
+        let at = (!hardware).then(|| self.symbols.kernel(&[r.location]).first().map(ToString::to_string)).flatten();
+        let whose = match at.as_deref() {
+            Some(at) if r.owner.socket == 0 && is_received_by_udp(at, r) => {
+                self.owners.of_udp_port(&r.owner, r.flow.destination_port)
+            }
+            _ => self.owners.of(&r.owner),
+        };
         let reason = self.reason(r.reason, hardware.then_some(r.location));
         let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
         let mut e = Event::new(&PACKET_DROP, self.clock.wall(r.time_ns), whose.workload, String::new());
@@ -234,7 +239,6 @@ impl DropWatch {
             e.severity = Severity::Info;
         }
         e.kernel_stack = self.symbols.kernel(&r.stack[..frames.min(r.stack.len())]);
-        let at = (!hardware).then(|| self.symbols.kernel(&[r.location]).first().map(ToString::to_string)).flatten();
         e.message = message(&e, r, &reason, at.as_deref());
         let a = &mut e.attributes;
         a.set(attr::LINUX_DROP_REASON, reason).set_some(attr::LINUX_DROP_LOCATION, at);
@@ -290,6 +294,12 @@ impl Counts {
             workloads.is_alive(*key)
         });
     }
+}
+
+/// Whether a UDP socket of this node was to have it, by the function that dropped it: udp_queue_rcv_one_skb,
+/// udpv6_queue_rcv_one_skb (net/ipv4/udp.c, net/ipv6/udp.c). Not one that is passed on.
+fn is_received_by_udp(at: &str, r: &PacketDrop) -> bool {
+    at.trim_start_matches('_').starts_with("udp") && r.flow.destination_port != 0
 }
 
 /// One line that tells what, whose and where.

@@ -18,7 +18,7 @@ use crate::probe::{CgroupId, CgroupRef, LoadError, Loader, Object, Table, Thread
 use crate::signal::Thread;
 
 /// Slots that kernels may lack.
-pub const OPTIONAL: &[&str] = &["rejected", "trapped"];
+pub const OPTIONAL: &[&str] = &["trapped"];
 /// A group that was not hit for so long leaves the kernel's hash.
 const IDLE_NS: u64 = 300_000_000_000;
 /// Reasons that can be told apart; those of subsystems have higher numbers.
@@ -118,6 +118,15 @@ impl<K: Hash + Eq + Copy> Growth<K> {
         self.0 = reading.iter().copied().collect();
         growth
     }
+}
+
+/// A socket whose holder is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sought {
+    /// By the inode of its file.
+    Inode(u64),
+    /// By the UDP port that it is bound to, in a network namespace (its inode).
+    UdpPort { netns: u32, port: u16 },
 }
 
 /// A process that holds a socket.
@@ -261,19 +270,27 @@ impl Net {
         Ok(all.iter().map(|(k, h)| (group(k), *h)).chain(crowded).collect())
     }
 
-    /// The first process that holds the socket with this inode; `None` when none does any more.
-    /// Walks all open files: for what is rare.
+    /// The process that holds the socket; `None` when none does any more, or when several have the port. Of
+    /// those that share one socket, the first. Walks all open files: for what is rare.
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn holder(&self, socket: u64) -> Result<Option<Holder>> {
+    pub fn holder(&self, sought: Sought) -> Result<Option<Holder>> {
         // Held, as what is sought is a setting of the object.
         let _one_at_a_time = self.tables();
+        let (socket, port, netns) = match sought {
+            Sought::Inode(inode) => (inode, 0, 0),
+            Sought::UdpPort { netns, port } => (0, port, netns),
+        };
+        self.object().set(net::setting::SOUGHT_PORT, port.into())?;
+        self.object().set(net::setting::SOUGHT_NETNS, netns)?;
         self.object().set(net::setting::SOUGHT_SOCKET, socket)?;
-        let found = self.walk("holders", size_of::<RawHolder>());
-        self.object().set(net::setting::SOUGHT_SOCKET, 0)?;
-        let holder = found?.get(..size_of::<RawHolder>()).and_then(|c| RawHolder::read_from_bytes(c).ok());
-        Ok(holder.map(|h| Holder { thread: h.thread.into(), cgroup: h.cgroup.into() }))
+        let found = self.walk("holders", 64 * size_of::<RawHolder>())?;
+        let holders = found.chunks_exact(size_of::<RawHolder>()).filter_map(|c| RawHolder::read_from_bytes(c).ok());
+        let mut holders = holders.map(|h| Holder { thread: h.thread.into(), cgroup: h.cgroup.into() });
+        let Some(first) = holders.next() else { return Ok(None) };
+        let is_one = matches!(sought, Sought::Inode(_)) || holders.all(|h| h.thread.pid == first.thread.pid);
+        Ok(is_one.then_some(first))
     }
 
     /// Where every process is.

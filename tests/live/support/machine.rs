@@ -173,7 +173,8 @@ impl Container {
 
     /// The directory of its cgroup in a controller's hierarchy.
     pub fn cgroup(&self, controller: &str) -> String {
-        let find = format!("find {} -type d -name '*{}*' | head -1", hierarchy(controller), self.id);
+        // -H: cpu is a link to cpu,cpuacct on most machines with v1.
+        let find = format!("find -H {} -type d -name '*{}*' | head -1", hierarchy(controller), self.id);
         let (found, dir) = shell(&find);
         assert!(found && !dir.trim().is_empty(), "no cgroup of {}: {dir}", self.name);
         dir.trim().to_owned()
