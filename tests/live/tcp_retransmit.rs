@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, is_about, patience, place, provoke, wait_for};
+use crate::support::{Agent, Container, Need, has_drop_reasons, is_about, patience, place, provoke, wait_for};
 
 const NAME: &str = "linux.net.tcp_retransmit";
 
@@ -62,4 +62,28 @@ fn connection_that_does_not_come_up_is_a_warning() {
     assert_eq!((&event["severity"], attribute(&event, "network.connection.state")), (&"WARN".into(), "syn_sent"));
     assert_eq!(event["attributes"]["destination.port"], 7009);
     assert_eq!(attribute(&event, "linux.tcp.retransmit.cause"), "dropped_segment", "{event}");
+}
+
+/// A listener whose answer is lost has to give it again: the container and the process that listens are
+/// named, and the drop that explains it, which lies back as long as TCP waited.
+#[test]
+fn answer_to_a_connection_that_is_lost_is_the_listeners() {
+    let _place = place!(Need::Agent, Need::Podman);
+    let agent = Agent::start("");
+    let container =
+        Container::start("listener", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/null > /dev/null; done"]);
+    let pid = container.pid().to_string();
+    provoke("tcpretransmit", &["--how", "synack", "--pid", &pid, "--net", "24"]);
+    let event = agent.wait_event(NAME, patience(20), |e| {
+        attribute(e, "source.address") == "10.77.24.2" && attribute(e, "linux.tcp.retransmit.kind") == "syn_ack"
+    });
+    assert!(is_about(&event, "container.name", &container.name), "{event}");
+    assert_eq!((&event["severity"], attribute(&event, "thread.name")), (&"WARN".into(), "nc"), "{event}");
+    assert_eq!(attribute(&event, "network.connection.state"), "syn_received", "{event}");
+    assert_eq!(
+        (attribute(&event, "destination.address"), &event["attributes"]["source.port"]),
+        ("10.77.24.1", &7002.into())
+    );
+    assert_eq!(attribute(&event, "linux.tcp.retransmit.cause"), "dropped_segment", "{event}");
+    assert!(!has_drop_reasons() || attribute(&event, "linux.net.drop.reason") == "NETFILTER_DROP", "{event}");
 }
