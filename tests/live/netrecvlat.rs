@@ -51,6 +51,23 @@ fn late_reader_of_datagrams_is_named() {
     assert!((450..5_000).contains(&ms(&event)), "{event}");
 }
 
+/// Packets that one CPU hands to another wait for the stack while that one's interrupts are off.
+#[test]
+fn packets_that_wait_for_the_stack_are_the_namespaces() {
+    let _place = place!(Need::Agent, Need::Podman, Need::Spin);
+    let agent = Agent::start("");
+    let container = Container::start("backlog", &[], &["sleep", "3600"]);
+    let pid = container.pid().to_string();
+    provoke("netrxlatency", &["--stage", "stack", "--pid", &pid, "--net", "34", "--ms", "300"]);
+    let event = agent.wait_event(NAME, patience(20), |e| {
+        attribute(e, "destination.address") == "10.77.34.2" && attribute(e, "linux.net.receive.stage") == "stack"
+    });
+    assert!(is_about(&event, "container.name", &container.name), "{event}");
+    assert_eq!((attribute(&event, "network.transport"), attribute(&event, "network.interface.name")), ("udp", "pvb"));
+    assert_eq!(attribute(&event, "source.address"), "10.77.34.1", "{event}");
+    assert!((50..10_000).contains(&ms(&event)), "{event}");
+}
+
 /// A segment for a socket that its process owns waits for TCP: the container and the process are named.
 #[test]
 fn segment_for_an_owned_socket_waits_for_tcp() {
