@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use bianque::host::sys::stamping_socket;
+use bianque::host::sys::{process_cpu_ns, stamping_socket};
 use bianque::probe::shared::{Feature, Net, Tasks};
 use bianque::probe::skeletons::{memreclaim, netrecvlat, softirq, softlockup};
 use bianque::probe::{Loader, Object, Reader, Stop};
@@ -36,19 +36,29 @@ static CASES: &[Case] = &[
     Case { name: "softlockup", what: "miss: looks at CPUs, half of them busy", run: looks },
     Case { name: "memreclaim", what: "miss: reclaim of page cache", run: |l| reclaims(l, None) },
     Case { name: "memreclaim", what: "hit: the same, every stall over the limit", run: |l| reclaims(l, Some(0)) },
+    Case { name: "net", what: "floor: an empty program on the same drops", run: empty_on_drops },
     Case {
         name: "net",
-        what: "drops, but for a few suppressed (bar: 200 ns): a filter drops what all CPUs send",
-        run: |l| network(l, Feature::NetDrops, &["dropstorm", "--seconds", "5"]),
+        what: "drops, but for a few suppressed (bar: 200 ns above the floor): a filter drops what all CPUs send",
+        run: |l| network(l, Feature::NetDrops, &DROPS),
     },
     Case {
         name: "net",
         what: "segments sent again, but for a few suppressed: a filter drops one in five",
         run: |l| network(l, Feature::NetRetransmits, &["tcpretransmit", "--seconds", "5"]),
     },
+    Case { name: "netrecvlat", what: "what the stamps cost, without a program", run: stamps },
     Case { name: "netrecvlat", what: "miss: packets on loopback, stamped", run: |l| waits(l, 60_000_000_000) },
     Case { name: "netrecvlat", what: "hit: the same, each over the limit, most suppressed", run: |l| waits(l, 0) },
 ];
+
+/// A filter drops what all CPUs send.
+const DROPS: [&str; 3] = ["dropstorm", "--seconds", "5"];
+
+#[expect(dead_code, reason = "only the object is of interest")]
+mod fixtures {
+    bianque::include_skeletons!("fixtures");
+}
 
 /// Runs and their time, by program.
 type Costs = BTreeMap<String, (u64, u64)>;
@@ -200,13 +210,57 @@ fn reclaims(loader: &mut Loader, limit: Option<u64>) -> Result<Costs, String> {
 fn network(loader: &mut Loader, feature: Feature, what: &[&str]) -> Result<Costs, String> {
     let features = BTreeSet::from([feature]);
     let load = || Net::load(loader, &features).unwrap_or_else(|e| panic_with(&e.to_string()));
+    storm(what, |work| measure(load, |n| vec![n.object().clone()], |_| work()))
+}
+
+fn empty_on_drops(loader: &mut Loader) -> Result<Costs, String> {
+    let load = || load_one(loader, fixtures::drop_empty::SKELETON.options());
+    storm(&DROPS, |work| measure(load, |o| vec![o.clone()], |_| work()))
+}
+
+/// What `measured` makes of a provocation.
+fn storm(what: &[&str], measured: impl FnOnce(&mut dyn FnMut()) -> Costs) -> Result<Costs, String> {
     let mut done = None;
-    let work = |_: &Net| done = Some(provocation(what[0]).args(&what[1..]).status());
-    let costs = measure(load, |n| vec![n.object().clone()], work);
+    let costs = measured(&mut || done = Some(provocation(what[0]).args(&what[1..]).status()));
     match done {
         Some(Ok(status)) if status.success() => Ok(costs),
         _ => Err(format!("tests/provoke/{} provoked nothing", what[0])),
     }
+}
+
+/// A packet to ourselves without and with stamps: rounds alternate, the best of each counts.
+fn stamps(_: &mut Loader) -> Result<Costs, String> {
+    let mut best = [f64::INFINITY; 2];
+    for _ in 0..20 {
+        best[0] = best[0].min(packet_ns());
+        let socket = stamping_socket().map_err(|e| e.to_string())?;
+        // The kernel switches it on in a work item of its own (net_enable_timestamp).
+        std::thread::sleep(Duration::from_millis(50));
+        best[1] = best[1].min(packet_ns());
+        drop(socket);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!(
+        "  a packet: {:.0} ns of CPU without, {:.0} ns with stamps ({:+.1} ns)",
+        best[0],
+        best[1],
+        best[1] - best[0]
+    );
+    Ok(Costs::new())
+}
+
+/// CPU time of a packet to ourselves, in nanoseconds.
+fn packet_ns() -> f64 {
+    const PACKETS: u32 = 20_000;
+    let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let from = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (address, mut buffer) = (to.local_addr().unwrap(), [0; 64]);
+    let before = process_cpu_ns();
+    for _ in 0..PACKETS {
+        from.send_to(&[0; 32], address).unwrap();
+        to.recv(&mut buffer).unwrap();
+    }
+    (process_cpu_ns() - before) as f64 / f64::from(PACKETS)
 }
 
 fn waits(loader: &mut Loader, limit: u64) -> Result<Costs, String> {

@@ -35,6 +35,10 @@ struct request_sock {
 	u8 num_retrans;
 };
 
+struct tcp_request_sock {
+	u32 snt_isn;
+};
+
 #pragma clang attribute pop
 
 /* include/net/tcp_states.h, include/net/inet_connection_sock.h, include/uapi/linux/tcp.h: unchanged since 3.10 */
@@ -42,8 +46,13 @@ struct request_sock {
 #define TCP_SYN_RECV 3
 #define ICSK_TIME_LOSS_PROBE 5
 #define TCP_CA_LOSS 4
-/* How long a drop may lie back that is not of the very segment, and of that. */
+/*
+ * How long a drop may lie back that is not of the very segment, and of that. The first is doubled
+ * with each timeout in a row, as TCP does with the time it waits, which begins at a second at most
+ * where nothing is known of the round trip (TCP_TIMEOUT_INIT).
+ */
 #define SAME_CONNECTION_NS 1000000000ULL
+#define MOST_DOUBLINGS 7
 #define SAME_SEGMENT_NS 300000000000ULL
 
 /* As the collector names them. */
@@ -139,6 +148,13 @@ static __always_inline struct tally *retransmit_tally(const struct retransmit_ke
 	return t ? t : bpf_map_lookup_elem(&crowded_retransmits, &kind);
 }
 
+static __always_inline u64 farthest_ns(const struct tcp_retransmit *r, u32 how)
+{
+	u32 doublings = r->attempt < MOST_DOUBLINGS ? r->attempt : MOST_DOUBLINGS;
+
+	return how == 1 ? SAME_SEGMENT_NS : SAME_CONNECTION_NS << doublings;
+}
+
 /* Whether the drop that is kept under `hash` may be why, and how near it is. */
 static __always_inline void explain(struct tcp_retransmit *r, u64 hash, u64 now, u32 how)
 {
@@ -154,7 +170,7 @@ static __always_inline void explain(struct tcp_retransmit *r, u64 hash, u64 now,
 	age = now - seen.time_ns;
 	if (how == 2 && r->end_seq != r->seq && seen.seq - r->seq < r->end_seq - r->seq)
 		how = 1;
-	if (age > (how == 1 ? SAME_SEGMENT_NS : SAME_CONNECTION_NS))
+	if (age > farthest_ns(r, how))
 		return;
 	r->drop_time_ns = r->time_ns - age;
 	r->drop_reason = seen.reason;
@@ -259,6 +275,8 @@ int PROBE(synack__btf, struct sock *sk, struct request_sock *request)
 		return 0;
 	r->owner.socket = socket_inode(sk);
 	read_connection(&r->flow, &request->__req_common);
+	r->seq = BPF_CORE_READ((struct tcp_request_sock *)request, snt_isn);
+	r->end_seq = r->seq + 1;
 	r->attempt = BPF_CORE_READ(request, num_retrans) + 1;
 	explain_by_drops(r, now);
 	SUBMIT(tcp_retransmit, r);

@@ -4,7 +4,8 @@
 use serde_json::Value as Json;
 
 use crate::support::{
-    Agent, Container, Need, is_about, patience, place, provoke, reader_program, shell, unique, wait_for,
+    Agent, Container, Need, has_drop_reasons, is_about, patience, place, provoke, reader_program, shell, unique,
+    wait_for,
 };
 
 const NAME: &str = "linux.net.packet_drop";
@@ -16,11 +17,6 @@ fn attribute<'a>(e: &'a Json, name: &str) -> &'a str {
 /// Whether it was sent to this address of the test's own network.
 fn is_to(e: &Json, address: &str) -> bool {
     attribute(e, "destination.address") == address
-}
-
-/// The kernel gives reasons.
-fn has_reasons() -> bool {
-    shell("uname -r | awk -F'[.-]' '{exit !($1 > 5 || $1 == 5 && $2 >= 17)}'").0
 }
 
 /// What a filter drops on its way into a container is that container's, with reason and both ends; a
@@ -37,7 +33,7 @@ fn filtered_packets_name_the_container() {
         let event = agent.wait_event(NAME, patience(20), |e| {
             is_to(e, "10.77.11.2")
                 && e["time"].as_str() > Some(&last)
-                && (!has_reasons() || attribute(e, "linux.net.drop.reason") == "NETFILTER_DROP")
+                && (!has_drop_reasons() || attribute(e, "linux.net.drop.reason") == "NETFILTER_DROP")
         });
         assert!(is_about(&event, "container.name", &container.name), "{event}");
         assert_eq!(event["severity"], "WARN");
@@ -70,7 +66,7 @@ fn full_socket_names_its_process() {
     let pid = container.pid();
     provoke("drops", &["--why", "rcvbuf", "--pid", &pid.to_string(), "--net", "12"]);
     let event = agent.wait_event(NAME, patience(20), |e| {
-        is_to(e, "10.77.12.2") && (!has_reasons() || attribute(e, "linux.net.drop.reason") == "SOCKET_RCVBUFF")
+        is_to(e, "10.77.12.2") && (!has_drop_reasons() || attribute(e, "linux.net.drop.reason") == "SOCKET_RCVBUFF")
     });
     assert!(is_about(&event, "container.name", &container.name), "{event}");
     assert_eq!(event["attributes"]["process.pid"], pid, "{event}");
@@ -84,10 +80,10 @@ fn full_queue_and_closed_port_are_seen() {
     provoke("drops", &["--why", "queue", "--net", "13"]);
     let event = agent
         .wait_event(NAME, patience(20), |e| is_to(e, "10.77.13.2") && attribute(e, "network.interface.name") == "pva");
-    assert!(!has_reasons() || attribute(&event, "linux.net.drop.reason").starts_with("QDISC"), "{event}");
+    assert!(!has_drop_reasons() || attribute(&event, "linux.net.drop.reason").starts_with("QDISC"), "{event}");
     provoke("drops", &["--why", "nosocket", "--net", "14"]);
     let event = agent.wait_event(NAME, patience(20), |e| is_to(e, "10.77.14.2"));
-    if has_reasons() {
+    if has_drop_reasons() {
         assert_eq!(attribute(&event, "linux.net.drop.reason"), "NO_SOCKET", "{event}");
     }
 }
@@ -138,12 +134,12 @@ fn a_storm_is_counted_exactly() {
         let labels = [of, ("linux_net_drop_reason", reason), ("linux_net_drop_kind", "loss")];
         agent.metric("linux_container_net_packet_drops_total", &labels)
     };
-    let reason = if has_reasons() { "NETFILTER_DROP" } else { "NOT_SPECIFIED" };
+    let reason = if has_drop_reasons() { "NETFILTER_DROP" } else { "NOT_SPECIFIED" };
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     wait_for("the exact count", patience(20), || counted(reason).filter(|n| *n >= happened as f64));
     // Without reasons, the slow kind is under the same name.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-    if has_reasons() {
+    if has_drop_reasons() {
         assert_eq!(counted(reason), Some(happened as f64), "reported + suppressed + lost = happened");
         assert!(counted("NO_SOCKET").is_some_and(|n| n >= 3.0), "the slow kind was not counted");
     }

@@ -30,6 +30,7 @@ mod faults;
 mod filters;
 mod hungtask;
 mod image;
+mod ipv6;
 mod kubelet;
 mod lacp;
 mod linkwatch;

@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, is_about, patience, place, provoke, reader_program, shell};
+use crate::support::{Agent, Container, Need, is_about, patience, place, program, provoke, reader_program, shell};
 
 const NAME: &str = "linux.net.receive_delay";
 
@@ -49,6 +49,49 @@ fn late_reader_of_datagrams_is_named() {
     assert_eq!(event["attributes"]["process.pid"], pid, "{event}");
     assert_eq!((attribute(&event, "network.transport"), attribute(&event, "linux.net.receive.stage")), ("udp", "user"));
     assert!((450..5_000).contains(&ms(&event)), "{event}");
+}
+
+/// Packets that one CPU hands to another wait for the stack while that one's interrupts are off.
+#[test]
+fn packets_that_wait_for_the_stack_are_the_namespaces() {
+    let _place = place!(Need::Agent, Need::Podman, Need::Spin);
+    let agent = Agent::start("");
+    let container = Container::start("backlog", &[], &["sleep", "3600"]);
+    let pid = container.pid().to_string();
+    provoke("netrxlatency", &["--stage", "stack", "--pid", &pid, "--net", "34", "--ms", "300"]);
+    let event = agent.wait_event(NAME, patience(20), |e| {
+        attribute(e, "destination.address") == "10.77.34.2" && attribute(e, "linux.net.receive.stage") == "stack"
+    });
+    assert!(is_about(&event, "container.name", &container.name), "{event}");
+    assert_eq!((attribute(&event, "network.transport"), attribute(&event, "network.interface.name")), ("udp", "pvb"));
+    assert_eq!(attribute(&event, "source.address"), "10.77.34.1", "{event}");
+    assert!((50..10_000).contains(&ms(&event)), "{event}");
+}
+
+/// A segment for a socket that its process owns waits for TCP: the container and the process are named.
+#[test]
+fn segment_for_an_owned_socket_waits_for_tcp() {
+    const HELD: &str = include_str!("../provoke/heldsocket.c");
+    let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
+    let agent = Agent::start("");
+    let (held, dir) = program("heldsocket", HELD);
+    let mount = format!("{}:/test:ro", dir.path().display());
+    let inside = format!("/test/{}", held.file_name().unwrap().to_string_lossy());
+    let options = ["--volume", &mount, "--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"];
+    let container = Container::start("held", &options, &[&inside, "7003", "500"]);
+    let pid = container.pid();
+    provoke("netrxlatency", &["--stage", "transport", "--pid", &pid.to_string(), "--net", "35", "--ms", "500"]);
+    let event = agent.wait_event(NAME, patience(20), |e| {
+        attribute(e, "destination.address") == "10.77.35.2" && attribute(e, "linux.net.receive.stage") == "transport"
+    });
+    assert!(is_about(&event, "container.name", &container.name), "{event}");
+    assert_eq!(
+        (&event["attributes"]["process.pid"], attribute(&event, "network.transport")),
+        (&pid.into(), "tcp"),
+        "{event}"
+    );
+    assert_eq!(event["attributes"]["destination.port"], 7003);
+    assert!((100..5_000).contains(&ms(&event)), "{event}");
 }
 
 /// A clock that is set forward and back makes no event, and what is late afterwards is still found.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Two network namespaces $a and $b joined by veth: pva with $net.1, pvb with $net.2. With $pid, $b is that
+# Two network namespaces $a and $b joined by veth: pva with $net.1, pvb with $net.2; in IPv6, for 10.77.N, the ends
+# are fd77:N::1 and fd77:N::2. $one and $two are the ends in the IP that --ip asks for. With $pid, $b is that
 # process's own namespace. Undone at the end.
 # shellcheck shell=bash
 a=pv-a.$$ b=pv-b.$$
@@ -14,3 +15,12 @@ for n in "$a pva" "$b pvb"; do
   # shellcheck disable=SC2086
   set -- $n; ip -n "$1" link set lo up; ip -n "$1" link set "$2" up
 done
+net6=fd77:${net##*.}: one=$net.1 two=$net.2
+if [ "${ip:-4}" = 6 ]; then
+  # Neither an address that is still being checked for duplicates nor a neighbour that is not found yet can be used.
+  ip -n "$a" addr add "$net6:1/64" dev pva nodad; ip -n "$b" addr add "$net6:2/64" dev pvb nodad
+  ip -n "$a" neigh replace "$net6:2" lladdr "$(ip -n "$b" -br link show pvb | awk '{print $3}')" dev pva nud permanent
+  ip -n "$b" neigh replace "$net6:1" lladdr "$(ip -n "$a" -br link show pva | awk '{print $3}')" dev pvb nud permanent
+  # shellcheck disable=SC2034
+  one=$net6:1 two=$net6:2
+fi

@@ -22,8 +22,8 @@
 //! `linux.tcp.retransmit.cause` speaks of drops that this node made: `not_seen_here` says just that,
 //! the segment may have been lost on the way, at the other end, in a device that does not tell, or not
 //! at all (its acknowledgement came late). 4,096 connections are remembered, a later one in the same
-//! place replaces an earlier; a drop of another segment counts for one second. Addresses that a NAT
-//! changed on the way are another connection. A connection whose process has closed it names no process.
+//! place replaces an earlier; a drop of another segment counts for one second, twice that with each timeout in
+//! a row. Addresses that a NAT changed on the way are another connection. A connection whose process has closed it names no process.
 //!
 //! ## What to do next
 //! Dropped here: `linux.net.drop.reason` is what to look after. Not seen here, many destinations: this

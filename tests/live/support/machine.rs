@@ -213,12 +213,17 @@ pub fn busy_program(function: &str) -> (PathBuf, tempfile::TempDir) {
     program("busy", &text)
 }
 
-/// A program that reads UDP packets from a port, one after another.
+/// Whether the kernel says why it drops a packet (since 5.17).
+pub fn has_drop_reasons() -> bool {
+    shell("uname -r | awk -F'[.-]' '{exit !($1 > 5 || $1 == 5 && $2 >= 17)}'").0
+}
+
+/// A program that reads UDP packets from a port, of IPv4 and of IPv6, one after another.
 pub fn reader_program(port: u16) -> (PathBuf, tempfile::TempDir) {
     let text = format!(
         "#include <arpa/inet.h>\n#include <sys/socket.h>\n\
-         int main(void) {{ char data[2048]; int s = socket(AF_INET, SOCK_DGRAM, 0);\n\
-         struct sockaddr_in at = {{ .sin_family = AF_INET, .sin_port = htons({port}) }};\n\
+         int main(void) {{ char data[2048]; int s = socket(AF_INET6, SOCK_DGRAM, 0);\n\
+         struct sockaddr_in6 at = {{ .sin6_family = AF_INET6, .sin6_port = htons({port}) }};\n\
          if (bind(s, (struct sockaddr *)&at, sizeof(at))) return 1;\n\
          for (;;) if (recv(s, data, sizeof(data), 0) < 0) return 1; }}\n"
     );

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 pub use agent::{Agent, bianque, events_of, is_about};
 pub use machine::{
-    Container, Containerd, CriPod, Group, Process, busy_program, podman, program, provoke, provoke_in_background,
-    reader_program, shell, unique,
+    Container, Containerd, CriPod, Group, Process, busy_program, has_drop_reasons, podman, program, provoke,
+    provoke_in_background, reader_program, shell, unique,
 };
 pub(crate) use place::place;
 pub use place::{Need, find, own_machine};
