@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a collector's filter keeps from being told.
 
-use crate::support::{Agent, Container, Need, events_of, is_about, patience, place, provoke, unique, wait_for};
+use crate::support::{
+    Agent, Container, Group, Need, events_of, is_about, patience, place, provoke, shell, unique, wait_for,
+};
 
 const OOM: &str = "linux.memory.oom_kill";
 /// Takes more than the container may have.
@@ -15,6 +17,18 @@ fn suppressed(agent: &Agent) -> f64 {
 
 fn told(agent: &Agent, of: &Container) -> usize {
     events_of(agent.json(&["events", "--name", OOM]), "container.name", &of.name).len()
+}
+
+/// Has a process of the group take more than it may have.
+fn kill_in(group: &Group) {
+    let dir = group.dir();
+    let line = format!(
+        "cd {dir}; if [ -e memory.max ]; then echo 24M > memory.max; [ ! -e memory.swap.max ] || echo 0 > memory.swap.max; \
+         else echo 24M > memory.limit_in_bytes; fi; \
+         sh -c 'echo $$ > cgroup.procs; head -c 96M /dev/zero | tail -c 96M' > /dev/null; [ $? = 137 ]"
+    );
+    let (killed, said) = shell(&line);
+    assert!(killed, "nothing was killed in {dir}: {said}");
 }
 
 /// Of two containers that are killed, the one that the filter denies by its name is only counted; after
@@ -59,4 +73,26 @@ fn only_what_is_allowed_is_told() {
         events_of(agent.json(&["events"]), "linux.cgroup.path", &format!("/{other}")),
         [] as [serde_json::Value; 0]
     );
+}
+
+/// What the filter denies when its cgroup is already known costs no record: the kernel counts it, and the
+/// collector does not run.
+#[test]
+fn the_kernel_makes_no_record_of_who_is_denied() {
+    let _place = place!(Need::Agent);
+    let group = Group::of("memory", "denied");
+    let agent = Agent::start(&format!("[collectors.oom.filter]\ndeny = [\"cgroup={}\"]\n", group.path()));
+    let runs = || agent.metric("bianque_collector_duration_seconds_count", &[("collector", "oom")]).unwrap_or(0.0);
+    let before = runs();
+    kill_in(&group);
+    let counted =
+        wait_for("count of what the kernel filtered", patience(20), || Some(suppressed(&agent)).filter(|n| *n >= 1.0));
+    assert_eq!(runs(), before, "a record was made");
+
+    agent.reconfigure(|text| text.replace("deny = [", "allow = ["));
+    agent.signal("HUP");
+    wait_for("the reload", patience(10), || agent.log().contains("read the configuration again").then_some(()));
+    kill_in(&group);
+    agent.wait_event(OOM, patience(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
+    assert_eq!(suppressed(&agent), counted);
 }
