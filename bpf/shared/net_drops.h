@@ -2,6 +2,7 @@
 /* One dropped packet: what it is, whose, counted, and told or not. */
 #pragma once
 
+#include "filter.h"
 #include "limit_by.h"
 #include "tally.h"
 #include "net_flows.h"
@@ -226,6 +227,9 @@ static __always_inline int dropped(void *ctx, const struct drop *d)
 	if (flow.protocol == IPPROTO_TCP && key.kind != DROP_NORMAL)
 		remember_drop(&flow, segment.seq, d->reason, d->location, now);
 	if (!report_drops)
+		return 0;
+	/* Normal ones are counted only, and are no events that anybody misses. */
+	if (key.kind == DROP_LOSS && FILTERED(packet_drop, &owner.cgroup))
 		return 0;
 	key.location = d->location;
 	key.reason = d->reason;

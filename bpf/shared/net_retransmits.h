@@ -2,6 +2,7 @@
 /* Segments that TCP sends again: why, of which connection, and whether the loss was seen here. */
 #pragma once
 
+#include "filter.h"
 #include "limit_by.h"
 #include "tally.h"
 #include "net_flows.h"
@@ -176,10 +177,13 @@ static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *ow
 {
 	struct retransmit_key key = { .cgroup = owner->cgroup.id, .netns = owner->netns, .kind = kind };
 	struct limit_key limit = { .reason = kind };
-	struct tally *t = retransmit_tally(&key);
 	struct tcp_retransmit *r;
+	struct tally *t;
 	u32 over;
 
+	if (FILTERED(tcp_retransmit, &owner->cgroup))
+		return NULL;
+	t = retransmit_tally(&key);
 	if (!t || !tally_hit(t, now))
 		return NULL;
 	limit.cgroup.id = owner->cgroup.id ?: owner->netns;

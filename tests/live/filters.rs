@@ -66,11 +66,11 @@ fn only_what_is_allowed_is_told() {
     let (wanted, other) = (unique("wanted"), unique("other"));
     let agent = Agent::start(&format!("[collectors.oom.filter]\nallow = [\"cgroup=/{wanted}*\"]\n"));
     provoke("oom-memcg", &["--limit-mb", "24", "--cgroup", &other]);
-    wait_for("count of what was filtered", patience(10), || (suppressed(&agent) >= 1.0).then_some(()));
+    wait_for("count of what was filtered", patience(20), || (suppressed(&agent) >= 1.0).then_some(()));
     provoke("oom-memcg", &["--limit-mb", "24", "--cgroup", &wanted]);
-    agent.wait_event(OOM, patience(10), |e| is_about(e, "linux.cgroup.path", &format!("/{wanted}")));
+    agent.wait_event(OOM, patience(20), |e| is_about(e, "linux.cgroup.path", &format!("/{wanted}")));
     assert_eq!(
-        events_of(agent.json(&["events"]), "linux.cgroup.path", &format!("/{other}")),
+        events_of(agent.json(&["events", "--name", OOM]), "linux.cgroup.path", &format!("/{other}")),
         [] as [serde_json::Value; 0]
     );
 }
