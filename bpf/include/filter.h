@@ -28,20 +28,30 @@ struct {
 /* 0: the map is empty */
 SETTING(u32, filtering, 0);
 
-/* `FILTERED(type, cgroup)`: nobody wants a record of this type of this cgroup; counted. */
-#define FILTERED(type, cgroup) probe_filtered(cgroup, type##__stat)
+/* `UNWANTED(type, cgroup)`: nobody wants a record of this type of this cgroup. */
+#define UNWANTED(type, cgroup) probe_unwanted(cgroup, type##__stat)
 
-static __always_inline bool probe_filtered(const struct cgroup_ref *cgroup, u32 ring)
+/* `COUNT_FILTERED(type, n)`: so many were not made. */
+#define COUNT_FILTERED(type, n) probe_count_filtered(type##__stat, n)
+
+/* `FILTERED(type, cgroup)`: both, for one. */
+#define FILTERED(type, cgroup) (UNWANTED(type, cgroup) && COUNT_FILTERED(type, 1))
+
+static __always_inline bool probe_unwanted(const struct cgroup_ref *cgroup, u32 ring)
 {
-	u64 *rings, *count;
+	u64 *rings;
 
 	if (!filtering)
 		return false;
 	rings = bpf_map_lookup_elem(&filtered, cgroup);
-	if (!rings || !(*rings & (1ULL << ring)))
-		return false;
-	count = bpf_map_lookup_elem(&filter_counts, &ring);
+	return rings && *rings & (1ULL << ring);
+}
+
+static __always_inline bool probe_count_filtered(u32 ring, u64 n)
+{
+	u64 *count = bpf_map_lookup_elem(&filter_counts, &ring);
+
 	if (count)
-		++*count;
+		*count += n;
 	return true;
 }

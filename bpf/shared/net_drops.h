@@ -174,6 +174,11 @@ static __always_inline void report_drop(void *ctx, const struct drop *d, const s
 	struct packet_drop *r;
 	u32 over;
 
+	/* Asked only here: a drop that is counted and not told costs no look at the filter. */
+	if (UNWANTED(packet_drop, &owner->cgroup)) {
+		COUNT_FILTERED(packet_drop, tally_untold(t));
+		return;
+	}
 	limit.cgroup.id = owner->cgroup.id ?: owner->netns;
 	limit.cgroup.hierarchy = owner->cgroup.id ? 0 : 1;
 	/* The upper bits of a kernel address are all the same. */
@@ -227,9 +232,6 @@ static __always_inline int dropped(void *ctx, const struct drop *d)
 	if (flow.protocol == IPPROTO_TCP && key.kind != DROP_NORMAL)
 		remember_drop(&flow, segment.seq, d->reason, d->location, now);
 	if (!report_drops)
-		return 0;
-	/* Normal ones are counted only, and are no events that anybody misses. */
-	if (key.kind == DROP_LOSS && FILTERED(packet_drop, &owner.cgroup))
 		return 0;
 	key.location = d->location;
 	key.reason = d->reason;

@@ -177,15 +177,16 @@ static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *ow
 {
 	struct retransmit_key key = { .cgroup = owner->cgroup.id, .netns = owner->netns, .kind = kind };
 	struct limit_key limit = { .reason = kind };
+	struct tally *t = retransmit_tally(&key);
 	struct tcp_retransmit *r;
-	struct tally *t;
 	u32 over;
 
-	if (FILTERED(tcp_retransmit, &owner->cgroup))
-		return NULL;
-	t = retransmit_tally(&key);
 	if (!t || !tally_hit(t, now))
 		return NULL;
+	if (UNWANTED(tcp_retransmit, &owner->cgroup)) {
+		COUNT_FILTERED(tcp_retransmit, tally_untold(t));
+		return NULL;
+	}
 	limit.cgroup.id = owner->cgroup.id ?: owner->netns;
 	limit.cgroup.hierarchy = owner->cgroup.id ? 0 : 1;
 	if (!allowed_by(&retransmit_limits, &limit, now, &over))

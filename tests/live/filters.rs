@@ -11,12 +11,23 @@ const GREEDY: &[&str] = &["sh", "-c", "head -c 200m /dev/zero | tail -c 200m >/d
 const LIMIT: &[&str] = &["--memory", "48m"];
 
 fn suppressed(agent: &Agent) -> f64 {
-    let labels = [("collector", "oom"), ("reason", "filter")];
+    suppressed_of(agent, "oom")
+}
+
+fn suppressed_of(agent: &Agent, collector: &str) -> f64 {
+    let labels = [("collector", collector), ("reason", "filter")];
     agent.metric("bianque_events_suppressed_total", &labels).unwrap_or(0.0)
 }
 
 fn told(agent: &Agent, of: &Container) -> usize {
     events_of(agent.json(&["events", "--name", OOM]), "container.name", &of.name).len()
+}
+
+/// Puts `new` in place of `old` in the configuration of a running agent.
+fn reload(agent: &Agent, old: &str, new: &str) {
+    agent.reconfigure(|text| text.replace(old, new));
+    agent.signal("HUP");
+    wait_for("the reload", patience(10), || agent.log().contains("read the configuration again").then_some(()));
 }
 
 /// Has a process of the group take more than it may have.
@@ -51,9 +62,7 @@ fn denied_container_is_counted_and_not_told() {
     let of_denied = [("container_name", denied.name.as_str())];
     assert_eq!(agent.metric("linux_container_memory_oom_kills_total", &of_denied), None);
 
-    agent.reconfigure(|text| text.replace(&filter, ""));
-    agent.signal("HUP");
-    wait_for("the reload", patience(10), || agent.log().contains("read the configuration again").then_some(()));
+    reload(&agent, &filter, "");
     let again = Container::start(&label, LIMIT, GREEDY);
     agent.wait_event(OOM, patience(20), |e| is_about(e, "container.name", &again.name));
     assert_eq!((told(&agent, &denied), suppressed(&agent)), (0, counted));
@@ -89,10 +98,30 @@ fn the_kernel_makes_no_record_of_who_is_denied() {
         wait_for("count of what the kernel filtered", patience(20), || Some(suppressed(&agent)).filter(|n| *n >= 1.0));
     assert_eq!(runs(), before, "a record was made");
 
-    agent.reconfigure(|text| text.replace("deny = [", "allow = ["));
-    agent.signal("HUP");
-    wait_for("the reload", patience(10), || agent.log().contains("read the configuration again").then_some(()));
+    reload(&agent, "deny = [", "allow = [");
     kill_in(&group);
     agent.wait_event(OOM, patience(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
     assert_eq!(suppressed(&agent), counted);
+}
+
+/// Drops that nobody wants to be told of are in the node's counts all the same.
+#[test]
+fn denied_drops_are_counted_for_the_node() {
+    let _place = place!(Need::Agent);
+    let group = Group::of("unified", "dropping");
+    let agent = Agent::start(&format!("[collectors.dropwatch.filter]\ndeny = [\"cgroup={}\"]\n", group.path()));
+    let dropped = || -> f64 {
+        let page = agent.get("/metrics");
+        let losses = page.lines().filter(|l| l.starts_with("linux_net_packet_drops_total{") && l.contains("\"loss\""));
+        losses.filter_map(|l| l.split("} ").last()?.split(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    let before = dropped();
+    // The sockets' cgroup is that of who opens them.
+    let send = format!("echo $$ > {}/cgroup.procs && exec tests/provoke/drops --why queue --net 17", group.dir());
+    let (sent, said) = shell(&send);
+    assert!(sent, "{said}");
+    wait_for("drops of the node", patience(20), || (dropped() > before).then_some(()));
+    wait_for("count of what was filtered", patience(20), || (suppressed_of(&agent, "dropwatch") >= 1.0).then_some(()));
+    let told = agent.json(&["events", "--name", "linux.net.packet_drop"]);
+    assert_eq!(events_of(told, "linux.cgroup.path", &group.path()), [] as [serde_json::Value; 0]);
 }
