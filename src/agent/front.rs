@@ -48,18 +48,19 @@ impl Front {
         if let Err(e) = workloads.scan() {
             tracing::error!("cgroups cannot be read, so nothing will be named: {e}");
         }
+        let filters = Filters::default();
+        filters.set(config.filters());
         let builder = Builder {
             registrations: registrations.to_vec(),
             host: host.clone(),
             clock: clock.clone(),
             workloads: workloads.clone(),
+            filters: filters.clone(),
             symbols: Symbols::new(),
             shared: shared.clone(),
             statuses: statuses.clone(),
             config: Mutex::new(config.clone()),
         };
-        let filters = Filters::default();
-        filters.set(config.filters());
         let built = builder.build_all(&mut loader, &rear.state, &rear.own);
         let kernel_filter = Arc::new(KernelFilter::new(&filters, &workloads, &built));
         kernel_filter.judge();

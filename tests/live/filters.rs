@@ -2,7 +2,7 @@
 //! What a collector's filter keeps from being told.
 
 use crate::support::{
-    Agent, Container, Group, Need, events_of, is_about, patience, place, provoke, shell, unique, wait_for,
+    Agent, Container, Group, Need, Process, events_of, is_about, patience, place, provoke, shell, unique, wait_for,
 };
 
 const OOM: &str = "linux.memory.oom_kill";
@@ -124,4 +124,29 @@ fn denied_drops_are_counted_for_the_node() {
     wait_for("count of what was filtered", patience(20), || (suppressed_of(&agent, "dropwatch") >= 1.0).then_some(()));
     let told = agent.json(&["events", "--name", "linux.net.packet_drop"]);
     assert_eq!(events_of(told, "linux.cgroup.path", &group.path()), [] as [serde_json::Value; 0]);
+}
+
+/// Of whom the filter denies no stacks are sampled, not even before it is clear that there is
+/// something to tell; once it is allowed it is sampled and told.
+#[test]
+fn who_is_denied_is_not_sampled() {
+    const SPIN: &str = "linux.autotracing.cpuidle";
+    let _place = place!(Need::Agent);
+    let group = Group::new("spinning");
+    let spin = format!("echo $$ > {}/cgroup.procs && while :; do :; done", group.dir());
+    let nobody = "[collectors.cpuidle.filter]\nallow = [\"cgroup=/nobody\"]\n";
+    let settings = "[collectors.cpuidle]\njump_limit = 0.1\nwindow = \"2s\"\ncapture = \"1s\"\n";
+    let agent = Agent::start(&format!("{settings}{nobody}"));
+    let samples = || agent.metric("bianque_probe_runs_total", &[("probe", "cpu_sample")]).unwrap_or(0.0);
+    let spinning = Process::start(&spin);
+    wait_for("onset that was filtered", patience(20), || (suppressed_of(&agent, "cpuidle") >= 1.0).then_some(()));
+    assert_eq!(samples(), 0.0, "somebody was sampled");
+    drop(spinning);
+    // Long enough that it counts as recovered.
+    std::thread::sleep(patience(6));
+
+    reload(&agent, "/nobody", &group.path());
+    let _spinning = Process::start(&spin);
+    agent.wait_event(SPIN, patience(30), |e| is_about(e, "linux.cgroup.path", &group.path()));
+    wait_for("samples", patience(10), || (samples() > 0.0).then_some(()));
 }
