@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use bianque::host::sys::{process_cpu_ns, stamping_socket};
 use bianque::probe::shared::{Feature, Net, Tasks};
-use bianque::probe::skeletons::{memreclaim, netrecvlat, softirq, softlockup};
-use bianque::probe::{Loader, Object, Reader, Stop};
+use bianque::probe::skeletons::{memreclaim, net, netrecvlat, softirq, softlockup};
+use bianque::probe::{CgroupRef, Loader, Object, Reader, Stop};
 
 /// One probe in one situation.
 struct Case {
@@ -40,12 +40,17 @@ static CASES: &[Case] = &[
     Case {
         name: "net",
         what: "drops, but for a few suppressed (bar: 200 ns above the floor): a filter drops what all CPUs send",
-        run: |l| network(l, Feature::NetDrops, &DROPS),
+        run: |l| network(l, Feature::NetDrops, 0, &DROPS),
+    },
+    Case {
+        name: "net",
+        what: "the same with a filter of 1,000 other cgroups (bar: 1.1 of the one before)",
+        run: |l| network(l, Feature::NetDrops, 1000, &DROPS),
     },
     Case {
         name: "net",
         what: "segments sent again, but for a few suppressed: a filter drops one in five",
-        run: |l| network(l, Feature::NetRetransmits, &["tcpretransmit", "--seconds", "5"]),
+        run: |l| network(l, Feature::NetRetransmits, 0, &["tcpretransmit", "--seconds", "5"]),
     },
     Case { name: "netrecvlat", what: "what the stamps cost, without a program", run: stamps },
     Case { name: "netrecvlat", what: "miss: packets on loopback, stamped", run: |l| waits(l, 60_000_000_000) },
@@ -207,9 +212,18 @@ fn reclaims(loader: &mut Loader, limit: Option<u64>) -> Result<Costs, String> {
     Ok(costs)
 }
 
-fn network(loader: &mut Loader, feature: Feature, what: &[&str]) -> Result<Costs, String> {
+/// `denied`: cgroups that somebody's filter denies; none of them is what the packets are of.
+fn network(loader: &mut Loader, feature: Feature, denied: u64, what: &[&str]) -> Result<Costs, String> {
     let features = BTreeSet::from([feature]);
-    let load = || Net::load(loader, &features).unwrap_or_else(|e| panic_with(&e.to_string()));
+    let load = || {
+        let probe = Net::load(loader, &features).unwrap_or_else(|e| panic_with(&e.to_string()));
+        let filtered = probe.object().table::<CgroupRef, u64>("filtered").unwrap();
+        for id in 1 << 40..(1 << 40) + denied {
+            filtered.put(&CgroupRef { id, hierarchy: 0, reserved: 0 }, &u64::MAX).unwrap();
+        }
+        probe.object().set(net::setting::FILTERING, u32::from(denied > 0)).unwrap();
+        probe
+    };
     storm(what, |work| measure(load, |n| vec![n.object().clone()], |_| work()))
 }
 

@@ -8,7 +8,7 @@
  */
 #pragma once
 
-#include "probe.h"
+#include "filter.h"
 #include "limit_by.h"
 
 #define STACK_DEPTH 48
@@ -125,6 +125,8 @@ static __always_inline void report(void *ctx, struct task_stalls *s, struct task
 	u32 suppressed;
 
 	cgroup_of_any(&key.cgroup, task, memory_cgrp_id);
+	if (FILTERED(reclaim_stall, &key.cgroup))
+		return;
 	if (!allowed_by(&limits, &key, now, &suppressed))
 		return;
 	r = RESERVE(reclaim_stall);

@@ -8,6 +8,7 @@
  * to before the step, and is not believed (since_ns).
  */
 #include "net.h"
+#include "filter.h"
 #include "limit_by.h"
 
 LICENSE;
@@ -116,6 +117,8 @@ static __always_inline int late(void *ctx, const struct sk_buff *skb, struct soc
 		key.cgroup.hierarchy = owner.cgroup.id ? 0 : 1;
 	}
 	key.reason = stage;
+	if (FILTERED(receive_delay, stage == STAGE_USER ? &key.cgroup : &owner.cgroup))
+		return 0;
 	if (!allowed_by(&delay_limits, &key, now, &suppressed))
 		return 0;
 	r = RESERVE(receive_delay);

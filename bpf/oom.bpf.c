@@ -8,7 +8,7 @@
  * gfp) comes from a kprobe where there are kprobes; user space reads the
  * kernel's own oom-kill line where there are none.
  */
-#include "probe.h"
+#include "filter.h"
 
 LICENSE;
 
@@ -87,7 +87,6 @@ static __always_inline void read_victim(struct oom_victim *r, struct task_struct
 
 	r->victim_known = 1;
 	thread_of(&r->victim, task);
-	cgroup_of_any(&r->victim_cgroup, task, memory_cgrp_id);
 	r->victim_start_ns = task_start_boottime(task);
 	r->oom_score_adj = BPF_CORE_READ(task, signal, oom_score_adj);
 	if (mm) {
@@ -100,38 +99,52 @@ static __always_inline void read_victim(struct oom_victim *r, struct task_struct
 	read_groups(r, task);
 }
 
+/* The task of this pid, where a kprobe saw it chosen. */
+static __always_inline struct task_struct *chosen_task(struct kill *kill, u32 pid)
+{
+	struct task_struct *chosen = kill ? (void *)kill->chosen : NULL;
+
+	return chosen && BPF_CORE_READ(chosen, pid) == (int)pid ? chosen : NULL;
+}
+
 static __always_inline int report(u32 pid, struct task_struct *task)
 {
 	struct task_struct *current = (void *)bpf_get_current_task();
 	u32 tid = (u32)bpf_get_current_pid_tgid();
-	struct oom_victim *r = RESERVE(oom_victim);
-	struct task_struct *chosen;
-	struct kill *kill;
+	struct kill *kill = bpf_map_lookup_elem(&kills, &tid);
+	struct cgroup_ref whose = {};
+	struct oom_victim *r;
 
+	if (!task)
+		task = chosen_task(kill, pid);
+	if (!task && tid == pid)
+		task = current;
+	if (task)
+		cgroup_of_any(&whose, task, memory_cgrp_id);
+	if (FILTERED(oom_victim, &whose))
+		goto out;
+	r = RESERVE(oom_victim);
 	if (!r)
-		return 0;
+		goto out;
 	r->time_ns = bpf_ktime_get_boot_ns();
 	r->constraint = CONSTRAINT_UNKNOWN;
 	r->victim.tgid = pid;
 	r->victim.tid = pid;
 	current_thread(&r->trigger);
 	cgroup_of_any(&r->trigger_cgroup, current, memory_cgrp_id);
-	kill = bpf_map_lookup_elem(&kills, &tid);
 	if (kill) {
 		r->constraint = kill->constraint;
 		r->gfp_mask = kill->gfp_mask;
 		r->order = kill->order;
 		r->total_pages = kill->total_pages;
-		chosen = (void *)kill->chosen;
-		if (!task && BPF_CORE_READ(chosen, pid) == (int)pid)
-			task = chosen;
-		bpf_map_delete_elem(&kills, &tid);
 	}
-	if (!task && tid == pid)
-		task = current;
+	r->victim_cgroup = whose;
 	if (task)
 		read_victim(r, task);
 	SUBMIT(oom_victim, r);
+out:
+	if (kill)
+		bpf_map_delete_elem(&kills, &tid);
 	return 0;
 }
 

@@ -18,7 +18,7 @@ struct tally {
 	/* of them: records handed over, and records without room */
 	u64 told;
 	u64 lost;
-	/* suppressed ones that a record has spoken of */
+	/* suppressed ones that a record has spoken of, or that a filter has counted */
 	u64 spoken_of;
 	/* hits until the next record, and since the last */
 	u64 wait;
@@ -42,6 +42,16 @@ static __always_inline bool tally_hit(struct tally *t, u64 now)
 	t->since = 0;
 	t->told_ns = now;
 	return true;
+}
+
+/* This one is not to be told: how many were not, it included, that no record will speak of. */
+static __always_inline u64 tally_untold(struct tally *t)
+{
+	u64 suppressed = t->hits - t->told - t->lost;
+	u64 news = suppressed - t->spoken_of;
+
+	t->spoken_of = suppressed;
+	return news;
 }
 
 /* How many were suppressed since the last record; this one is about to be told. */

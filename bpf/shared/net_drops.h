@@ -2,6 +2,7 @@
 /* One dropped packet: what it is, whose, counted, and told or not. */
 #pragma once
 
+#include "filter.h"
 #include "limit_by.h"
 #include "tally.h"
 #include "net_flows.h"
@@ -173,6 +174,11 @@ static __always_inline void report_drop(void *ctx, const struct drop *d, const s
 	struct packet_drop *r;
 	u32 over;
 
+	/* Asked only here: a drop that is counted and not told costs no look at the filter. */
+	if (UNWANTED(packet_drop, &owner->cgroup)) {
+		COUNT_FILTERED(packet_drop, tally_untold(t));
+		return;
+	}
 	limit.cgroup.id = owner->cgroup.id ?: owner->netns;
 	limit.cgroup.hierarchy = owner->cgroup.id ? 0 : 1;
 	/* The upper bits of a kernel address are all the same. */

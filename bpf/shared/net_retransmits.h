@@ -2,6 +2,7 @@
 /* Segments that TCP sends again: why, of which connection, and whether the loss was seen here. */
 #pragma once
 
+#include "filter.h"
 #include "limit_by.h"
 #include "tally.h"
 #include "net_flows.h"
@@ -198,6 +199,10 @@ static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *ow
 
 	if (!t || !tally_hit(t, now))
 		return NULL;
+	if (UNWANTED(tcp_retransmit, &owner->cgroup)) {
+		COUNT_FILTERED(tcp_retransmit, tally_untold(t));
+		return NULL;
+	}
 	limit.cgroup.id = owner->cgroup.id ?: owner->netns;
 	limit.cgroup.hierarchy = owner->cgroup.id ? 0 : 1;
 	if (!allowed_by(&retransmit_limits, &limit, now, &over))

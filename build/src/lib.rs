@@ -32,6 +32,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("probe.h", include_str!("../../bpf/include/probe.h")),
     ("histogram.h", include_str!("../../bpf/include/histogram.h")),
     ("found_at.h", include_str!("../../bpf/include/found_at.h")),
+    ("filter.h", include_str!("../../bpf/include/filter.h")),
     ("limit.h", include_str!("../../bpf/include/limit.h")),
     ("limit_by.h", include_str!("../../bpf/include/limit_by.h")),
     ("netdev.h", include_str!("../../bpf/include/netdev.h")),

@@ -16,7 +16,7 @@ use crate::probe::shared::{Feature, Shared};
 use crate::probe::stacks::Symbols;
 use crate::probe::{Loader, Object};
 use crate::telemetry::SelfMetrics;
-use crate::workload::Workloads;
+use crate::workload::{Filters, Workloads};
 
 /// All that building a collector takes.
 pub(super) struct Builder {
@@ -24,6 +24,7 @@ pub(super) struct Builder {
     pub host: Host,
     pub clock: Clock,
     pub workloads: Workloads,
+    pub filters: Filters,
     pub symbols: Symbols,
     pub shared: Shared,
     pub statuses: Arc<Statuses>,
@@ -150,6 +151,7 @@ impl Builder {
         let mut cx = Context {
             host: &self.host,
             workloads: &self.workloads,
+            filters: &self.filters,
             clock: &self.clock,
             symbols: &self.symbols,
             shared: &self.shared,

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::collectors::{Builder, Built, features};
 use super::housekeeping::Housekeeping;
+use super::kernel_filter::KernelFilter;
 use super::outlet::Junction;
 use super::rear::Rear;
 use crate::collectors::Registration;
@@ -47,19 +48,22 @@ impl Front {
         if let Err(e) = workloads.scan() {
             tracing::error!("cgroups cannot be read, so nothing will be named: {e}");
         }
+        let filters = Filters::default();
+        filters.set(config.filters());
         let builder = Builder {
             registrations: registrations.to_vec(),
             host: host.clone(),
             clock: clock.clone(),
             workloads: workloads.clone(),
+            filters: filters.clone(),
             symbols: Symbols::new(),
             shared: shared.clone(),
             statuses: statuses.clone(),
             config: Mutex::new(config.clone()),
         };
-        let filters = Filters::default();
-        filters.set(config.filters());
         let built = builder.build_all(&mut loader, &rear.state, &rear.own);
+        let kernel_filter = Arc::new(KernelFilter::new(&filters, &workloads, &built));
+        kernel_filter.judge();
         let junction = Arc::new(Junction {
             sender: rear.sender.clone(),
             state: rear.state.clone(),
@@ -69,6 +73,7 @@ impl Front {
             captures: TaskTracker::new(),
             builder,
             filters,
+            kernel_filter,
         });
         Front { workloads, resolver, kubernetes, shared, junction, built }
     }
@@ -79,6 +84,7 @@ impl Front {
         Housekeeping {
             objects: own_objects.chain(self.shared.objects()).collect(),
             sources,
+            kernel_filter: self.junction.kernel_filter.clone(),
             births: self.shared.cgroups().ok().map(Object::name),
             workloads: self.workloads.clone(),
             facts: self.kubernetes.facts(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::kernel_filter::KernelFilter;
 use crate::host::Clock;
 use crate::pipeline::metrics::MetricState;
 use crate::probe::Object;
@@ -25,6 +26,7 @@ pub(super) struct Housekeeping {
     pub objects: Vec<Object>,
     /// Collectors with a source of their own, and what it could not hand over.
     pub sources: Vec<(&'static str, Arc<AtomicU64>)>,
+    pub kernel_filter: Arc<KernelFilter>,
     /// Name of the object that tells of cgroups, whose losses make the table incomplete.
     pub births: Option<&'static str>,
     pub workloads: Workloads,
@@ -69,6 +71,10 @@ impl Housekeeping {
         }
         if births_lost && let Err(e) = self.workloads.scan() {
             tracing::warn!("cgroups were born unseen, and cannot be read: {e}");
+        }
+        self.kernel_filter.judge();
+        for (collector, n) in self.kernel_filter.counted() {
+            self.own.suppressed(collector, "filter", n);
         }
         for source in Source::ALL {
             self.own.source_state(source.name(), self.facts.state(source).name());

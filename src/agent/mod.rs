@@ -6,6 +6,7 @@ mod collectors;
 mod deliver;
 mod front;
 mod housekeeping;
+mod kernel_filter;
 mod node;
 mod outlet;
 mod queries;

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::collectors::Builder;
+use super::kernel_filter::KernelFilter;
 use crate::collectors::registry::{BuildError, Running};
 use crate::collectors::run::Outlet;
 use crate::host::Clock;
@@ -31,6 +32,7 @@ pub(super) struct Junction {
     pub captures: TaskTracker,
     pub builder: Builder,
     pub filters: Filters,
+    pub kernel_filter: Arc<KernelFilter>,
 }
 
 impl Junction {

@@ -123,6 +123,7 @@ impl Stages {
             new.clone(),
         );
         self.junction.filters.set(new.filters());
+        self.junction.kernel_filter.judge();
         self.junction.sender.send(Input::Incidents(incident_settings(&new)));
         for r in registrations {
             let (before, after) = (old.collector(r.info.name), new.collector(r.info.name));

@@ -82,6 +82,7 @@ pub(super) fn start_names(
     junction: &Junction,
 ) -> anyhow::Result<[Stoppable; 2]> {
     let (changes, sender, state) = (workloads.changes(), junction.sender.clone(), junction.state.clone());
+    let kernel_filter = junction.kernel_filter.clone();
     let telling = move |stop: &AtomicBool| {
         while !stop.load(Ordering::Relaxed) {
             // Woken when the agent stops, too.
@@ -89,6 +90,7 @@ pub(super) fn start_names(
                 state.rename(&w);
                 sender.send(Input::Workload(w));
             }
+            kernel_filter.judge();
         }
     };
     Ok([stoppable("names", |stop| resolver.run(stop))?, stoppable("workloads", telling)?])

@@ -28,7 +28,7 @@ use crate::probe::shared::{Feature, Shared};
 use crate::probe::stacks::Symbols;
 use crate::probe::{LoadError, Loader, Object, RecordSet, Skeleton};
 use crate::signal::{Capture, Change, Event, EventDef, MetricDef, Metrics, Trigger};
-use crate::workload::Workloads;
+use crate::workload::{Filters, Workloads};
 
 pub use registry::{BUILT_IN, Registration, autotracing, events, metrics};
 
@@ -279,6 +279,9 @@ impl Events {
 pub struct Context<'a> {
     pub host: &'a Host,
     pub workloads: &'a Workloads,
+    /// Of whom to tell. What is told of others is thrown away behind a collector: it asks only where
+    /// that would have cost much.
+    pub filters: &'a Filters,
     pub clock: &'a Clock,
     pub symbols: &'a Symbols,
     /// Shared probes, loaded with the union of what enabled collectors need.

@@ -129,6 +129,12 @@ impl Workloads {
         self.read().cgroups_of(key)
     }
 
+    /// Every cgroup that lives, children of workloads' own included, and whose it is.
+    #[must_use]
+    pub fn cgroups(&self) -> Vec<(CgroupId, Arc<Workload>)> {
+        self.read().cgroups()
+    }
+
     /// The agent itself.
     #[must_use]
     pub fn own(&self) -> Arc<Workload> {

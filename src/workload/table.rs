@@ -73,6 +73,12 @@ impl Table {
         self.workloads.values().filter(|e| e.live > 0).map(|e| Arc::clone(&e.workload)).collect()
     }
 
+    /// Every cgroup that lives, and whose it is.
+    pub fn cgroups(&self) -> Vec<(CgroupId, Arc<Workload>)> {
+        let living = self.pairs.iter().filter(|(_, p)| p.removed_ns.is_none());
+        living.filter_map(|(id, p)| Some((*id, self.by_key(p.key)?))).collect()
+    }
+
     pub fn is_alive(&self, key: WorkloadKey) -> bool {
         self.workloads.get(&key).is_some_and(|e| e.live > 0)
     }

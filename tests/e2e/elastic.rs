@@ -1,29 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Elasticsearch as the tests have it: started, stopped and killed, asked over its own API, and behind
-//! a proxy that does to it what networks do.
+//! Elasticsearch as the tests have it: started, stopped and killed, and asked over its own API; and
+//! Elastic APM in front of it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
 
 use bianque::exporters::elasticsearch::Settings;
 use bianque::exporters::elasticsearch::config::Urls;
 use bianque::exporters::settings::Secret;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 
 use crate::servers::{Server, with_ports};
 
 /// A real server; ends when it is dropped.
 pub struct Elasticsearch {
     server: Server,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Elasticsearch {
@@ -40,7 +35,7 @@ impl Elasticsearch {
         let folder = tempfile::tempdir().unwrap();
         let mut env = with_ports(&["ES_HTTP_PORT", "ES_TRANSPORT_PORT"], folder.path());
         env.insert("ES_SECURITY".to_owned(), security.to_owned());
-        Elasticsearch { server: Server::start("elasticsearch", env), folder }
+        Elasticsearch { server: Server::start("elasticsearch", env), _folder: folder }
     }
 
     /// What else `run` printed: user, password and CA.
@@ -74,16 +69,7 @@ impl Elasticsearch {
 
     /// Ends it as a power cut would.
     pub fn kill(&self) {
-        let file = self.folder.path().join("elasticsearch/pid");
-        let pid = std::fs::read_to_string(file).unwrap();
-        let pid = pid.split(' ').next().unwrap();
-        assert!(Command::new("kill").args(["-KILL", "--", &format!("-{pid}")]).status().unwrap().success());
-        // It gives a gigabyte back first; until then it counts as running.
-        let end = std::time::Instant::now() + Duration::from_secs(30);
-        while Path::new("/proc").join(pid).exists() {
-            assert!(std::time::Instant::now() < end, "{pid} does not die");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        self.server.signal("KILL");
     }
 
     pub fn start_again(&self) {
@@ -123,74 +109,12 @@ impl Elasticsearch {
     }
 }
 
-/// What the proxy does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Weather {
-    Fair,
-    /// Each answer takes long.
-    Slow,
-    /// Requests arrive, their answers do not.
-    Lost,
-    /// Requests arrive, their answers are another's.
-    Garbage,
-}
-
-/// A way to the server that can be bad.
-#[derive(Clone)]
-pub struct Proxy {
-    pub at: SocketAddr,
-    weather: Arc<AtomicU8>,
-}
-
-impl Proxy {
-    pub async fn start(upstream: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Proxy { at: listener.local_addr().unwrap(), weather: Arc::default() };
-        let weather = proxy.weather.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let weather = weather.clone();
-                tokio::spawn(async move {
-                    // A connection that breaks is what this is for.
-                    drop(carry(client, upstream, &weather).await);
-                });
-            }
-        });
-        proxy
-    }
-
-    pub fn set(&self, weather: Weather) {
-        self.weather.store(weather as u8, Ordering::Relaxed);
-    }
-}
-
-async fn carry(mut client: TcpStream, upstream: SocketAddr, weather: &AtomicU8) -> std::io::Result<()> {
-    let mut server = TcpStream::connect(upstream).await?;
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_server, mut to_server) = server.split();
-    let back = async {
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let n = from_server.read(&mut buffer).await?;
-            if n == 0 {
-                return Ok(());
-            }
-            match weather.load(Ordering::Relaxed) {
-                w if w == Weather::Slow as u8 => tokio::time::sleep(Duration::from_secs(1)).await,
-                w if w == Weather::Lost as u8 => return Ok(()),
-                w if w == Weather::Garbage as u8 => {
-                    let page = b"HTTP/1.1 200 OK\r\ncontent-length: 21\r\n\r\n<html>please sign in\n";
-                    return to_client.write_all(page).await;
-                }
-                _ => {}
-            }
-            to_client.write_all(&buffer[..n]).await?;
-        }
-    };
-    let there = tokio::io::copy(&mut from_client, &mut to_server);
-    tokio::select! {
-        done = back => done,
-        done = there => done.map(|_| ()),
-    }
+/// Elastic's own components of a Collector, before this server; `run` is where it runs.
+pub fn apm(es: &Elasticsearch, run: &Path) -> Server {
+    // Stands in for the built-in templates, which this server lacks.
+    let template: Value = serde_json::from_str(include_str!("otel-template.json")).unwrap();
+    assert_eq!(es.ask("PUT", "/_index_template/otel", Some(&template))["acknowledged"], true);
+    let mut env = with_ports(&["APM_GRPC_PORT", "APM_HTTP_PORT", "APM_HEALTH_PORT"], run);
+    env.insert("ELASTICSEARCH_URL".to_owned(), es.url().to_owned());
+    Server::start("elastic-apm", env)
 }

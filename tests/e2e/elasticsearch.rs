@@ -14,8 +14,9 @@ use bianque::signal::ids::EventId;
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
-use crate::elastic::{Elasticsearch, Proxy, Weather};
-use crate::servers::{Server, eventually, with_ports};
+use crate::elastic::{Elasticsearch, apm};
+use crate::proxy::{Proxy, Weather};
+use crate::servers::eventually;
 
 const LOGS: &str = "logs-bianque.events-default";
 const TRACES: &str = "traces-bianque.incidents-default";
@@ -91,7 +92,7 @@ async fn documents_are_there_once_whatever_happens() {
     assert!(setup(&es, &["--yes"]).contains("Nothing is to be done."));
     arrived(&es, "what waited for the templates", &sent).await;
 
-    for weather in [Weather::Slow, Weather::Lost, Weather::Garbage] {
+    for weather in Weather::BAD {
         proxy.set(weather);
         burst(&agent, &format!("{weather:?}"), &mut sent);
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -196,13 +197,8 @@ async fn security_is_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn incident_is_a_transaction_with_errors_in_apm() {
     let es = Elasticsearch::start();
-    // Stands in for the built-in templates, which this server lacks.
-    let template: Value = serde_json::from_str(include_str!("otel-template.json")).unwrap();
-    assert_eq!(es.ask("PUT", "/_index_template/otel", Some(&template))["acknowledged"], true);
     let run = tempfile::tempdir().unwrap();
-    let mut env = with_ports(&["APM_GRPC_PORT", "APM_HTTP_PORT", "APM_HEALTH_PORT"], run.path());
-    env.insert("ELASTICSEARCH_URL".to_owned(), es.url().to_owned());
-    let apm = Server::start("elastic-apm", env);
+    let apm = apm(&es, run.path());
     let endpoint = format!("http://{}", apm.at["APM_OTLP_GRPC"]);
     let otlp = Otlp { endpoint: Some(endpoint), protocol: Some(Protocol::Grpc), ..Otlp::default() };
     let folder = tempfile::tempdir().unwrap();

@@ -15,8 +15,10 @@ mod elasticsearch;
 mod gateway;
 mod helm;
 mod profiles;
+mod proxy;
 mod servers;
 mod traces;
+mod weather;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The real servers, started by `tests/backends`, each test's on ports and in folders of its own.
 
-use std::collections::HashMap;
-use std::net::TcpListener;
+use std::collections::{BTreeSet, HashMap};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bianque::exporters::otlp::{Protocol, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -32,6 +34,34 @@ impl Server {
         let lines = out.lines().filter_map(|l| l.split_once('='));
         server.at = lines.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         server
+    }
+
+    /// Sends a signal to its processes: `KILL` ends it as a power cut would, `STOP` has it hang until `CONT`.
+    pub fn signal(&self, signal: &str) {
+        let name = self.run.parent().and_then(Path::file_name).unwrap();
+        let file = Path::new(&self.env["BACKENDS_RUN"]).join(name).join("pid");
+        let text = std::fs::read_to_string(file).unwrap();
+        let pid = text.split(' ').next().unwrap();
+        let sent = Command::new("kill").args(["-s", signal, "--", &format!("-{pid}")]).status().unwrap();
+        assert!(sent.success(), "kill -s {signal} -- -{pid}");
+        // One that has much memory gives it back first; until then it counts as running.
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        while signal == "KILL" && Path::new("/proc").join(pid).exists() {
+            assert!(std::time::Instant::now() < end, "{pid} does not die");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Starts it with another value of a variable.
+    pub fn start_with(&mut self, key: &str, value: &str) {
+        self.call("stop");
+        self.env.insert(key.to_owned(), value.to_owned());
+        self.call("start");
+    }
+
+    /// Where it takes something: `JAEGER_OTLP_GRPC`.
+    pub fn address(&self, key: &str) -> SocketAddr {
+        self.at[key].rsplit('/').next().unwrap().parse().unwrap()
     }
 
     pub fn call(&self, verb: &str) -> String {
@@ -66,7 +96,7 @@ pub fn with_ports(names: &[&str], run: &Path) -> HashMap<String, String> {
 
 /// A Collector with files of `otel-config/`, and the servers behind it that were asked for.
 pub struct Backend {
-    collector: Server,
+    pub collector: Server,
     jaeger: Option<Server>,
     tempo: Option<Server>,
     out: PathBuf,
@@ -96,6 +126,11 @@ impl Backend {
 
     /// A gateway to Jaeger and Tempo.
     pub fn with_jaeger_and_tempo() -> Backend {
+        Self::before_jaeger_and_tempo(&[])
+    }
+
+    /// The same, with more variables for the Collector.
+    pub fn before_jaeger_and_tempo(more: &[(&str, &str)]) -> Backend {
         let folder = tempfile::tempdir().unwrap();
         let jaeger = jaeger(folder.path());
         let ports =
@@ -104,7 +139,7 @@ impl Backend {
         let to =
             [("JAEGER_OTLP_GRPC", &*jaeger.at["JAEGER_OTLP_GRPC"]), ("TEMPO_OTLP_GRPC", &*tempo.at["TEMPO_OTLP_GRPC"])];
         let configs = [("COLLECTOR_CONFIGS", "gateway to-jaeger to-tempo to-files")];
-        let mut backend = Self::start(Some(folder), &[&configs[..], &to[..]].concat());
+        let mut backend = Self::start(Some(folder), &[&configs[..], &to[..], more].concat());
         backend.jaeger = Some(jaeger);
         backend.tempo = Some(tempo);
         backend
@@ -150,11 +185,11 @@ impl Backend {
 
     /// Ends Jaeger; [`Self::start_jaeger`] starts it on the same ports, empty.
     pub fn stop_jaeger(&self) {
-        self.jaeger.as_ref().expect("started with Jaeger").call("stop");
+        self.jaeger().call("stop");
     }
 
     pub fn start_jaeger(&self) {
-        self.jaeger.as_ref().expect("started with Jaeger").call("start");
+        self.jaeger().call("start");
     }
 
     /// Settings that lead here.
@@ -197,14 +232,29 @@ impl Backend {
 
     /// A trace as Jaeger's API has it, once all its `spans` are there.
     pub async fn whole_trace(&self, id: &str, spans: usize) -> Value {
-        let jaeger = self.jaeger.as_ref().expect("started without Jaeger");
-        let url = format!("{}/api/traces/{id}", jaeger.at["JAEGER_QUERY_URL"]);
+        let url = format!("{}/api/traces/{id}", self.jaeger().at["JAEGER_QUERY_URL"]);
         eventually("the trace in Jaeger", || {
             let answer: Value = serde_json::from_str(&get(&url)).ok()?;
             let trace = &answer["data"][0];
             (trace["spans"].as_array()?.len() >= spans).then(|| trace.clone())
         })
         .await
+    }
+
+    /// Ids of a trace's spans in Jaeger, in hex.
+    pub fn spans_in_jaeger(&self, trace: &str) -> BTreeSet<String> {
+        let answer = get(&format!("{}/api/traces/{trace}", self.jaeger().at["JAEGER_QUERY_URL"]));
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let spans = answer["data"][0]["spans"].as_array().cloned().unwrap_or_default();
+        spans.iter().filter_map(|s| s["spanID"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Ids of a trace's spans in Tempo, in hex.
+    pub fn spans_in_tempo(&self, trace: &str) -> BTreeSet<String> {
+        let answer = get(&format!("{}/api/traces/{trace}", self.tempo().at["TEMPO_URL"]));
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let hex = |id: &[u8]| id.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        records(&answer).iter().filter_map(|r| Some(hex(&BASE64_STANDARD.decode(r.text("spanId")).ok()?))).collect()
     }
 
     /// A trace as Tempo has it, once all its `spans` are there.
@@ -228,7 +278,11 @@ impl Backend {
         answer["traces"].as_array().cloned().unwrap_or_default()
     }
 
-    fn tempo(&self) -> &Server {
+    pub fn jaeger(&self) -> &Server {
+        self.jaeger.as_ref().expect("started with Jaeger")
+    }
+
+    pub fn tempo(&self) -> &Server {
         self.tempo.as_ref().expect("started with Tempo")
     }
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The whole way: what happens in a container, read back from the real Collector and from Jaeger.
+//! The whole way: what happens in a container, read back from the real servers.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::json;
 
-use crate::servers::Backend;
-use crate::support::{Agent, Container, Need, busy_program, is_about, patience, place, wait_for};
+use crate::elastic::{Elasticsearch, apm};
+use crate::servers::{Backend, eventually};
+use crate::support::{Agent, Container, Need, bianque, busy_program, is_about, patience, place, wait_for};
 use bianque::exporters::otlp::Protocol;
 
 const GREEDY: &[&str] = &["sh", "-c", "sleep 2; head -c 200m /dev/zero | tail -c 200m >/dev/null"];
@@ -59,4 +60,63 @@ async fn incidents_reach_collector_and_jaeger() {
         assert!(!backend.received(signal).iter().any(of_quiet), "{signal} of a container that did nothing");
     }
     assert!(fs::metadata(agent.store()).is_ok());
+}
+
+/// One container that spins and is then killed in: both are one incident, with the same ids in the
+/// store and in every server.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_ids_are_in_every_server() {
+    const GATEWAY_TO_APM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/to-apm.yaml");
+    const ELASTICSEARCH: &str = "BIANQUE_EXPORTERS__ELASTICSEARCH__URL";
+    let _place = place!(Need::Agent, Need::Podman, Need::Compiler, Need::Servers, Need::EveryServer);
+    let (es, run) = (Elasticsearch::start(), tempfile::tempdir().unwrap());
+    let apm = apm(&es, run.path());
+    let backend = Backend::before_jaeger_and_tempo(&[
+        ("COLLECTOR_OVERLAY", GATEWAY_TO_APM),
+        ("APM_OTLP_GRPC", &apm.at["APM_OTLP_GRPC"]),
+    ]);
+    let made = bianque().args(["setup", "elasticsearch", "--yes"]).env(ELASTICSEARCH, es.url()).status().unwrap();
+    assert!(made.success());
+    let mut agent =
+        Agent::prepare("[incident]\nquiet = \"3s\"\n[collectors.cpuidle]\nwindow = \"3s\"\ncapture = \"2s\"\n");
+    let endpoint = backend.settings(Protocol::Grpc).endpoint.unwrap();
+    agent.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint).env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    agent.env(ELASTICSEARCH, es.url());
+    agent.run();
+    agent.wait_ready();
+
+    let (_program, dir) = busy_program("churn_the_numbers");
+    let volume = format!("{}:/work:ro", dir.path().display());
+    let ill = "/work/busy & sleep 12; head -c 200m /dev/zero | tail -c 200m >/dev/null; wait";
+    let container =
+        Container::start("ill", &["--cpus", "0.3", "--memory", "48m", "--volume", &volume], &["sh", "-c", ill]);
+    let mut traces = BTreeSet::new();
+    for name in ["linux.autotracing.cpuidle", "linux.memory.oom_kill"] {
+        let event = agent.wait_event(name, patience(60), |e| is_about(e, "container.name", &container.name));
+        let of = |key: &str| event[key].as_str().unwrap().to_owned();
+        let (id, trace, span) = (of("id"), of("trace_id"), of("span_id"));
+        let log = backend.record("logs", "the Collector's log record", |r| r.text("spanId") == span).await;
+        assert_eq!((log.text("traceId"), log.text("eventName")), (trace.as_str(), name));
+        assert_eq!(log.resource("container.id").as_deref(), Some(container.id.as_str()));
+        let there = |spans: BTreeSet<String>| spans.contains(&span).then_some(());
+        eventually("the span in Jaeger", || there(backend.spans_in_jaeger(&trace))).await;
+        eventually("the span in Tempo", || there(backend.spans_in_tempo(&trace))).await;
+        let found = |streams: &str, key: &str| {
+            es.documents(streams)
+                .into_iter()
+                .find(|(_, d)| d["span_id"] == span.as_str() && d["trace_id"] == trace.as_str())
+                .map(|(id, d)| (id, d[key].clone()))
+        };
+        let (document, told) =
+            eventually("the event in Elasticsearch", || found("logs-bianque.events-default", "event_name")).await;
+        assert_eq!((document, told), (id, json!(name)));
+        let (document, _) =
+            eventually("the span in Elasticsearch", || found("traces-bianque.incidents-default", "name")).await;
+        assert_eq!(document, span);
+        let (_, told) = eventually("the event in APM", || found("logs-generic.otel-default", "event_name")).await;
+        assert_eq!(told, json!(name));
+        eventually("the span in APM", || found("traces-generic.otel-default", "name")).await;
+        traces.insert(trace);
+    }
+    assert_eq!(traces.len(), 1, "they are one incident");
 }

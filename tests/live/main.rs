@@ -15,6 +15,9 @@
 )]
 
 #[expect(dead_code, reason = "the e2e tests use all of it")]
+#[path = "../e2e/elastic.rs"]
+mod elastic;
+#[expect(dead_code, reason = "the e2e tests use all of it")]
 #[path = "../e2e/servers.rs"]
 mod servers;
 mod support;

@@ -12,7 +12,7 @@
 //! quota of its cgroup and ancestors, its cpuset, the node), or `jump_limit` more than its usual. After one second over the limit
 //! sampling starts, in memory only. If that holds for `window`, the incident is opened with that first
 //! second as its onset and the samples in it; else the samples are dropped and counted. A slow ramp
-//! ends at the same limit, so it counts too.
+//! ends at the same limit, so it counts too. Whom the collector's filter denies is not sampled.
 //!
 //! ## Signals
 //! `linux.autotracing.cpuidle` with the figures, an incident, a CPU profile.
@@ -51,7 +51,7 @@ use crate::signal::{
     Capture, Change, EventDef, MetricDef, Severity, StackSample, Target, Timestamp, Trigger, Workload, WorkloadKey,
     WorkloadKind,
 };
-use crate::workload::Workloads;
+use crate::workload::{Filters, Workloads};
 use limit::{LEAST_CPUS, Limit, Step};
 
 static INCIDENTS: MetricDef =
@@ -141,6 +141,7 @@ struct Watched {
 pub struct CpuIdle {
     config: Config,
     workloads: Workloads,
+    filters: Filters,
     sched: Sched,
     sampler: CpuSample,
     symbols: Symbols,
@@ -171,6 +172,7 @@ impl Collector for CpuIdle {
         Ok(CpuIdle {
             config,
             workloads: cx.workloads.clone(),
+            filters: cx.filters.clone(),
             sched: cx.shared.sched()?.clone(),
             sampler: cx.shared.cpu_sample()?.clone(),
             symbols: cx.symbols.clone(),
@@ -306,7 +308,8 @@ impl CpuIdle {
             w.limit.capacity = capacity(&self.cgroups, &w.workload.cgroup, self.online);
             w.capacity_read_ns = now.boot_ns;
         }
-        match w.limit.step(&self.config, cpus, now) {
+        let wanted = cpus >= LEAST_CPUS && self.filters.pass(Self::INFO.name, Some(&w.workload));
+        match w.limit.step(&self.config, cpus, wanted, now) {
             Step::Nothing => {}
             Step::Sample => self.sampler.watch(key.0, cgroups)?,
             // It may have got cgroups since.
@@ -314,7 +317,10 @@ impl CpuIdle {
             Step::Drop => changes.push(Change::Discarded(target(key), self.sampler.take(key.0).samples)),
             Step::Open { since, reason, sampled } => {
                 let mut trigger = trigger(w, key, reason, cpus, since, now);
-                trigger.capture = sampled;
+                trigger.capture = sampled && wanted;
+                if !trigger.capture {
+                    self.sampler.take(key.0);
+                }
                 changes.push(Change::Onset(trigger));
             }
             Step::Recover => {

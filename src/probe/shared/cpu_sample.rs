@@ -103,7 +103,8 @@ impl CpuSample {
     /// The sampling does not start, or the map is full.
     pub fn watch(&self, target: u64, cgroups: &[CgroupId]) -> Result<()> {
         let mut state = self.state();
-        if state.watched.contains_key(&target) {
+        // One that was stopped, and that nobody has come for, is out of date.
+        if state.watched.get(&target).is_some_and(|t| !*t.stop.borrow()) {
             return Ok(());
         }
         if !state.runs {

@@ -48,6 +48,8 @@ pub enum Need {
     Promtool,
     /// The servers of `tests/backends`, built; not in a VM, where they would take minutes to start.
     Servers,
+    /// The same of Tempo, Elasticsearch and Elastic APM.
+    EveryServer,
 }
 
 /// Is this a machine of our own, started for the tests?
@@ -150,6 +152,12 @@ fn missing(need: Need) -> Option<String> {
             let cache = "${BACKENDS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/bianque/backends}";
             let built = format!("test -x {cache}/collector/bin/otelcol && test -x {cache}/jaeger/bin/jaeger");
             (!own_machine() && shell(&built).0, "no Collector and Jaeger: run tests/backends/*/install")
+        }
+        Need::EveryServer => {
+            let cache = "${BACKENDS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/bianque/backends}";
+            let all = ["tempo/bin/tempo", "elasticsearch/home/bin/elasticsearch", "elastic-apm/bin/otelcol-apm"];
+            let built = all.map(|program| format!("test -x {cache}/{program}")).join(" && ");
+            (!own_machine() && shell(&built).0, "not all servers are built: run tests/backends/*/install")
         }
     };
     (!there).then(|| why.to_owned())

@@ -80,8 +80,8 @@ impl Limit {
         }
     }
 
-    /// Takes one second's use into account.
-    pub(super) fn step(&mut self, config: &Config, cpus: f64, now: Now) -> Step {
+    /// Takes one second's use into account. `wanted`: its samples would be of use to somebody.
+    pub(super) fn step(&mut self, config: &Config, cpus: f64, wanted: bool, now: Now) -> Step {
         let share = cpus / self.capacity;
         match (self.phase, self.reason(config, cpus)) {
             (Phase::Calm, None) => {
@@ -89,7 +89,8 @@ impl Limit {
                 Step::Nothing
             }
             (Phase::Calm, Some(_)) => {
-                let sampled = self.last_capture_ns.is_none_or(|at| now.boot_ns - at >= config.cool_down.ns());
+                let cool = self.last_capture_ns.is_none_or(|at| now.boot_ns - at >= config.cool_down.ns());
+                let sampled = wanted && cool;
                 self.phase = Phase::Suspect { since: now, sampled };
                 if sampled { Step::Sample } else { Step::Nothing }
             }
@@ -135,6 +136,10 @@ mod tests {
 
     /// What each second of this use leads to, in one letter.
     fn steps(w: &mut Limit, from_s: u64, cpus: &[f64]) -> String {
+        steps_if(true, w, from_s, cpus)
+    }
+
+    fn steps_if(wanted: bool, w: &mut Limit, from_s: u64, cpus: &[f64]) -> String {
         let config = Config { window: HumanDuration::from_secs(3), ..Config::default() };
         let at = |i: usize| {
             let ns = (from_s + i as u64) * SECOND;
@@ -148,7 +153,7 @@ mod tests {
             Step::Open { .. } => 'O',
             Step::Recover => 'R',
         };
-        cpus.iter().enumerate().map(|(i, c)| letter(w.step(&config, *c, at(i)))).collect()
+        cpus.iter().enumerate().map(|(i, c)| letter(w.step(&config, *c, wanted, at(i)))).collect()
     }
 
     /// High for the whole window: sampled after one second, opened with that second as its onset,
@@ -187,6 +192,20 @@ mod tests {
         let mut w = Limit::new(1.0);
         assert_eq!(steps(&mut w, 100, &[1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1]), "swwO..R");
         assert_eq!(steps(&mut w, 110, &[1.0, 1.0, 1.0, 1.0]), ".wwO");
+    }
+
+    /// Whom nobody wants goes through the same, to be counted, but is never sampled; also not when it
+    /// is wanted from the middle of it on.
+    #[test]
+    fn who_is_not_wanted_is_not_sampled() {
+        let mut w = Limit::new(1.0);
+        assert_eq!(steps_if(false, &mut w, 100, &[1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1]), ".wwO..R");
+        assert_eq!(steps_if(false, &mut w, 110, &[1.0, 1.0, 1.0]), ".ww");
+        let now = Now { wall: Timestamp(0), boot_ns: 113 * SECOND };
+        let config = Config { window: HumanDuration::from_secs(3), ..Config::default() };
+        assert!(matches!(w.step(&config, 1.0, true, now), Step::Open { sampled: false, .. }));
+        // Nothing was taken that others would have to wait for.
+        assert_eq!(steps(&mut w, 114, &[0.1, 0.1, 0.1, 1.0]), "..Rs");
     }
 
     /// A load that stays for ten minutes is the new usual: its incident ends.
