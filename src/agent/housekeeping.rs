@@ -44,6 +44,7 @@ pub(super) struct Housekeeping {
 struct Before {
     lost: HashMap<(usize, usize), u64>,
     runs: HashMap<(usize, &'static str), (u64, f64)>,
+    missed: HashMap<(usize, &'static str), u64>,
     overflowed: HashMap<&'static str, u64>,
 }
 
@@ -117,6 +118,10 @@ impl Housekeeping {
             let grown = Duration::from_secs_f64((ns - last_ns).max(0.0) / 1e9);
             let hook = cost.program.to_string();
             self.own.probe_cost(object.name(), &hook, runs.saturating_sub(last_runs), grown);
+            let last = before.missed.insert((i, cost.program.name), cost.missed).unwrap_or(0);
+            if cost.missed > last {
+                self.own.probe_missed(object.name(), &hook, cost.missed - last);
+            }
         }
     }
 }

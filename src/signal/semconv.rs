@@ -374,6 +374,7 @@ pub mod own {
     pub const COLLECTOR_RESTARTS: &str = "bianque.collector.restarts";
     pub const PROBE_RUNS: &str = "bianque.probe.runs";
     pub const PROBE_TIME: &str = "bianque.probe.time";
+    pub const PROBE_MISSED: &str = "bianque.probe.missed";
     pub const STORE_STATE: &str = "bianque.store.state";
     pub const STORE_SIZE: &str = "bianque.store.size";
     pub const STORE_COMMIT_DURATION: &str = "bianque.store.commit.duration";

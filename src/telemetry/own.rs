@@ -90,6 +90,13 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         "CPU time of the BPF program, from timing one run in 1,024",
     ),
     def(
+        own::PROBE_MISSED,
+        "counter",
+        "{run}",
+        &[key::PROBE, key::HOOK],
+        "Runs of the BPF program that the kernel left out, as an interrupt came while the program ran on that CPU",
+    ),
+    def(
         own::STORE_STATE,
         "gauge",
         "{state}",
@@ -164,6 +171,7 @@ pub struct SelfMetrics {
     dropped: Counter<u64>,
     suppressed: Counter<u64>,
     lost: Counter<u64>,
+    missed: Counter<u64>,
     rejected: Counter<u64>,
     incidents: Gauge<u64>,
     state: Gauge<u64>,
@@ -255,6 +263,7 @@ impl SelfMetrics {
             dropped: counter(meter, own::EVENTS_DROPPED),
             suppressed: counter(meter, own::EVENTS_SUPPRESSED),
             lost: counter(meter, own::RECORDS_LOST),
+            missed: counter(meter, own::PROBE_MISSED),
             rejected: counter(meter, own::RECORDS_REJECTED),
             incidents: gauge(meter, own::INCIDENTS_OPEN),
             state: gauge(meter, own::COLLECTOR_STATE),
@@ -308,6 +317,11 @@ impl SelfMetrics {
     pub fn lost(&self, probe: &str, reason: &'static str, n: u64) {
         let attributes = [KeyValue::new(key::PROBE, probe.to_owned()), KeyValue::new(key::REASON, reason)];
         self.lost.add(n, &attributes);
+    }
+
+    /// The kernel left out `n` more runs of a program.
+    pub fn probe_missed(&self, probe: &str, hook: &str, n: u64) {
+        self.missed.add(n, &[KeyValue::new(key::PROBE, probe.to_owned()), KeyValue::new(key::HOOK, hook.to_owned())]);
     }
 
     /// A record of a collector could not be read.
