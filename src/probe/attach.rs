@@ -107,5 +107,9 @@ pub fn chain(e: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn hint(e: &std::io::Error) -> &'static str {
-    if e.raw_os_error() == Some(libc::EPERM) { " (CAP_BPF and CAP_PERFMON are needed)" } else { "" }
+    if e.raw_os_error() == Some(libc::EPERM) {
+        " (CAP_BPF and CAP_PERFMON are needed; before Linux 5.11 also enough RLIMIT_MEMLOCK)"
+    } else {
+        ""
+    }
 }

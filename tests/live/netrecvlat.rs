@@ -106,7 +106,11 @@ fn a_step_of_the_clock_is_no_delay() {
         assert!(ok, "{said}");
     }
     std::thread::sleep(patience(2));
-    assert_eq!(agent.json(&["events", "--name", NAME, "--since", "1d"]), [] as [Json; 0]);
+    // Not what the agent itself read late of its questioner, where programs start slowly.
+    let own = agent.pid();
+    let events = agent.json(&["events", "--name", NAME, "--since", "1d"]);
+    let wrong: Vec<Json> = events.into_iter().filter(|e| e["attributes"]["process.pid"] != own).collect();
+    assert_eq!(wrong, [] as [Json; 0]);
     provoke("netrxlatency", &["--net", "33", "--ms", "500"]);
     let event = agent.wait_event(NAME, patience(20), |e| attribute(e, "destination.address") == "10.77.33.2");
     assert!((450..10_000).contains(&ms(&event)), "{event}");

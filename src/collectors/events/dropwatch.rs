@@ -153,9 +153,7 @@ impl Collector for DropWatch {
         enabled: true,
         needs: &[Feature::NetDrops, Feature::NetOwners],
         object: Some(&SKELETON),
-        optional: &[
-            Optional { slot: "trapped", lost: "drops by hardware that reports them (devlink traps)" },
-        ],
+        optional: &[Optional { slot: "trapped", lost: "drops by hardware that reports them (devlink traps)" }],
         // CAP_SYSLOG: kernel symbols.
         capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
         metrics: &[&DROPS, &CONTAINER_DROPS],
