@@ -88,8 +88,9 @@ impl Agent {
         fs::copy(bianque().get_program(), &copy).unwrap();
         std::os::unix::fs::chown(self.dir.path(), Some(65534), Some(65534)).unwrap();
         self.program = copy;
-        // As the unit has it: kernels before 5.11 count maps against it.
-        let who = ["prlimit", "--memlock=unlimited", "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
+        // As the unit has it: kernels before 5.11 count maps against the limit. Not every root may raise it.
+        let unlimited = "ulimit -l unlimited 2>/dev/null; exec \"$@\"";
+        let who = ["sh", "-c", unlimited, "sh", "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
         self.wrapped(&[&who[..], &["--inh-caps", &caps, "--ambient-caps", &caps]].concat())
     }
 
