@@ -3,9 +3,10 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, has_drop_reasons, is_about, patience, place, provoke, wait_for};
+use crate::support::{Agent, Container, Need, has_drop_reasons, is_about, patience, place, program, provoke, wait_for};
 
 const NAME: &str = "linux.net.tcp_retransmit";
+const KINDS: [&str; 6] = ["rto", "loss_recovery", "fast", "tlp", "syn", "syn_ack"];
 
 fn attribute<'a>(e: &'a Json, name: &str) -> &'a str {
     e["attributes"][name].as_str().unwrap_or_default()
@@ -86,4 +87,93 @@ fn answer_to_a_connection_that_is_lost_is_the_listeners() {
     );
     assert_eq!(attribute(&event, "linux.tcp.retransmit.cause"), "dropped_segment", "{event}");
     assert!(!has_drop_reasons() || attribute(&event, "linux.net.drop.reason") == "NETFILTER_DROP", "{event}");
+}
+
+/// Segments that the sender's own queue loses: every one that is sent again is explained by that.
+#[test]
+fn loss_in_the_senders_queue_explains_every_retransmit() {
+    let _place = place!(Need::Agent, Need::Podman, Need::KernelModule("sch_netem"));
+    let agent = Agent::start("");
+    let container =
+        Container::start("netem", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/zero > /dev/null; done"]);
+    let pid = container.pid().to_string();
+    let seconds = patience(4).as_secs().to_string();
+    provoke("tcpretransmit", &["--how", "netem", "--pid", &pid, "--net", "25", "--seconds", &seconds]);
+    let of_the_test = |e: &Json| attribute(e, "source.address") == "10.77.25.2";
+    agent.wait_event(NAME, patience(20), |e| of_the_test(e) && attribute(e, "linux.tcp.retransmit.kind") == "rto");
+    // What is told every 100 ms is all there.
+    std::thread::sleep(patience(2));
+    let mut events = agent.json(&["events", "--name", NAME]);
+    events.retain(of_the_test);
+    eprintln!("{} retransmits were told", events.len());
+    assert!(events.len() >= 3, "{events:?}");
+    let unexplained = |e: &&Json| !attribute(e, "linux.tcp.retransmit.cause").starts_with("dropped");
+    assert_eq!(events.iter().filter(unexplained).collect::<Vec<_>>(), [] as [&Json; 0]);
+    for event in &events {
+        assert!(is_about(event, "container.name", &container.name), "{event}");
+        assert!(attribute(event, "linux.net.drop.location").contains("netem"), "{event}");
+    }
+}
+
+/// Thousands a second: no kind of event is lost, and the counts add up to what the kernel's own
+/// statistics of the sender's namespace say.
+#[test]
+fn a_storm_is_counted_exactly() {
+    const STREAMS: &str = include_str!("../provoke/streams.c");
+    let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
+    let agent = Agent::start("");
+    let (streams, dir) = program("streams", STREAMS);
+    let mount = format!("{}:/test:ro", dir.path().display());
+    // The slow kind: a connection that does not come up, beside thousands that do.
+    let inside = format!(
+        "(while :; do nc -w 8 10.77.23.1 7009 < /dev/null; sleep 0.5; done) & exec /test/{} serve 7002",
+        streams.file_name().unwrap().to_string_lossy()
+    );
+    let container = Container::start("storm", &["--volume", &mount], &["sh", "-c", &inside]);
+    let said = provoke("retransmitstorm", &["--pid", &container.pid().to_string(), "--net", "23", "--seconds", "10"]);
+    let figure = |name: &str| -> u64 {
+        let line = said.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok());
+        line.unwrap_or_else(|| panic!("no {name}: {said}"))
+    };
+    let (happened, rate) = (figure("happened "), figure("rate "));
+    eprintln!("{happened} segments sent again, {rate} a second");
+    assert!(rate >= 2_000 / patience(1).as_secs(), "only {rate} a second is no storm");
+
+    let counted = |kind: &str| {
+        let labels = [("container_name", container.name.as_str()), ("linux_tcp_retransmit_kind", kind)];
+        agent.metric("linux_container_net_tcp_retransmits_total", &labels).unwrap_or(0.0)
+    };
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let happened_count = happened as f64;
+    let sum = || KINDS.iter().map(|k| counted(k)).sum::<f64>();
+    wait_for("the exact count", patience(20), || Some(sum()).filter(|n| *n >= happened_count));
+    assert!(
+        (sum() - happened_count).abs() < 0.5,
+        "{} counted (reported + suppressed + lost), {happened} happened",
+        sum()
+    );
+
+    let events = agent.json(&["events", "--name", NAME]);
+    let of_the_storm = |e: &&Json| is_about(e, "container.name", &container.name);
+    let told = |kind: &str| {
+        let of = events.iter().filter(of_the_storm).filter(|e| attribute(e, "linux.tcp.retransmit.kind") == kind);
+        of.map(|e| 1 + e["attributes"]["linux.suppressed"].as_u64().unwrap_or(0)).collect::<Vec<_>>()
+    };
+    for kind in KINDS {
+        let (happened, told) = (counted(kind), told(kind));
+        let spoken_of = told.iter().sum::<u64>();
+        eprintln!("{kind}: {happened} happened, {} events tell of {spoken_of}", told.len());
+        assert_eq!(happened > 0.0, !told.is_empty(), "{kind}: {happened} happened, {} were told", told.len());
+        assert!(told.len() <= 100, "{} events of {kind}", told.len());
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+        let spoken_of = spoken_of as f64;
+        assert!(
+            spoken_of <= happened && spoken_of * 4.0 >= happened,
+            "{kind}: {spoken_of} of {happened} accounted for"
+        );
+    }
+    for kind in ["rto", "syn", "syn_ack"] {
+        assert!(counted(kind) >= 1.0, "{kind} did not happen");
+    }
+    assert_eq!(agent.metric("bianque_records_lost_total", &[("probe", "net")]).unwrap_or(0.0), 0.0);
 }
