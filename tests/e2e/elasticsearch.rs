@@ -50,7 +50,7 @@ fn ids(documents: &BTreeMap<String, Value>) -> BTreeSet<String> {
     documents.keys().cloned().collect()
 }
 
-fn marks(documents: &BTreeMap<String, Value>) -> BTreeSet<String> {
+pub fn marks(documents: &BTreeMap<String, Value>) -> BTreeSet<String> {
     let mark = |d: &Value| d["attributes"]["test.mark"].as_str().map(str::to_owned);
     documents.values().filter_map(mark).collect()
 }

@@ -11,6 +11,8 @@ use bianque::signal::ids::EventId;
 
 use crate::BOTH;
 use crate::agent::Agent;
+use crate::elastic::{Elasticsearch, apm};
+use crate::elasticsearch::marks;
 use crate::proxy::{Proxy, Weather};
 use crate::servers::{Backend, Server, eventually};
 
@@ -143,4 +145,19 @@ async fn jaeger_and_tempo_get_every_span() {
             .await;
         }
     }
+}
+
+/// Elastic APM behind a bad way, and hung: every event is a log record there.
+#[tokio::test(flavor = "multi_thread")]
+async fn apm_gets_everything() {
+    let (es, run) = (Elasticsearch::start(), tempfile::tempdir().unwrap());
+    let server = apm(&es, run.path());
+    let proxy = Proxy::start(server.address("APM_OTLP_GRPC")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(folder.path());
+    agent.deliver(&by_way_of(&proxy, Protocol::Grpc));
+    let sent = in_bad_weather(&agent, &proxy, &server).await;
+    eventually("every event", || sent.is_subset(&marks(&es.documents("logs-generic.otel-default"))).then_some(()))
+        .await;
+    agent.stop().await;
 }
