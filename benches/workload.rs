@@ -31,8 +31,8 @@ fn record(id: u64) -> SoftirqDelay {
     (r.at.cgroup, r.at.cpu) = (CgroupRef { hierarchy: 4, id, ..CgroupRef::new_zeroed() }, 1);
     (r.at.thread.tgid, r.at.thread.tid) = (4711, 4712);
     r.at.thread.comm[..6].copy_from_slice(b"nginx\0");
-    r.at.stack_bytes = 12 * 8;
-    r.at.stack[..12].fill(0xffff_ffff_8100_0000 + id);
+    r.at.stack.kernel_bytes = 12 * 8;
+    r.at.stack.kernel[..12].fill(0xffff_ffff_8100_0000 + id);
     r
 }
 

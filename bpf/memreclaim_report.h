@@ -8,11 +8,9 @@
  */
 #pragma once
 
-#include "probe.h"
+#include "call_stack.h"
 #include "limit_by.h"
 
-#define STACK_DEPTH 48
-#define USER_STACK_DEPTH 32
 #define UNKNOWN_ORDER (-1)
 
 enum reclaim_kind {
@@ -42,10 +40,7 @@ struct reclaim_stall {
 	/* who paid, in the memory controller's hierarchy */
 	struct cgroup_ref cgroup;
 	struct thread_ref thread;
-	u64 stack[STACK_DEPTH];
-	u64 user[USER_STACK_DEPTH];
-	s32 stack_bytes;
-	s32 user_bytes;
+	struct call_stack stack;
 	enum reclaim_kind kind;
 	u32 stalls;
 	/* -1: not known */
@@ -147,7 +142,6 @@ static __always_inline void report(void *ctx, struct task_stalls *s, struct task
 	r->suppressed = suppressed;
 	r->cgroup = key.cgroup;
 	thread_of(&r->thread, task);
-	r->stack_bytes = bpf_get_stack(ctx, r->stack, sizeof(r->stack), 0);
-	r->user_bytes = bpf_get_stack(ctx, r->user, sizeof(r->user), BPF_F_USER_STACK);
+	take_stack(ctx, &r->stack);
 	SUBMIT(reclaim_stall, r);
 }

@@ -8,7 +8,7 @@
  * gfp) comes from a kprobe where there are kprobes; user space reads the
  * kernel's own oom-kill line where there are none.
  */
-#include "probe.h"
+#include "call_stack.h"
 
 LICENSE;
 
@@ -22,6 +22,8 @@ struct oom_victim {
 	struct cgroup_ref trigger_cgroup;
 	struct thread_ref victim;
 	struct thread_ref trigger;
+	/* the trigger's */
+	struct call_stack stack;
 	u64 victim_start_ns;
 	u64 total_vm_pages;
 	u64 anon_pages;
@@ -43,7 +45,7 @@ struct oom_victim {
 	u32 reserved;
 };
 
-RECORDS(oom_victim, 64 * 1024);
+RECORDS(oom_victim, 128 * 1024);
 
 /* What a kill in progress knows, keyed by the thread that runs it. */
 struct kill {
@@ -100,7 +102,7 @@ static __always_inline void read_victim(struct oom_victim *r, struct task_struct
 	read_groups(r, task);
 }
 
-static __always_inline int report(u32 pid, struct task_struct *task)
+static __always_inline int report(void *ctx, u32 pid, struct task_struct *task)
 {
 	struct task_struct *current = (void *)bpf_get_current_task();
 	u32 tid = (u32)bpf_get_current_pid_tgid();
@@ -115,6 +117,7 @@ static __always_inline int report(u32 pid, struct task_struct *task)
 	r->victim.tgid = pid;
 	r->victim.tid = pid;
 	current_thread(&r->trigger);
+	take_stack(ctx, &r->stack);
 	cgroup_of_any(&r->trigger_cgroup, current, memory_cgrp_id);
 	kill = bpf_map_lookup_elem(&kills, &tid);
 	if (kill) {
@@ -142,13 +145,13 @@ int PROBE(victim__task, struct task_struct *task)
 	/* a direct load, so that kernels which pass a pid refuse this variant */
 	u32 pid = task->pid;
 
-	return report(pid, task);
+	return report(ctx, pid, task);
 }
 
 SEC("tp_btf/mark_victim")
 int PROBE(victim__pid, int pid)
 {
-	return report(pid, NULL);
+	return report(ctx, pid, NULL);
 }
 
 SEC("kprobe/oom_kill_process")

@@ -19,8 +19,6 @@ enum lockup_phase {
 	LOCKUP_ENDED,
 };
 
-#define USER_STACK_DEPTH 32
-
 /* A lockup is told again when it has lasted so many times as long as when it was last told. */
 #define AGAIN 10
 
@@ -29,10 +27,8 @@ struct lockup {
 	u64 stuck_ns;
 	u64 steal_ns;
 	struct found_at at;
-	/* how its program came into the kernel */
-	u64 user[USER_STACK_DEPTH];
-	s32 user_bytes;
 	enum lockup_phase phase;
+	u32 reserved;
 };
 
 /* What a CPU did when all were asked. */
@@ -45,7 +41,7 @@ struct cpu_seen {
 };
 
 RECORDS(lockup, 32 * 1024);
-RECORDS(cpu_seen, 128 * 1024);
+RECORDS(cpu_seen, 256 * 1024);
 
 SETTING(u64, limit_ns, 4000000000);
 /* Between two looks. */
@@ -144,8 +140,7 @@ static __always_inline void stuck(struct bpf_perf_event_data *ctx, struct cpu_st
 	if (!r)
 		return;
 	s->told_ns = s->stuck_ns;
-	r->at.stack_bytes = bpf_get_stack(ctx, r->at.stack, sizeof(r->at.stack), 0);
-	r->user_bytes = bpf_get_stack(ctx, r->user, sizeof(r->user), BPF_F_USER_STACK);
+	take_stack(ctx, &r->at.stack);
 	SUBMIT(lockup, r);
 	ask_all(now);
 }

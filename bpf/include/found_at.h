@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Who was running on a CPU, and where in the kernel. */
+/* Who was running on a CPU, and where. */
 #pragma once
 
-#include "probe.h"
-
-#define FOUND_STACK_DEPTH 48
+#include "call_stack.h"
 
 struct found_at {
 	/* in the cpu controller's hierarchy */
 	struct cgroup_ref cgroup;
 	struct thread_ref thread;
-	u64 stack[FOUND_STACK_DEPTH];
-	s32 stack_bytes;
+	struct call_stack stack;
 	u32 cpu;
+	u32 reserved;
 };
 
 static __always_inline void find_current(void *ctx, struct found_at *at)
@@ -21,6 +19,6 @@ static __always_inline void find_current(void *ctx, struct found_at *at)
 
 	cgroup_of_any(&at->cgroup, task, cpu_cgrp_id);
 	thread_of(&at->thread, task);
-	at->stack_bytes = bpf_get_stack(ctx, at->stack, sizeof(at->stack), 0);
+	take_stack(ctx, &at->stack);
 	at->cpu = bpf_get_smp_processor_id();
 }

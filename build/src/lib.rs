@@ -31,6 +31,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("compat.h", include_str!("../../bpf/include/compat.h")),
     ("probe.h", include_str!("../../bpf/include/probe.h")),
     ("histogram.h", include_str!("../../bpf/include/histogram.h")),
+    ("call_stack.h", include_str!("../../bpf/include/call_stack.h")),
     ("found_at.h", include_str!("../../bpf/include/found_at.h")),
     ("limit.h", include_str!("../../bpf/include/limit.h")),
     ("limit_by.h", include_str!("../../bpf/include/limit_by.h")),

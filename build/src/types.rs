@@ -8,9 +8,12 @@ use anyhow::{Result, bail, ensure};
 
 use crate::btf::{Btf, Id, Type};
 
-/// Types of `probe.h` that every object shares: `bianque::probe` has them.
-const SHARED: &[(&str, &str, u32)] =
-    &[("cgroup_ref", "bianque::probe::CgroupRef", 16), ("thread_ref", "bianque::probe::ThreadRef", 24)];
+/// Types of `bpf/include` that all objects share: `bianque::probe` has them.
+const SHARED: &[(&str, &str, u32)] = &[
+    ("cgroup_ref", "bianque::probe::CgroupRef", 16),
+    ("thread_ref", "bianque::probe::ThreadRef", 24),
+    ("call_stack", "bianque::probe::CallStack", 648),
+];
 
 const DERIVES: &str = "#[derive(Clone, Copy, Debug, bianque::zerocopy::FromBytes, bianque::zerocopy::IntoBytes, \
                        bianque::zerocopy::Immutable, bianque::zerocopy::KnownLayout";
@@ -57,7 +60,7 @@ impl<'a> Types<'a> {
         ensure!(!name.is_empty(), "{place}: struct without a name: give it one");
         let size = self.btf.size(id);
         if let Some((_, rust, want)) = SHARED.iter().find(|(c, ..)| *c == name) {
-            ensure!(size == *want, "{place}: struct {name} is probe.h's and has {want} bytes");
+            ensure!(size == *want, "{place}: struct {name} is of bpf/include and has {want} bytes");
             return Ok((*rust).to_owned());
         }
         let rust = camel(name);

@@ -10,7 +10,7 @@ use crate::signal::entry::IncidentRecord;
 use crate::signal::ids::{EventId, profile_id};
 use crate::signal::otlp::{self, Place, key_value, span_at};
 use crate::signal::semconv::{Key, attr};
-use crate::signal::{Capture, Event, Frame, Related, Severity, Timestamp, Value, profile};
+use crate::signal::{Capture, Event, Related, Severity, Timestamp, Value, profile};
 
 /// Stacks that a capture's span shows, as back ends show no profiles yet.
 const TOP_STACKS: usize = 10;
@@ -68,14 +68,14 @@ pub(super) fn capture(c: &Capture, collector: &str, id: EventId, place: Place) -
 
 fn top_stacks(c: &Capture) -> Vec<span::Event> {
     // Threads share stacks; a human wants to see where the time goes.
-    let mut counts: HashMap<(&[Frame], &[Frame]), u64> = HashMap::new();
+    let mut counts: HashMap<(&str, &str), u64> = HashMap::new();
     for s in &c.stacks {
-        *counts.entry((&s.kernel, &s.user)).or_default() += s.count;
+        *counts.entry((s.kernel.text(), s.user.text())).or_default() += s.count;
     }
     let mut top: Vec<_> = counts.into_iter().collect();
-    top.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| key_of(a.0).cmp(&key_of(b.0))));
+    top.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     top.truncate(TOP_STACKS);
-    let event = |((kernel, user), count): ((&[Frame], &[Frame]), u64)| {
+    let event = |((kernel, user), count): ((&str, &str), u64)| {
         let mut attributes = vec![pair(attr::LINUX_PROFILE_SAMPLES, count)];
         for (key, stack) in [(attr::LINUX_STACK_KERNEL, kernel), (attr::LINUX_STACK_USER, user)] {
             otlp::push_stack(&mut attributes, key.name, stack);
@@ -83,10 +83,6 @@ fn top_stacks(c: &Capture) -> Vec<span::Event> {
         span::Event { time_unix_nano: c.end.0, name: "stack".to_owned(), attributes, ..span::Event::default() }
     };
     top.into_iter().map(event).collect()
-}
-
-fn key_of<'a>((kernel, user): (&'a [Frame], &'a [Frame])) -> impl Ord + 'a {
-    kernel.iter().chain(user).map(|f| f.address).collect::<Vec<_>>()
 }
 
 /// Another party of an event, for as long as the event lasted.

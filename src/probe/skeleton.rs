@@ -219,6 +219,37 @@ impl From<ThreadRef> for crate::signal::Thread {
     }
 }
 
+/// `struct call_stack` of `call_stack.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CallStack {
+    pub kernel: [u64; 48],
+    pub user: [u64; 32],
+    pub kernel_bytes: i32,
+    pub user_bytes: i32,
+}
+
+impl CallStack {
+    /// Addresses in the kernel, innermost first.
+    #[must_use]
+    pub fn kernel(&self) -> &[u64] {
+        frames(&self.kernel, self.kernel_bytes)
+    }
+
+    /// Addresses in the program, innermost first; none of a kernel thread.
+    #[must_use]
+    pub fn user(&self) -> &[u64] {
+        frames(&self.user, self.user_bytes)
+    }
+}
+
+/// Of a stack's room what `bpf_get_stack` filled; it gives bytes, or an error below zero.
+#[must_use]
+pub fn frames(room: &[u64], bytes: i32) -> &[u64] {
+    let n = usize::try_from(bytes).unwrap_or(0) / size_of::<u64>();
+    &room[..n.min(room.len())]
+}
+
 /// A C string in a fixed field: up to the first NUL; what is not UTF-8 is replaced.
 #[must_use]
 pub fn text(field: &[u8]) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::semconv::attr;
-use super::{Attributes, Instrument, Key, MetricDef, Panel, Timestamp, Value, Workload};
+use super::{Attributes, Instrument, Key, MetricDef, Panel, Stack, Timestamp, Value, Workload};
 
 /// OTel severities that we use; the numbers are OTel's `SeverityNumber`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,33 +82,6 @@ pub struct Thread {
     pub comm: String,
 }
 
-/// One resolved stack frame, innermost first in a stack.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
-pub struct Frame {
-    /// Demangled function name; `None` when nothing names the address.
-    pub symbol: Option<Arc<str>>,
-    /// Path of the mapped file as the process sees it, or the kernel module.
-    pub module: Option<Arc<str>>,
-    /// Offset into the symbol, or into the module's file where there is no symbol.
-    pub offset: u64,
-    pub address: u64,
-    pub build_id: Option<Arc<str>>,
-}
-
-impl std::fmt::Display for Frame {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.symbol, &self.module) {
-            (Some(s), Some(m)) => write!(f, "{s}+{:#x} [{m}]", self.offset),
-            (Some(s), None) => write!(f, "{s}+{:#x}", self.offset),
-            (None, Some(m)) => match &self.build_id {
-                Some(b) => write!(f, "{:#x} [{m}+{:#x} {b}]", self.address, self.offset),
-                None => write!(f, "{:#x} [{m}+{:#x}]", self.address, self.offset),
-            },
-            (None, None) => write!(f, "{:#x}", self.address),
-        }
-    }
-}
-
 /// What another party was in an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -161,8 +134,8 @@ pub struct Event {
     /// One line for a human.
     pub message: String,
     pub attributes: Attributes,
-    pub kernel_stack: Vec<Frame>,
-    pub user_stack: Vec<Frame>,
+    pub kernel_stack: Stack,
+    pub user_stack: Stack,
     pub related: Vec<Related>,
     /// Events of this kind for this workload that were suppressed since the last one.
     pub suppressed: u64,
@@ -180,8 +153,8 @@ impl Event {
             thread: None,
             message,
             attributes: Attributes::new(),
-            kernel_stack: Vec::new(),
-            user_stack: Vec::new(),
+            kernel_stack: Stack::default(),
+            user_stack: Stack::default(),
             related: Vec::new(),
             suppressed: 0,
         }

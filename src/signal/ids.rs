@@ -3,6 +3,8 @@
 
 use sha2::{Digest, Sha256};
 
+use super::Frame;
+
 /// 24 hex digits in text: ingest time in nanoseconds, made strictly increasing, then four bytes of
 /// the host's hash. Its order is the order of ingest; it is the store's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +17,10 @@ pub struct TraceId(pub [u8; 16]);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpanId(pub [u8; 8]);
 
+/// Equal stacks have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StackId(pub [u8; 8]);
+
 macro_rules! hex_display {
     ($($t:ty),*) => {$(
         impl std::fmt::Display for $t {
@@ -24,17 +30,40 @@ macro_rules! hex_display {
         }
     )*};
 }
-hex_display!(EventId, TraceId, SpanId);
+hex_display!(EventId, TraceId, SpanId, StackId);
+
+impl StackId {
+    /// By what its frames are, not where they were loaded.
+    #[must_use]
+    pub fn of(frames: &[Frame]) -> Self {
+        let mut h = Sha256::new();
+        let part = |h: &mut Sha256, text: &Option<std::sync::Arc<str>>| {
+            h.update(text.as_deref().unwrap_or_default());
+            // No name holds it: "a", "bc" is not "ab", "c".
+            h.update([0]);
+        };
+        for f in frames {
+            [&f.symbol, &f.module, &f.build_id].into_iter().for_each(|text| part(&mut h, text));
+            let unknown = f.symbol.is_none() && f.module.is_none();
+            h.update(if unknown { f.address } else { f.offset }.to_be_bytes());
+        }
+        StackId(first(h))
+    }
+}
+
+fn first<const N: usize>(h: Sha256) -> [u8; N] {
+    let full: [u8; 32] = h.finalize().into();
+    let mut out = [0; N];
+    out.copy_from_slice(&full[..N]);
+    out
+}
 
 fn digest<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
     let mut h = Sha256::new();
     for p in parts {
         h.update(p);
     }
-    let full: [u8; 32] = h.finalize().into();
-    let mut out = [0; N];
-    out.copy_from_slice(&full[..N]);
-    out
+    first(h)
 }
 
 impl EventId {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Attributes, EventDef, Frame, Severity, Thread, Timestamp, Workload, WorkloadKey};
+use super::{Attributes, EventDef, Severity, Stack, Thread, Timestamp, Workload, WorkloadKey};
 
 /// Whom a trigger is about: one collector's limit on one workload (or the node), and, where that is
 /// not enough, one thing of it, such as a disk.
@@ -45,9 +45,9 @@ pub enum Change {
 #[derive(Debug, Clone, Default)]
 pub struct StackSample {
     /// Innermost first.
-    pub kernel: Vec<Frame>,
+    pub kernel: Stack,
     /// Innermost first.
-    pub user: Vec<Frame>,
+    pub user: Stack,
     pub thread: Thread,
     pub count: u64,
 }

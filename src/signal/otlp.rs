@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span};
 
 use super::ids::{SpanId, TraceId};
 use super::semconv::{EXCEPTION, attr};
-use super::{Attributes, Event, Frame, Key, Severity, Thread, Timestamp, Trigger, Value, wire};
+use super::{Attributes, Event, Key, Severity, Thread, Timestamp, Trigger, Value, wire};
 
 /// Whether an attribute of the node's resource also holds for what runs on it: what tells the node
 /// from others, in the style of `host.*`. The rest describes the agent: its service, its own pod.
@@ -93,9 +93,14 @@ fn write_attributes(out: &mut Vec<u8>, field: u32, e: &Event) {
         let ns = Value::from(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
         wire::attribute(out, field, attr::LINUX_DURATION.name, &ns);
     }
-    let stacks = [(attr::LINUX_STACK_KERNEL, &e.kernel_stack), (attr::LINUX_STACK_USER, &e.user_stack)];
-    for (key, stack) in stacks.into_iter().filter(|(_, s)| !s.is_empty()) {
-        wire::text_attribute(out, field, key.name, &stack_text(stack));
+    let stacks = [
+        (attr::LINUX_STACK_KERNEL, attr::LINUX_STACK_KERNEL_ID, &e.kernel_stack),
+        (attr::LINUX_STACK_USER, attr::LINUX_STACK_USER_ID, &e.user_stack),
+    ];
+    for (text, key, stack) in stacks {
+        let Some(id) = stack.id() else { continue };
+        wire::text_attribute(out, field, text.name, stack.text());
+        wire::text_attribute(out, field, key.name, &id.to_string());
     }
     if e.suppressed > 0 {
         wire::attribute(out, field, attr::LINUX_SUPPRESSED.name, &Value::from(e.suppressed));
@@ -153,7 +158,8 @@ fn exception(e: &Event) -> Option<span::Event> {
         key_value(attr::EXCEPTION_TYPE.name, &Value::Str(e.def.name.into())),
         key_value(attr::EXCEPTION_MESSAGE.name, &Value::Str(e.message.clone().into())),
     ];
-    push_stack(&mut attributes, attr::EXCEPTION_STACKTRACE.name, e.kernel_stack.iter().chain(&e.user_stack));
+    let stacks = [e.kernel_stack.text(), e.user_stack.text()];
+    push_stack(&mut attributes, attr::EXCEPTION_STACKTRACE.name, stacks.join("\n").trim_matches('\n'));
     Some(span::Event { time_unix_nano: e.time.0, name: EXCEPTION.to_owned(), attributes, ..span::Event::default() })
 }
 
@@ -185,25 +191,11 @@ pub fn push_thread(attributes: &mut Vec<KeyValue>, t: &Thread) {
     }
 }
 
-/// A stack is one text, a frame a line, as `code.stacktrace` is in the conventions: a string a frame
-/// would cost each event dozens of allocations.
-pub fn push_stack<'a>(attributes: &mut Vec<KeyValue>, name: &str, stack: impl IntoIterator<Item = &'a Frame>) {
-    let text = stack_text(stack);
+/// A stack's text, unless it is empty.
+pub fn push_stack(attributes: &mut Vec<KeyValue>, name: &str, text: &str) {
     if !text.is_empty() {
-        attributes.push(key_value(name, &Value::Str(text.into())));
+        attributes.push(key_value(name, &Value::Str(text.to_owned().into())));
     }
-}
-
-fn stack_text<'a>(stack: impl IntoIterator<Item = &'a Frame>) -> String {
-    use std::fmt::Write as _;
-    let stack = stack.into_iter();
-    let mut lines = String::with_capacity(stack.size_hint().0 * 48);
-    for frame in stack {
-        let separator = if lines.is_empty() { "" } else { "\n" };
-        // Writing to a String cannot fail.
-        let _ = write!(lines, "{separator}{frame}");
-    }
-    lines
 }
 
 /// The text of an attribute, where it is text.
@@ -236,7 +228,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::signal::{EventDef, Instrument, MetricDef, Panel};
+    use crate::signal::{EventDef, Frame, Instrument, MetricDef, Panel};
 
     /// What was written, as any reader of OTLP sees it.
     fn log_record(e: &Event, span: Option<(TraceId, SpanId)>) -> LogRecord {
@@ -267,7 +259,7 @@ mod tests {
         e.duration = Some(Duration::from_nanos(1_500));
         e.thread = Some(Thread { pid: 7, tid: 8, comm: "worker".into() });
         let frame = |symbol: &str, offset| Frame { symbol: Some(symbol.into()), offset, ..Frame::default() };
-        e.kernel_stack = vec![frame("do_thing", 16), Frame { module: Some("mod".into()), ..frame("next", 32) }];
+        e.kernel_stack = vec![frame("do_thing", 16), Frame { module: Some("mod".into()), ..frame("next", 32) }].into();
         e.suppressed = 3;
         e
     }
@@ -288,6 +280,7 @@ mod tests {
         assert_eq!(int(&r.attributes, "linux.duration"), Some(1_500));
         assert_eq!(int(&r.attributes, "linux.suppressed"), Some(3));
         assert_eq!(text(&r.attributes, "linux.stack.kernel"), Some("do_thing+0x10\nnext+0x20 [mod]"));
+        assert_eq!(text(&r.attributes, "linux.stack.kernel_id").map(str::len), Some(16));
         assert!(!r.attributes.iter().any(|a| a.key == "linux.stack.user"), "an empty stack is left out");
     }
 
@@ -323,7 +316,7 @@ mod tests {
     fn errors_are_exceptions() {
         let place = Place { trace: TraceId([1; 16]), span: SpanId([2; 8]), parent: None };
         let mut e = event();
-        e.user_stack = vec![Frame { symbol: Some("main".into()), ..Frame::default() }];
+        e.user_stack = vec![Frame { symbol: Some("main".into()), ..Frame::default() }].into();
         let s = event_span(&e, "test", place);
         let x = &s.events[0];
         assert_eq!((x.name.as_str(), x.time_unix_nano), ("exception", 5_000));

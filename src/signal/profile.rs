@@ -263,7 +263,7 @@ mod tests {
 
     fn capture() -> Capture {
         let sample = |user: &[&str], count| StackSample {
-            kernel: Vec::new(),
+            kernel: crate::signal::Stack::default(),
             user: user.iter().map(|n| frame(n)).collect(),
             thread: Thread { pid: 1, tid: 1, comm: "app".into() },
             count,
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn folded_gives_the_stacks_back() {
         let mut c = capture();
-        c.stacks[1].kernel = vec![frame("fault"), frame("entry")];
+        c.stacks[1].kernel = vec![frame("fault"), frame("entry")].into();
         let bytes = encode(&c, "cpuidle", [9; 16], TraceId([1; 16]), SpanId([2; 8])).unwrap();
         let want = [(vec!["main", "leaf"], 0, 5), (vec!["main", "other", "entry", "fault"], 2, 2)]
             .map(|(f, kernel, count)| Folded { frames: f.into_iter().map(str::to_owned).collect(), kernel, count });

@@ -79,6 +79,10 @@ pub mod attr {
     pub const CPU_LOGICAL_NUMBER: Key = Key::new("cpu.logical_number", "The CPU");
     pub const LINUX_STACK_KERNEL: Key = Key::new("linux.stack.kernel", "Kernel stack, a frame a line, innermost first");
     pub const LINUX_STACK_USER: Key = Key::new("linux.stack.user", "User stack, a frame a line, innermost first");
+    pub const LINUX_STACK_KERNEL_ID: Key =
+        Key::new("linux.stack.kernel_id", "The same for equal kernel stacks, on every node with the same kernel");
+    pub const LINUX_STACK_USER_ID: Key =
+        Key::new("linux.stack.user_id", "The same for equal user stacks, in every process of the same program");
     pub const LINUX_DURATION: Key = Key::new("linux.duration", "How long it had lasted, in nanoseconds");
     pub const LINUX_SUPPRESSED: Key =
         Key::new("linux.suppressed", "Events of this kind of this workload that were limited since the last one");
@@ -145,7 +149,7 @@ pub mod attr {
 
     // softlockup.
     pub const LINUX_LOCKUP_CPUS: Key =
-        Key::new("linux.lockup.cpus", "What the other CPUs did at that moment: thread, mode, kernel stack");
+        Key::new("linux.lockup.cpus", "What the other CPUs did at that moment: thread, mode, stacks");
     pub const LINUX_LOCKUP_BY_KERNEL: Key =
         Key::new("linux.lockup.reported_by_kernel", "The kernel's own watchdog has reported it");
 

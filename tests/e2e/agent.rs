@@ -151,7 +151,7 @@ impl Agent {
         let mut e = Event::new(&KILL, now(), Some(shop()), format!("killed {mark}"));
         e.attributes.set_named("test.mark".into(), mark.to_owned().into());
         e.duration = Some(Duration::from_millis(3));
-        e.kernel_stack = vec![Frame { symbol: Some("oom_kill_process".into()), ..Frame::default() }];
+        e.kernel_stack = vec![Frame { symbol: Some("oom_kill_process".into()), ..Frame::default() }].into();
         self.sender.send(Input::Event { collector: "oom", event: e });
     }
 
@@ -181,10 +181,10 @@ impl Agent {
             start: onset,
             end: now(),
             stacks: vec![StackSample {
-                kernel: Vec::new(),
-                user: vec![frame("churn"), frame("main")],
+                user: vec![frame("churn"), frame("main")].into(),
                 thread: Thread { pid: 7, tid: 7, comm: "shop".into() },
                 count: 42,
+                ..StackSample::default()
             }],
             sample_period_ns: 10_101_010,
             attributes: Attributes::new(),

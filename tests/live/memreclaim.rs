@@ -3,7 +3,9 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Group, Need, Process, events_of, is_about, patience, place, provoke, wait_for};
+use crate::support::{
+    Agent, Container, Group, Need, Process, events_of, is_about, patience, place, program, provoke, wait_for,
+};
 
 const NAME: &str = "linux.memory.reclaim_stall";
 /// Many short stalls: reclaim of page cache is cheap.
@@ -44,6 +46,45 @@ fn full_memory_cgroup_is_named() {
         [] as [Json; 0]
     );
 }
+
+/// Where the program was that had to wait is named, by its own function.
+#[test]
+fn programs_own_function_is_named() {
+    let _place = place!(Need::Agent, Need::Compiler);
+    let agent = Agent::start(SENSITIVE);
+    let (reader, _dir) = program("reader", MAPPED_READER);
+    let group = Group::of("memory", "mapped");
+    let reader = reader.display().to_string();
+    provoke("reclaim-memcg", &["--in", &group.dir(), "--file-mb", "512", "--reader", &reader]);
+    let event = agent.wait_event(NAME, patience(10), |e| {
+        is_about(e, "linux.cgroup.path", &group.path()) && e["stacks"]["user"].to_string().contains("touch_each_page")
+    });
+    let innermost = event["stacks"]["user"][0].as_str().unwrap_or_default();
+    assert!(innermost.starts_with("touch_each_page+"), "{event}");
+    assert!(event["attributes"]["linux.stack.kernel_id"].is_string(), "{event}");
+}
+
+/// Reads its standard input through a mapping: the faults are in its own function, with no library between.
+const MAPPED_READER: &str = r"
+#include <sys/mman.h>
+#include <unistd.h>
+volatile unsigned long sum;
+__attribute__((noinline)) void touch_each_page(const unsigned char *p, long n)
+{
+    for (long i = 0; i < n; i += 4096)
+        sum += p[i];
+}
+int main(void)
+{
+    long n = lseek(0, 0, SEEK_END);
+    unsigned char *p = mmap(0, n, PROT_READ, MAP_SHARED, 0, 0);
+    if (p == MAP_FAILED)
+        return 1;
+    for (int i = 0; i < 4; i++)
+        touch_each_page(p, n);
+    return 0;
+}
+";
 
 /// The process of a container that pays is the container's.
 #[test]

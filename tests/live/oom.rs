@@ -86,6 +86,7 @@ fn killed_plain_cgroup_is_known_by_its_path() {
     let event = agent.wait_event(NAME, patience(10), |e| is_about(e, "linux.cgroup.path", &path));
     assert_eq!(event["attributes"]["linux.oom.cgroup.path"], path.as_str());
     assert_eq!(event["attributes"]["linux.oom.limit"], 24 << 20);
+    assert!(event["stacks"]["kernel"].to_string().contains("mem_cgroup"), "{event}");
 }
 
 /// The node itself runs out: the event says so, and the evidence is the node's.

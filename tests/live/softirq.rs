@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Need, patience, place, program, provoke, shell};
+use crate::support::{Agent, Container, Need, patience, place, program, provoke, shell};
 
 /// Interrupts off on CPU 0 are reported with how long, on which CPU, and the stack that held it.
 #[test]
@@ -15,6 +15,21 @@ fn cpu_without_interrupts_is_reported() {
         .wait_event("linux.irq.held_off", patience(10), |e| ms(e) >= 200 && e["attributes"]["cpu.logical_number"] == 0);
     assert_eq!(event["severity"], "WARN");
     assert!(event["stacks"]["kernel"].as_array().is_some_and(|s| !s.is_empty()), "no stack: {event}");
+}
+
+/// Who was on the CPU meanwhile is told: its container, and where its program was.
+#[test]
+fn program_on_the_cpu_is_named() {
+    let _place = place!(Need::Agent, Need::Spin, Need::Podman);
+    let agent = Agent::start("");
+    let container = Container::start("culprit", &[], &["sleep", "1000"]);
+    provoke("irqoff", &["--ms", "200", "--times", "2", "--cpu", "0", "--in", &container.cgroup("cpu")]);
+    let event = agent.wait_event("linux.irq.held_off", patience(10), |e| {
+        e["attributes"]["linux.culprit"]["container.name"] == container.name.as_str()
+    });
+    let innermost = event["stacks"]["user"][0].as_str().unwrap_or_default();
+    assert!(!innermost.is_empty() && !innermost.starts_with("0x"), "no function of the program: {event}");
+    assert!(event["attributes"]["linux.stack.user_id"].is_string(), "{event}");
 }
 
 /// A softirq that was raised and did not run is reported, with its vector.

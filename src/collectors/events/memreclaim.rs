@@ -197,8 +197,7 @@ impl EventCollector for MemReclaim {
         e.duration = Some(Duration::from_nanos(r.stall_ns));
         e.thread = Some(r.thread.into());
         e.suppressed = u64::from(r.suppressed);
-        e.kernel_stack = self.symbols.kernel(frames(&r.stack, r.stack_bytes));
-        e.user_stack = self.symbols.user(r.thread.tgid, frames(&r.user, r.user_bytes));
+        (e.kernel_stack, e.user_stack) = self.symbols.both(r.thread.tgid, &r.stack);
         self.say_work(&mut e, r);
         self.say_cgroup(&mut e, r);
         self.say_pressure(&mut e, r);
@@ -274,11 +273,6 @@ fn kind(r: &ReclaimStall) -> &'static str {
         ReclaimKind::RECLAIM_MEMCG => "memcg",
         _ => "compaction",
     }
-}
-
-fn frames(stack: &[u64], bytes: i32) -> &[u64] {
-    let n = usize::try_from(bytes).unwrap_or(0) / size_of::<u64>();
-    &stack[..n.min(stack.len())]
 }
 
 /// Under the names that the kernel's file has: Documentation/accounting/psi.rst.

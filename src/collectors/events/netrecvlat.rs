@@ -51,7 +51,7 @@ use crate::probe::{Object, text};
 use crate::signal::event::counter;
 use crate::signal::semconv::{attr, event, metric};
 use crate::signal::units::HumanDuration;
-use crate::signal::{Event, EventDef, Frame, MetricDef, Severity, Thread, Workload};
+use crate::signal::{Event, EventDef, MetricDef, Severity, Stack, Thread, Workload};
 use crate::workload::Workloads;
 
 static DELAYS: MetricDef =
@@ -243,7 +243,7 @@ impl NetRecvLat {
         Ok(stepped)
     }
 
-    fn delayed(&mut self, r: &ReceiveDelay, stack: Vec<Frame>) -> Event {
+    fn delayed(&mut self, r: &ReceiveDelay, stack: Stack) -> Event {
         let delay = Duration::from_nanos(r.delay_ns);
         let owner = net::NetOwner {
             cgroup: r.owner.cgroup,

@@ -4,7 +4,8 @@
 //! ## What it tells
 //! Who was killed and in which container, whose allocation it was that could not be met, which limit
 //! was reached (the node's memory, a memory cgroup's, a cpuset's), and how memory stood: the cgroup's
-//! `memory.stat` and `memory.events`, its largest processes, the victim's memory by kind, the node's.
+//! `memory.stat` and `memory.events`, its largest processes, the victim's memory by kind, the node's. The
+//! stacks are those of whose allocation it was (`linux.trigger`).
 //!
 //! ## How
 //! `oom:mark_victim` (include/trace/events/oom.h), once for each task that is killed, so group kills
@@ -18,7 +19,8 @@
 //!
 //! ## Limits
 //! `memory.stat` is read some milliseconds after the kill began: what the victim held may be gone from
-//! it already; usage and limit are of the kill itself. Without CAP_SYSLOG (where `dmesg_restrict` is
+//! it already; usage and limit are of the kill itself. Where the trigger is the victim, there is a user
+//! stack only if it was faster read than the program was gone. Without CAP_SYSLOG (where `dmesg_restrict` is
 //! set) and without kprobes the constraint is `unknown`.
 //!
 //! ## What to do next
@@ -36,6 +38,7 @@ use crate::collectors::{
 use crate::host::cgroup::Cgroups;
 use crate::host::{Clock, Host, Kmsg};
 use crate::probe::skeletons::oom::{OomVictim, Record, Records, SKELETON};
+use crate::probe::stacks::Symbols;
 use crate::signal::event::counter;
 use crate::signal::semconv::{attr, event, metric};
 use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Thread, Value, Workload};
@@ -90,6 +93,7 @@ pub struct Oom {
     clock: Clock,
     host: Host,
     workloads: Workloads,
+    symbols: Symbols,
     /// `None`: the log may not be read here.
     log: Option<Kmsg>,
     /// Lines of kills that were not reported yet, and of group kills.
@@ -109,7 +113,8 @@ impl Collector for Oom {
             slot: "kill",
             lost: "the allocation's order and flags; the constraint comes from the kernel's log",
         }],
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_DAC_READ_SEARCH"],
+        // CAP_SYS_PTRACE: the names of the trigger's functions.
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"],
         metrics: &[],
         events: &[&OOM_KILL],
     };
@@ -124,6 +129,7 @@ impl Collector for Oom {
             clock: cx.clock.clone(),
             host: cx.host.clone(),
             workloads: cx.workloads.clone(),
+            symbols: cx.symbols.clone(),
             log,
             lines: VecDeque::new(),
             page: crate::host::sys::page_size(),
@@ -139,6 +145,8 @@ impl EventCollector for Oom {
     type Records = Records;
 
     fn on_record(&mut self, Record::OomVictim(r): Record<'_>, out: &mut Events) -> anyhow::Result<()> {
+        // First of all: the trigger is often the victim, and its program is about to be gone.
+        let user = self.symbols.user(r.trigger.tgid, r.stack.user());
         let workload = self.victim_workload(r);
         let line = self.log_line(r.victim.tgid, workload.as_ref().map(|w| w.cgroup.as_str()));
         let mut e = Event::new(&OOM_KILL, self.clock.wall(r.time_ns), workload, String::new());
@@ -148,6 +156,11 @@ impl EventCollector for Oom {
         self.add_evidence(&mut e);
         let trigger = self.workloads.of_cgroup(r.trigger_cgroup.into());
         e.involve(Role::Trigger, trigger, r.trigger.into());
+        e.kernel_stack = self.symbols.kernel(r.stack.kernel());
+        // Addresses in a program that is gone tell nothing.
+        if user.iter().any(|f| f.module.is_some()) {
+            e.user_stack = user;
+        }
         e.message = message(&e);
         out.emit(e);
         Ok(())

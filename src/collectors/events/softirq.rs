@@ -16,7 +16,8 @@
 //! the kernel books it) is subtracted before the limit is compared.
 //!
 //! ## Signals
-//! Both events name the CPU, the thread found running, its container and its kernel stack.
+//! Both events name the CPU, the thread found running, its container, its kernel stack and where its
+//! program was.
 //!
 //! ## Limits
 //! A hypervisor that reports no steal time makes a paused guest look like interrupts held off.
@@ -117,8 +118,8 @@ impl Collector for Softirq {
         needs: &[],
         object: Some(&SKELETON),
         optional: &[],
-        // CAP_SYSLOG: kernel symbols.
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        // CAP_SYSLOG: kernel symbols. CAP_SYS_PTRACE: the program's.
+        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_SYS_PTRACE"],
         metrics: &[],
         events: &[&DELAY, &HELD_OFF],
     };
@@ -172,7 +173,7 @@ impl Softirq {
         let mut e = self.event(&HELD_OFF, r.time_ns, delay, &r.at);
         e.message = format!("CPU {} took no interrupts for {}{}", r.at.cpu, ms(delay), running(&e));
         e.attributes.set(attr::CPU_LOGICAL_NUMBER, r.at.cpu).set(attr::LINUX_CPU_STEAL, r.steal_ns);
-        let function = self.symbols.kernel(&[r.function]).pop().and_then(|f| f.symbol);
+        let function = self.symbols.kernel(&[r.function]).first().and_then(|f| f.symbol.clone());
         e.attributes.set_some(attr::LINUX_TIMER_FUNCTION, function.map(|f| f.to_string()));
         e.suppressed = u64::from(r.suppressed);
         e
@@ -181,9 +182,8 @@ impl Softirq {
     /// The node suffers: whatever was to run on that CPU waited. The thread found there is involved.
     fn event(&self, def: &'static EventDef, time_ns: u64, delay: Duration, at: &FoundAt) -> Event {
         let mut e = Event::new(def, self.clock.wall(time_ns), None, String::new());
-        let frames = usize::try_from(at.stack_bytes).unwrap_or(0) / size_of::<u64>();
         e.duration = Some(delay);
-        e.kernel_stack = self.symbols.kernel(&at.stack[..frames.min(at.stack.len())]);
+        (e.kernel_stack, e.user_stack) = self.symbols.both(at.thread.tgid, &at.stack);
         if at.thread.tid != 0 {
             let thread = Thread::from(at.thread);
             e.thread = Some(thread.clone());

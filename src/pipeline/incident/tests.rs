@@ -110,7 +110,7 @@ fn capture(w: Option<&Arc<Workload>>, s: u64) -> Capture {
         start: Timestamp(START + s.saturating_sub(5) * S),
         end: Timestamp(START + s * S),
         stacks: vec![StackSample {
-            user: vec![crate::signal::Frame { symbol: Some("spin".into()), ..Default::default() }],
+            user: vec![crate::signal::Frame { symbol: Some("spin".into()), ..Default::default() }].into(),
             count: 42,
             ..StackSample::default()
         }],

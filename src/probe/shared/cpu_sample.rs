@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::probe::skeletons::cpu_sample::{self, Record};
-use crate::probe::{CgroupId, LoadError, Loader, Object, RecordSet, Sampling, Table};
+use crate::probe::{CgroupId, LoadError, Loader, Object, RecordSet, Sampling, Table, frames};
 use crate::signal::Thread;
 
 /// Off the usual 100 Hz, so as not to run in step with timers.
@@ -228,8 +228,8 @@ impl CpuSample {
             pid: r.thread.tgid,
             tid: r.thread.tid,
             comm: r.thread.comm,
-            kernel: frames(&r.kernel, r.kernel_bytes),
-            user: frames(&r.user, r.user_bytes),
+            kernel: frames(&r.kernel, r.kernel_bytes).into(),
+            user: frames(&r.user, r.user_bytes).into(),
         };
         if t.stacks.len() >= MAX_STACKS && !t.stacks.contains_key(&key) {
             t.dropped += 1;
@@ -237,9 +237,4 @@ impl CpuSample {
         }
         *t.stacks.entry(key).or_default() += 1;
     }
-}
-
-fn frames(stack: &[u64], bytes: i32) -> Box<[u64]> {
-    let n = usize::try_from(bytes).unwrap_or(0) / size_of::<u64>();
-    stack[..n.min(stack.len())].into()
 }

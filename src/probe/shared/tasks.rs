@@ -11,7 +11,7 @@ use zerocopy::FromBytes as _;
 
 use super::Feature;
 use crate::probe::skeletons::tasks::{BlockedTask, SKELETON, setting, switch};
-use crate::probe::{CgroupId, LoadError, Loader, Object};
+use crate::probe::{CgroupId, LoadError, Loader, Object, frames};
 use crate::signal::Thread;
 
 /// Blocked tasks that one walk tells of; the kernel goes on counting what is over.
@@ -101,7 +101,6 @@ impl Tasks {
 
 impl From<&BlockedTask> for Blocked {
     fn from(r: &BlockedTask) -> Self {
-        let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
         Blocked {
             thread: r.thread.into(),
             cgroup: r.cgroup.into(),
@@ -121,7 +120,7 @@ impl From<&BlockedTask> for Blocked {
                     hint: r.owner_is_hint != 0,
                 }),
             }),
-            stack: r.stack[..frames.min(r.stack.len())].to_vec(),
+            stack: frames(&r.stack, r.stack_bytes).to_vec(),
         }
     }
 }

@@ -2,11 +2,13 @@
 //! Kernel symbols from `/proc/kallsyms` (proc(5)). Read by ourselves, as blazesym leaves out the
 //! module's name and keeps each name in an allocation of its own.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::signal::Frame;
+use super::{call_sites, restore};
+use crate::signal::{Frame, Stack};
 
 const KALLSYMS: &str = "/proc/kallsyms";
 
@@ -15,6 +17,9 @@ const LARGEST_FUNCTION: u64 = 1 << 20;
 
 /// Modules come and go: the file is read again for an unknown address, but no more often.
 const REREAD: Duration = Duration::from_secs(60);
+
+/// Stacks that are kept; each is some 3 KiB.
+const STACKS: usize = 256;
 
 /// All functions of the kernel and its modules, read at the first use.
 #[derive(Default)]
@@ -25,6 +30,8 @@ pub struct Kallsyms {
     names: String,
     modules: Vec<Arc<str>>,
     error: Option<String>,
+    /// Stacks that were asked for, by their addresses; gone when the symbols are read again.
+    stacks: HashMap<Box<[u64]>, Stack>,
 }
 
 struct Symbol {
@@ -36,6 +43,23 @@ struct Symbol {
 }
 
 impl Kallsyms {
+    /// In a storm, the same few stacks come again and again.
+    pub fn stack(&mut self, addresses: &[u64]) -> Stack {
+        if let Some(known) = self.stacks.get(addresses) {
+            return known.clone();
+        }
+        let frames: Vec<_> = call_sites(addresses).into_iter().map(|a| self.frame(a)).collect();
+        let named = frames.iter().all(|f| f.symbol.is_some());
+        let stack = restore(addresses, frames);
+        if named {
+            if self.stacks.len() == STACKS {
+                self.stacks.clear();
+            }
+            self.stacks.insert(addresses.into(), stack.clone());
+        }
+        stack
+    }
+
     pub fn frame(&mut self, address: u64) -> Frame {
         if self.find(address).is_none() && self.read.is_none_or(|t| t.elapsed() > REREAD) {
             self.reread();

@@ -14,7 +14,8 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::signal::Frame;
+use crate::probe::CallStack;
+use crate::signal::{Frame, Stack};
 use kernel::Kallsyms;
 use process::Processes;
 
@@ -38,16 +39,25 @@ impl Symbols {
         Self::default()
     }
 
-    /// Frames of a kernel stack, in the order given.
+    /// A kernel stack and a user stack of process `pid`.
     #[must_use]
-    pub fn kernel(&self, addresses: &[u64]) -> Vec<Frame> {
-        self.with(|s| restore(addresses, call_sites(addresses).into_iter().map(|a| s.kernel.frame(a)).collect()))
+    pub fn both(&self, pid: u32, stack: &CallStack) -> (Stack, Stack) {
+        (self.kernel(stack.kernel()), self.user(pid, stack.user()))
     }
 
-    /// Frames of a user stack of process `pid` (as the host numbers it), in the order given. Of a
-    /// process that is gone and was not seen before, addresses only.
+    /// A kernel stack, in the order given. Equal ones are named once.
     #[must_use]
-    pub fn user(&self, pid: u32, addresses: &[u64]) -> Vec<Frame> {
+    pub fn kernel(&self, addresses: &[u64]) -> Stack {
+        self.with(|s| s.kernel.stack(addresses))
+    }
+
+    /// A user stack of process `pid` (as the host numbers it), in the order given. Of a process that
+    /// is gone and was not seen before, addresses only.
+    #[must_use]
+    pub fn user(&self, pid: u32, addresses: &[u64]) -> Stack {
+        if addresses.is_empty() {
+            return Stack::default();
+        }
         self.with(|s| {
             s.asked = Some(Instant::now());
             restore(addresses, s.processes.frames(pid, &call_sites(addresses)))
@@ -85,10 +95,10 @@ fn call_sites(addresses: &[u64]) -> Vec<u64> {
 }
 
 /// Frames as they are on the stack.
-fn restore(addresses: &[u64], mut frames: Vec<Frame>) -> Vec<Frame> {
+fn restore(addresses: &[u64], mut frames: Vec<Frame>) -> Stack {
     for (frame, address) in frames.iter_mut().zip(addresses) {
         frame.offset += address - frame.address;
         frame.address = *address;
     }
-    frames
+    frames.into()
 }

@@ -102,6 +102,21 @@ fn kernel_function_is_named_or_the_reason_given() {
     assert_eq!((frame.symbol.as_deref(), frame.offset), (Some("schedule"), 4));
 }
 
+/// A stack that comes again is not named again: it is the same one, until the symbols are read anew.
+#[test]
+fn equal_kernel_stacks_are_named_once() {
+    let text = "ffff0000 T _text\nffff0020 t f\nffff1000 t g\t[xfs]\n";
+    let mut k = Kallsyms::parse(text.as_bytes());
+    let (first, again) = (k.stack(&[0xffff_0024, 0xffff_1008]), k.stack(&[0xffff_0024, 0xffff_1008]));
+    assert_eq!(first.text(), "f+0x4\ng+0x8 [xfs]");
+    assert!(std::ptr::eq(first.text(), again.text()), "made anew");
+    let other = k.stack(&[0xffff_0025, 0xffff_1008]);
+    assert!(other != first && other.id() != first.id());
+    // What has no name may have one later.
+    let unknown = [0x10_u64];
+    assert!(!std::ptr::eq(k.stack(&unknown).text(), k.stack(&unknown).text()));
+}
+
 /// Modules are told, padding and data are passed over, far addresses are not guessed.
 #[test]
 fn kallsyms_text() {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::LOCKED_UP;
 use crate::collectors::Context;
 use crate::host::Clock;
-use crate::probe::CgroupId;
 use crate::probe::skeletons::softlockup::{CpuSeen, FoundAt, Lockup, LockupPhase};
 use crate::probe::stacks::Symbols;
+use crate::probe::{CallStack, CgroupId};
 use crate::signal::semconv::attr;
 use crate::signal::{Event, Role, Severity, Thread, Value, Workload};
 use crate::workload::Workloads;
@@ -41,8 +41,7 @@ impl WatchdogLine {
 struct Found {
     cgroup: Option<CgroupId>,
     thread: Thread,
-    kernel: Vec<u64>,
-    user: Vec<u64>,
+    stack: Option<CallStack>,
 }
 
 /// Another CPU.
@@ -87,7 +86,7 @@ impl Pending {
             time_ns: r.time_ns,
             stuck: Duration::from_nanos(r.stuck_ns),
             steal_ns: Some(r.steal_ns),
-            culprit: Found { user: frames(&r.user, r.user_bytes), ..Found::at(&r.at) },
+            culprit: Found::at(&r.at),
             others: Vec::new(),
         }
     }
@@ -105,8 +104,7 @@ impl Pending {
             culprit: Found {
                 cgroup: None,
                 thread: Thread { pid: line.tid, tid: line.tid, comm: line.comm.clone() },
-                kernel: Vec::new(),
-                user: Vec::new(),
+                stack: None,
             },
             others: Vec::new(),
         }
@@ -120,30 +118,25 @@ impl Pending {
             if !self.others.iter().any(|o| o.cpu == cpu) {
                 self.others.push(Other { cpu, mode, found: Found::at(&r.at) });
             }
-        } else if self.culprit.kernel.is_empty() && r.at.thread.tid == self.culprit.thread.tid {
+        } else if self.culprit.is_unseen() && r.at.thread.tid == self.culprit.thread.tid {
             self.culprit = Found::at(&r.at);
         }
     }
 
     pub fn is_complete(&self, cpus: usize) -> bool {
-        self.others.len() + 1 >= cpus && !self.culprit.kernel.is_empty()
+        self.others.len() + 1 >= cpus && !self.culprit.is_unseen()
     }
 }
 
 impl Found {
-    fn at(at: &FoundAt) -> Self {
-        Found {
-            cgroup: Some(at.cgroup.into()),
-            thread: at.thread.into(),
-            kernel: frames(&at.stack, at.stack_bytes),
-            user: Vec::new(),
-        }
+    /// Nobody has looked where it is.
+    fn is_unseen(&self) -> bool {
+        self.stack.as_ref().is_none_or(|s| s.kernel().is_empty())
     }
-}
 
-fn frames(stack: &[u64], bytes: i32) -> Vec<u64> {
-    let n = usize::try_from(bytes).unwrap_or(0) / size_of::<u64>();
-    stack[..n.min(stack.len())].to_vec()
+    fn at(at: &FoundAt) -> Self {
+        Found { cgroup: Some(at.cgroup.into()), thread: at.thread.into(), stack: Some(at.stack) }
+    }
 }
 
 /// Makes events.
@@ -169,9 +162,8 @@ impl Reporter {
             e.severity = Severity::Info;
         }
         e.duration = Some(p.stuck);
-        e.kernel_stack = self.symbols.kernel(&culprit.kernel);
-        if !culprit.user.is_empty() {
-            e.user_stack = self.symbols.user(culprit.thread.pid, &culprit.user);
+        if let Some(stack) = &culprit.stack {
+            (e.kernel_stack, e.user_stack) = self.symbols.both(culprit.thread.pid, stack);
         }
         let of = Workload::whose(workload.as_ref());
         let (cpu, seconds, thread) = (p.cpu, p.stuck.as_secs_f64(), culprit.thread);
@@ -195,8 +187,6 @@ impl Reporter {
     }
 
     fn other(&self, o: &Other) -> Value {
-        let stack = self.symbols.kernel(&o.found.kernel);
-        let stack: Vec<String> = stack.iter().map(ToString::to_string).collect();
         let mut cells = vec![
             (attr::CPU_LOGICAL_NUMBER, Value::from(o.cpu)),
             (attr::CPU_MODE, o.mode.into()),
@@ -206,7 +196,11 @@ impl Reporter {
         if let Some(w) = o.found.cgroup.and_then(|c| self.workloads.of_cgroup(c)) {
             cells.push((attr::LINUX_CGROUP_PATH, w.cgroup.clone().into()));
         }
-        cells.push((attr::LINUX_STACK_KERNEL, stack.join("\n").into()));
+        if let Some(stack) = &o.found.stack {
+            let (kernel, user) = self.symbols.both(o.found.thread.pid, stack);
+            cells.push((attr::LINUX_STACK_KERNEL, kernel.text().to_owned().into()));
+            cells.push((attr::LINUX_STACK_USER, user.text().to_owned().into()));
+        }
         Value::table_row(cells)
     }
 }

@@ -102,7 +102,7 @@ fn span_is_a_trace_document() {
 fn profile_is_a_document() {
     let frame = |name: &str| Frame { symbol: Some(name.into()), ..Frame::default() };
     let sample = |user: &[&str], count| StackSample {
-        kernel: Vec::new(),
+        kernel: crate::signal::Stack::default(),
         user: user.iter().map(|n| frame(n)).collect(),
         thread: Thread::default(),
         count,
