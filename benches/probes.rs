@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use bianque::host::sys::stamping_socket;
 use bianque::probe::shared::{Feature, Net, Tasks};
-use bianque::probe::skeletons::{memreclaim, netrecvlat, softirq, softlockup};
+use bianque::probe::skeletons::{
+    hungtask, linkwatch, memreclaim, netrecvlat, oom, ras, softirq, softlockup, txtimeout,
+};
 use bianque::probe::{Loader, Object, Reader, Stop};
 
 /// One probe in one situation.
@@ -48,7 +50,36 @@ static CASES: &[Case] = &[
     },
     Case { name: "netrecvlat", what: "miss: packets on loopback, stamped", run: |l| waits(l, 60_000_000_000) },
     Case { name: "netrecvlat", what: "hit: the same, each over the limit, most suppressed", run: |l| waits(l, 0) },
+    Case {
+        name: "oom",
+        what: "hit: kills in a cgroup (its hooks run for nothing else)",
+        run: |l| provoked(l, oom::SKELETON.options().optional(&["kill"]), &["oom-memcg", "--times", "50"]),
+    },
+    Case {
+        name: "hungtask",
+        what: "hit: the kernel's detector speaks (a miss: see tasks)",
+        run: |l| {
+            let what = ["hungtask", "--seconds", "6", "--writers", "20", "--kernel", "2"];
+            provoked(l, hungtask::SKELETON.options(), &what)
+        },
+    },
+    Case {
+        name: "linkwatch",
+        what: "hit: a device is set up and down (misses: where there is fentry, its other changes)",
+        run: |l| {
+            let options = linkwatch::SKELETON.options().optional(&["admin", "first_up"]);
+            provoked(l, options, &["linkflap", "--times", "20"])
+        },
+    },
+    Case {
+        name: "txtimeout",
+        what: "hit: a queue stands still (its hook runs for nothing else)",
+        run: |l| provoked(l, txtimeout::SKELETON.options(), &["txtimeout"]),
+    },
+    Case { name: "ras", what: "miss: signals that are of no bad page", run: signals },
+    Case { name: "ras", what: "hit: machine checks", run: |l| provoked(l, reports(), &["mce"]) },
 ];
+// lacp has no probe: it listens to rtnetlink.
 
 /// Runs and their time, by program.
 type Costs = BTreeMap<String, (u64, u64)>;
@@ -207,6 +238,32 @@ fn network(loader: &mut Loader, feature: Feature, what: &[&str]) -> Result<Costs
         Some(Ok(status)) if status.success() => Ok(costs),
         _ => Err(format!("tests/provoke/{} provoked nothing", what[0])),
     }
+}
+
+/// What `tests/provoke/WHAT` makes a probe do; it sees for itself that it did what it should.
+fn provoked(loader: &mut Loader, options: bianque::probe::LoadOptions, what: &[&str]) -> Result<Costs, String> {
+    let mut said = String::new();
+    let mut done = false;
+    let work = |_: &Object| {
+        let out = provocation(what[0]).args(&what[1..]).stdout(Stdio::piped()).output().unwrap();
+        (done, said) = (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned());
+    };
+    let costs = measure(|| load_one(loader, options), |o| vec![o.clone()], work);
+    if done { Ok(costs) } else { Err(format!("{}: {}", what[0], said.trim())) }
+}
+
+fn reports() -> bianque::probe::LoadOptions {
+    let slots = ["mce", "edac", "aer", "ghes", "extlog", "arm", "page", "victim"];
+    ras::SKELETON.options().optional(&slots)
+}
+
+fn signals(loader: &mut Loader) -> Result<Costs, String> {
+    let work = |_: &Object| {
+        // Nobody waits for this one, so it is thrown away.
+        let send = "for ((i = 0; i < 100000; i++)); do kill -URG $$; done";
+        assert!(Command::new("bash").args(["-c", send]).status().unwrap().success());
+    };
+    Ok(measure(|| load_one(loader, reports()), |o| vec![o.clone()], work))
 }
 
 fn waits(loader: &mut Loader, limit: u64) -> Result<Costs, String> {

@@ -89,6 +89,24 @@ fn killed_plain_cgroup_is_known_by_its_path() {
     assert!(event["stacks"]["kernel"].to_string().contains("mem_cgroup"), "{event}");
 }
 
+/// A cgroup that is killed as a whole: each victim is told, and that it was one of a group.
+#[test]
+fn group_kill_names_each_victim() {
+    let _place = place!(Need::Agent, Need::CgroupV2);
+    let agent = Agent::start("");
+    let group = unique("all");
+    provoke("oom-memcg", &["--group", "--limit-mb", "24", "--cgroup", &group]);
+    let path = format!("/{group}");
+    let bystander = agent.wait_event(NAME, patience(10), |e| {
+        is_about(e, "linux.cgroup.path", &path) && e["attributes"]["thread.name"] == "sleep"
+    });
+    assert_eq!(bystander["attributes"]["linux.oom.group_kill"], true, "{bystander}");
+    assert_eq!(bystander["attributes"]["linux.oom.constraint"], "memcg", "{bystander}");
+    let of_it = events_of(agent.json(&["events", "--name", NAME]), "linux.cgroup.path", &path);
+    assert!(of_it.len() >= 2, "{of_it:?}");
+    assert!(of_it.iter().all(|e| e["trace_id"] == bystander["trace_id"]), "one kill is one incident: {of_it:?}");
+}
+
 /// The node itself runs out: the event says so, and the evidence is the node's.
 #[test]
 fn node_out_of_memory_is_told_apart() {
