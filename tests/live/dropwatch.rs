@@ -4,15 +4,11 @@
 use serde_json::Value as Json;
 
 use crate::support::{
-    Agent, Container, Need, has_drop_reasons, is_about, patience, place, provoke, reader_program, shell, unique,
-    wait_for,
+    Agent, Container, Need, attribute, has_drop_reasons, is_about, patience, place, provoke, reader_program, shell,
+    unique, wait_for,
 };
 
 const NAME: &str = "linux.net.packet_drop";
-
-fn attribute<'a>(e: &'a Json, name: &str) -> &'a str {
-    e["attributes"][name].as_str().unwrap_or_default()
-}
 
 /// Whether it was sent to this address of the test's own network.
 fn is_to(e: &Json, address: &str) -> bool {
@@ -59,10 +55,8 @@ fn filtered_packets_name_the_container() {
 fn full_socket_names_its_process() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
     let agent = Agent::start("");
-    let (program, dir) = reader_program(7001);
-    let mount = format!("{}:/test:ro", dir.path().display());
-    let inside = format!("/test/{}", program.file_name().unwrap().to_string_lossy());
-    let container = Container::start("rcvbuf", &["--volume", &mount], &[&inside]);
+    let program = reader_program(7001);
+    let container = Container::of_program("rcvbuf", &[], &program, &[]);
     let pid = container.pid();
     provoke("drops", &["--why", "rcvbuf", "--pid", &pid.to_string(), "--net", "12"]);
     let event = agent.wait_event(NAME, patience(20), |e| {

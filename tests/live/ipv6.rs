@@ -3,11 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, is_about, patience, place, provoke, reader_program};
-
-fn attribute<'a>(e: &'a Json, name: &str) -> &'a str {
-    e["attributes"][name].as_str().unwrap_or_default()
-}
+use crate::support::{Agent, Container, Need, attribute, is_about, patience, place, provoke, reader_program};
 
 /// Sent from one end to the other of the test's own network.
 fn is_from_to(e: &Json, from: &str, to: &str) -> bool {
@@ -62,10 +58,8 @@ fn drop_retransmit_and_late_reader_are_named() {
 fn late_reader_of_datagrams_is_named() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler, Need::Fentry);
     let agent = Agent::start("");
-    let (program, dir) = reader_program(7003);
-    let mount = format!("{}:/test:ro", dir.path().display());
-    let inside = format!("/test/{}", program.file_name().unwrap().to_string_lossy());
-    let container = Container::start("six", &["--volume", &mount], &[&inside]);
+    let program = reader_program(7003);
+    let container = Container::of_program("six", &[], &program, &[]);
     let pid = container.pid();
     let args = ["--protocol", "udp", "--pid", &pid.to_string(), "--net", "64", "--ms", "500", "--ip", "6"];
     provoke("netrxlatency", &args);

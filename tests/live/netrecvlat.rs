@@ -3,13 +3,11 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, is_about, patience, place, program, provoke, reader_program, shell};
+use crate::support::{
+    Agent, Container, Need, attribute, is_about, patience, place, program, provoke, reader_program, shell,
+};
 
 const NAME: &str = "linux.net.receive_delay";
-
-fn attribute<'a>(e: &'a Json, name: &str) -> &'a str {
-    e["attributes"][name].as_str().unwrap_or_default()
-}
 
 fn ms(event: &Json) -> u64 {
     event["duration_ns"].as_u64().unwrap_or(0) / 1_000_000
@@ -38,10 +36,8 @@ fn late_reader_of_a_connection_is_named() {
 fn late_reader_of_datagrams_is_named() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler, Need::Fentry);
     let agent = Agent::start("");
-    let (program, dir) = reader_program(7003);
-    let mount = format!("{}:/test:ro", dir.path().display());
-    let inside = format!("/test/{}", program.file_name().unwrap().to_string_lossy());
-    let container = Container::start("datagrams", &["--volume", &mount], &[&inside]);
+    let program = reader_program(7003);
+    let container = Container::of_program("datagrams", &[], &program, &[]);
     let pid = container.pid();
     provoke("netrxlatency", &["--protocol", "udp", "--pid", &pid.to_string(), "--net", "32", "--ms", "500"]);
     let event = agent.wait_event(NAME, patience(20), |e| attribute(e, "destination.address") == "10.77.32.2");
@@ -74,11 +70,9 @@ fn segment_for_an_owned_socket_waits_for_tcp() {
     const HELD: &str = include_str!("../provoke/heldsocket.c");
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
     let agent = Agent::start("");
-    let (held, dir) = program("heldsocket", HELD);
-    let mount = format!("{}:/test:ro", dir.path().display());
-    let inside = format!("/test/{}", held.file_name().unwrap().to_string_lossy());
-    let options = ["--volume", &mount, "--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"];
-    let container = Container::start("held", &options, &[&inside, "7003", "500"]);
+    let held = program("heldsocket", HELD);
+    let options = ["--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"];
+    let container = Container::of_program("held", &options, &held, &["7003", "500"]);
     let pid = container.pid();
     provoke("netrxlatency", &["--stage", "transport", "--pid", &pid.to_string(), "--net", "35", "--ms", "500"]);
     let event = agent.wait_event(NAME, patience(20), |e| {

@@ -3,13 +3,11 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, has_drop_reasons, is_about, patience, place, provoke, wait_for};
+use crate::support::{
+    Agent, Container, Need, attribute, has_drop_reasons, is_about, patience, place, provoke, wait_for,
+};
 
 const NAME: &str = "linux.net.tcp_retransmit";
-
-fn attribute<'a>(e: &'a Json, name: &str) -> &'a str {
-    e["attributes"][name].as_str().unwrap_or_default()
-}
 
 /// A container's segments are dropped where they arrive, on this node: the sender is named, its
 /// process too, and the drop that explains it.

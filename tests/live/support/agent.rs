@@ -299,6 +299,11 @@ pub fn is_about(signal: &Json, attribute: &str, value: &str) -> bool {
     signal["resource"][attribute].as_str() == Some(value)
 }
 
+/// The text of an event's attribute; empty where it has none.
+pub fn attribute<'a>(e: &'a Json, name: &str) -> &'a str {
+    e["attributes"][name].as_str().unwrap_or_default()
+}
+
 /// Those of the events that are about it.
 pub fn events_of(events: Vec<Json>, attribute: &str, value: &str) -> Vec<Json> {
     events.into_iter().filter(|e| is_about(e, attribute, value)).collect()

@@ -171,6 +171,18 @@ impl Container {
         Container { name, id }
     }
 
+    /// Starts one whose process is a program from [`program`] or the like, which has to outlive it.
+    pub fn of_program(
+        label: &str,
+        options: &[&str],
+        (program, dir): &(PathBuf, tempfile::TempDir),
+        args: &[&str],
+    ) -> Self {
+        let mount = format!("{}:/test:ro", dir.path().display());
+        let inside = format!("/test/{}", program.file_name().unwrap().to_string_lossy());
+        Self::start(label, &[&["--volume", &mount], options].concat(), &[&[&*inside], args].concat())
+    }
+
     /// The directory of its cgroup in a controller's hierarchy.
     pub fn cgroup(&self, controller: &str) -> String {
         // -H: cpu is a link to cpu,cpuacct on most machines with v1.

@@ -7,7 +7,7 @@ mod place;
 
 use std::time::{Duration, Instant};
 
-pub use agent::{Agent, bianque, events_of, is_about};
+pub use agent::{Agent, attribute, bianque, events_of, is_about};
 pub use machine::{
     Container, Containerd, CriPod, Group, Process, busy_program, has_drop_reasons, podman, program, provoke,
     provoke_in_background, reader_program, shell, unique,
