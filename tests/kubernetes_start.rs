@@ -59,7 +59,8 @@ fn list() -> String {
     format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[{items}]}}"#)
 }
 
-fn serve(list: String) -> String {
+/// The list is there to the end: what it takes is not the agent's.
+fn serve(list: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -87,17 +88,25 @@ fn node() -> tempfile::TempDir {
     d
 }
 
+/// This process's own memory. Its resident size would count pages of the program too, which come as
+/// they are touched, by how much of the file is in the page cache; and a process's counters lag.
+fn anonymous() -> u64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = rollup.lines().find_map(|l| l.strip_prefix("Anonymous:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
 /// Starts what names workloads as the agent starts it, and waits until all are named.
 pub fn start() -> Start {
     // As the agent does.
-    sys::limit_malloc_arenas(1);
-    let (node, url) = (node(), serve(list()));
-    let rss = || {
+    sys::limit_malloc();
+    let (node, url) = (node(), serve(list().leak()));
+    let memory = || {
         sys::trim_malloc();
-        Host::default().process(std::process::id()).unwrap().rss_bytes
+        anonymous()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let before = rss();
+    let before = memory();
     let (begin, cpu) = (Instant::now(), sys::process_cpu_ns());
 
     let workloads = Workloads::new(&Host::under(node.path()), &Clock::default());
@@ -131,7 +140,7 @@ pub fn start() -> Start {
     let (wall, cpu) = (begin.elapsed(), Duration::from_nanos(sys::process_cpu_ns() - cpu));
     let one = workloads.of_container(&id(PODS - 1, 0)).unwrap();
     assert_eq!(one.service_name.as_deref(), Some("server"), "not all were named in a minute");
-    let bytes = rss().saturating_sub(before);
+    let bytes = memory().saturating_sub(before);
     stop.store(true, Ordering::Relaxed);
     workloads.wake();
     names.join().unwrap();
@@ -139,7 +148,7 @@ pub fn start() -> Start {
 }
 
 /// All are named, within 8 MiB, and within a time that a square of their number would break. The bar of that is 1 s;
-/// without optimisation it took 0.3 s of CPU time and 7.2 MiB.
+/// without optimisation it took 0.3 s of CPU time and 7.4 MiB.
 #[test]
 fn five_hundred_pods_are_named_at_start() {
     let s = start();

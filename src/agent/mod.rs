@@ -59,8 +59,8 @@ impl Agent {
 /// # Errors
 /// What keeps it from starting. Once it runs, nothing ends it but a signal.
 pub fn run(loaded: Loaded, sources: Sources, registrations: &[Registration]) -> anyhow::Result<()> {
-    // One arena: with more, fjall's threads keep tens of MiB that were free long ago.
-    crate::host::sys::limit_malloc_arenas(1);
+    // Else fjall's threads keep tens of MiB that were free long ago.
+    crate::host::sys::limit_malloc();
     // Of followers of events there may be a thousand.
     crate::host::sys::raise_file_limit();
     let kept = kept_for_life(&loaded.config, registrations);

@@ -39,14 +39,19 @@ pub fn page_size() -> u64 {
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-/// Keeps malloc to `arenas` arenas: by default each thread may get one, and what one frees no other uses.
-/// Call before threads are started. `false`: this libc has no such setting.
-pub fn limit_malloc_arenas(arenas: u16) -> bool {
+/// Keeps malloc from holding memory that was free long ago: one arena, as by default each thread may get
+/// one, and what one frees no other uses; and what is large stays apart (mallopt(3): M_MMAP_THRESHOLD),
+/// as by default the first that is freed makes its size ordinary, and small pieces settle around the
+/// next. Call before threads are started. `false`: this libc has no such settings.
+pub fn limit_malloc() -> bool {
+    /// What the default is before the first is freed.
+    #[cfg(target_env = "gnu")]
+    const LARGE: libc::c_int = 128 << 10;
     #[cfg(target_env = "gnu")]
     // SAFETY: takes and returns plain numbers.
-    return unsafe { libc::mallopt(libc::M_ARENA_MAX, libc::c_int::from(arenas)) } == 1;
+    return unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) == 1 && libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) == 1 };
     #[cfg(not(target_env = "gnu"))]
-    return arenas == 0;
+    return false;
 }
 
 /// Gives memory that malloc holds free back to the kernel.

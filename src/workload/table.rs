@@ -4,6 +4,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::key_of;
 use super::path::{Identity, identify, qos_of};
 use super::texts::Texts;
@@ -40,8 +42,8 @@ struct Pair {
 
 struct Entry {
     workload: Arc<Workload>,
-    /// Pairs of the workload's own path, its children's not.
-    own: Vec<CgroupId>,
+    /// Pairs of the workload's own path, its children's not: one where there is one hierarchy.
+    own: SmallVec<[CgroupId; 1]>,
     /// Pairs that live, and all that are known, children's too.
     live: u32,
     pairs: u32,
@@ -84,7 +86,7 @@ impl Table {
     }
 
     pub fn cgroups_of(&self, key: WorkloadKey) -> Vec<CgroupId> {
-        self.workloads.get(&key).map(|e| e.own.clone()).unwrap_or_default()
+        self.workloads.get(&key).map(|e| e.own.to_vec()).unwrap_or_default()
     }
 
     /// The workload of a process by its paths in all hierarchies: a container before a unit before the
@@ -115,8 +117,7 @@ impl Table {
         self.pairs.insert(id, Pair { key, removed_ns: None, seen: self.scan });
         let entry = self.workloads.entry(key).or_insert_with(|| Entry {
             workload: Arc::new(describe(key, path, pending)),
-            // One where there is one hierarchy; pushing would make room for four.
-            own: Vec::with_capacity(1),
+            own: SmallVec::new(),
             live: 0,
             pairs: 0,
         });

@@ -10,7 +10,7 @@ use crate::signal::Workload;
 const FEW: usize = 256;
 
 #[derive(Default)]
-pub(super) struct Texts {
+pub(in crate::workload) struct Texts {
     all: HashSet<Arc<str>>,
     /// Those that were left after the last look.
     left: usize,
@@ -28,10 +28,15 @@ impl Texts {
             &mut w.service_version,
         ];
         for text in own.into_iter().chain(of_pod).flatten() {
-            match self.all.get(text) {
-                Some(known) => *text = Arc::clone(known),
-                None => drop(self.all.insert(Arc::clone(text))),
-            }
+            self.share_one(text);
+        }
+    }
+
+    /// Makes of a text the one that others have already.
+    pub fn share_one(&mut self, text: &mut Arc<str>) {
+        match self.all.get(text) {
+            Some(known) => *text = Arc::clone(known),
+            None => drop(self.all.insert(Arc::clone(text))),
         }
         if self.all.len() > FEW.max(2 * self.left) {
             self.all.retain(|t| Arc::strong_count(t) > 1);

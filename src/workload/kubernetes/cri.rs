@@ -236,8 +236,8 @@ impl Taker {
         let ContainerMetadata { name, attempt } = c.metadata.unwrap_or_default();
         let facts = ContainerFacts {
             pod,
-            name: Some(name).filter(|n| !n.is_empty()),
-            image: c.image.and_then(image_name),
+            name: Some(name).filter(|n| !n.is_empty()).map(Into::into),
+            image: c.image.and_then(image_name).map(Into::into),
             runtime: self.runtime,
             labels: c.labels.into_iter().collect(),
             kind: None,

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::workload::runtime::{SANDBOX, split_image};
 use crate::workload::service;
 use crate::workload::settings::{Settings, chooses};
 use crate::workload::table::container_key;
+use crate::workload::texts::Texts;
 use crate::workload::{Workloads, path};
 
 /// What is known of a container or pod whose workload is not there (yet) is kept so long.
@@ -75,8 +76,8 @@ pub(super) struct ContainerFacts {
     /// The pod's UID.
     pub pod: Arc<str>,
     /// In the pod; none for the one that holds the pod's namespaces.
-    pub name: Option<String>,
-    pub image: Option<String>,
+    pub name: Option<Arc<str>>,
+    pub image: Option<Arc<str>>,
     pub runtime: Option<&'static str>,
     pub labels: BTreeMap<String, String>,
     pub kind: Option<ContainerKind>,
@@ -109,8 +110,8 @@ struct ToldContainer {
     facts: Option<Box<(ContainerFacts, Source)>>,
     pod: Arc<str>,
     is_sandbox: bool,
-    /// What each source told last, to know whether it is new.
-    hashes: [Option<NonZeroU64>; Source::ALL.len()],
+    /// What each source told last, to know whether it is new: one change in four billion is missed.
+    hashes: [Option<NonZeroU32>; Source::ALL.len()],
     at: Instant,
 }
 
@@ -129,6 +130,8 @@ struct Known {
     pods: HashMap<Arc<str>, ToldPod>,
     /// Containers that the runtime was asked for and does not know: another's, or of another namespace.
     unknown: HashSet<String>,
+    /// What containers of many pods are called, and their images.
+    texts: Texts,
     fresh: Fresh,
     states: HashMap<Source, SourceState>,
 }
@@ -162,10 +165,13 @@ impl Facts {
         self.keep(&mut new.labels, &self.0.settings.labels);
         let mut hasher = DefaultHasher::new();
         new.hash(&mut hasher);
-        let hash = NonZeroU64::new(hasher.finish() | 1);
+        let hash = NonZeroU32::new(hasher.finish() as u32 | 1);
         let key = container_key(id);
         let mut known = self.known();
         known.unknown.remove(id);
+        for text in [&mut new.name, &mut new.image].into_iter().flatten() {
+            known.texts.share_one(text);
+        }
         if let Some((uid, _)) = known.pods.get_key_value(&new.pod) {
             new.pod = Arc::clone(uid);
         }
@@ -333,7 +339,7 @@ fn merged(old: &ContainerFacts, old_by: Source, new: ContainerFacts, by: Source)
 impl ContainerFacts {
     fn apply(&self, w: &mut Workload) {
         let is_sandbox = self.kind == Some(ContainerKind::Sandbox);
-        let name = self.name.clone().or_else(|| is_sandbox.then(|| SANDBOX.to_owned()));
+        let name = self.name.as_deref().map(str::to_owned).or_else(|| is_sandbox.then(|| SANDBOX.to_owned()));
         w.container_name = name.or(w.container_name.take());
         if let Some(image) = &self.image {
             let (name, tag) = split_image(image);
@@ -343,7 +349,7 @@ impl ContainerFacts {
         w.labels.extend(self.labels.iter().map(|(k, v)| (k.clone(), v.clone())));
         let pod = w.pod.get_or_insert_with(Pod::default);
         pod.uid = Arc::clone(&self.pod);
-        pod.container = self.name.as_deref().map(Into::into).or(pod.container.take());
+        pod.container = self.name.clone().or(pod.container.take());
         pod.kind = self.kind.or(pod.kind);
         pod.restarts = self.restarts.or(pod.restarts);
     }

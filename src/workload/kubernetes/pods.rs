@@ -267,8 +267,8 @@ impl ContainerStatus {
         let Some((runtime, id)) = self.container_id.split_once("://") else { return };
         let container = ContainerFacts {
             pod: Arc::clone(uid),
-            name: Some(self.name),
-            image: Some(self.image).filter(|i| !i.is_empty() && !i.starts_with("sha256:")),
+            name: Some(self.name.into()),
+            image: Some(self.image).filter(|i| !i.is_empty() && !i.starts_with("sha256:")).map(Into::into),
             runtime: [path::CONTAINERD, path::CRI_O, path::DOCKER].into_iter().find(|r| *r == runtime),
             labels: BTreeMap::new(),
             kind,
