@@ -75,8 +75,10 @@ impl Provocation {
 
 impl Drop for Provocation {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
+        let Some(child) = self.child.take() else { return };
+        let Ok(out) = child.wait_with_output() else { return };
+        if std::thread::panicking() {
+            eprintln!("{}: {}{}", self.name, out.status, String::from_utf8_lossy(&out.stdout));
         }
     }
 }
