@@ -139,6 +139,17 @@ static __always_inline void read_transport(struct flow *flow, struct segment *se
 	}
 }
 
+/* The transport of an IP packet, by a read of one byte; 0: no IP packet. */
+static __always_inline u8 transport_of(const struct sk_buff *skb)
+{
+	u16 protocol = network_order(skb->protocol);
+	u8 transport = 0;
+
+	if (protocol == ETH_P_IP || protocol == ETH_P_IPV6)
+		bpf_probe_read_kernel(&transport, 1, skb->head + skb->network_header + (protocol == ETH_P_IP ? 9 : 6));
+	return transport;
+}
+
 /* Reads the IP and transport headers; extension headers are not followed. */
 static __always_inline void read_packet(struct flow *flow, struct segment *segment, const struct sk_buff *skb)
 {
@@ -221,15 +232,14 @@ struct net_owner {
 	u16 reserved;
 };
 
+/* `sk` is an argument of a tp_btf, fentry or fexit program, or was found from one without a probe read. */
 static __always_inline void owner_of(struct net_owner *owner, struct sock *sk)
 {
-	struct sock_common *common = (void *)sk;
-
-	owner->family = BPF_CORE_READ(common, skc_family);
-	owner->state = BPF_CORE_READ(common, skc_state);
-	owner->netns = BPF_CORE_READ(common, skc_net.net, ns.inum);
+	owner->family = sk->__sk_common.skc_family;
+	owner->state = sk->__sk_common.skc_state;
+	owner->netns = sk->__sk_common.skc_net.net->ns.inum;
 	if (is_full(owner->state) && bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
-		owner->cgroup.id = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
+		owner->cgroup.id = sk->sk_cgrp_data.cgroup->kn->id;
 }
 
 /* Apart, as only records need it. */

@@ -25,22 +25,31 @@ struct tally {
 	u64 since;
 	u64 last_ns;
 	u64 told_ns;
+	/* the tick of last_ns: the clock, which costs more than all the rest, is read once a tick */
+	u64 tick;
 };
 
-static __always_inline bool tally_hit(struct tally *t, u64 now)
+static __always_inline bool tally_hit(struct tally *t)
 {
-	bool quiet = now - t->last_ns > TALLY_QUIET_NS;
+	u64 tick = bpf_jiffies64();
+	bool quiet = false;
 
-	t->last_ns = now;
 	t->hits++;
 	t->since++;
+	if (tick != t->tick) {
+		u64 now = bpf_ktime_get_ns();
+
+		quiet = now - t->last_ns > TALLY_QUIET_NS;
+		t->last_ns = now;
+		t->tick = tick;
+	}
 	if (quiet)
 		t->wait = 1;
-	if (t->since < t->wait && now - t->told_ns < TALLY_LONGEST_NS)
+	if (t->since < t->wait && t->last_ns - t->told_ns < TALLY_LONGEST_NS)
 		return false;
 	t->wait = quiet ? 1 : t->wait * 2;
 	t->since = 0;
-	t->told_ns = now;
+	t->told_ns = t->last_ns;
 	return true;
 }
 

@@ -16,24 +16,27 @@
 LICENSE;
 
 /*
- * The socket that a received packet was for, since 6.11: c53795d48ee8 ("net: add rx_sk to
- * trace_kfree_skb"). It may be NULL, which verifiers before 6.13 do not know: they would take a
- * test of it away. As a number from the stack it is tested.
+ * Whether a hook's argument is NULL, of which verifiers before 6.13 believe that it never is: they
+ * take a test of it away. They keep one of its lower half, which to them is any number.
  */
-static __always_inline struct sock *maybe_null(u64 argument)
+static __always_inline bool is_null(const void *argument)
 {
-	u64 kept = argument, number = 0;
+	u32 low;
 
-	bpf_probe_read_kernel(&number, sizeof(number), &kept);
-	return (void *)number;
+	asm volatile("%0 = %1" : "=w"(low) : "w"((u32)(u64)argument));
+	return !low;
 }
 
+/* The socket that a received packet was for, since 6.11: c53795d48ee8 ("net: add rx_sk to trace_kfree_skb"). */
 SEC("tp_btf/kfree_skb")
-int PROBE(dropped__socket, struct sk_buff *skb, void *location, u32 reason, u64 rx_sk)
+int PROBE(dropped__socket, struct sk_buff *skb, void *location, u32 reason, struct sock *rx_sk)
 {
 	struct drop d = { .skb = skb, .location = (u64)location, .reason = reason };
 
-	d.sk = maybe_null(rx_sk) ?: skb->sk;
+	d.sk = skb->sk;
+	/* The second test is for later verifiers. */
+	if (!is_null(rx_sk) && rx_sk)
+		d.sk = rx_sk;
 	return dropped(ctx, &d);
 }
 

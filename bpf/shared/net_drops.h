@@ -168,9 +168,10 @@ static __always_inline void describe_drop(struct packet_drop *r, const struct dr
 }
 
 static __always_inline void report_drop(void *ctx, const struct drop *d, const struct net_owner *owner,
-					const struct flow *flow, const struct net_device *dev, struct tally *t, u64 now)
+					const struct net_device *dev, struct tally *t)
 {
 	struct limit_key limit = {};
+	struct segment segment;
 	struct packet_drop *r;
 	u32 over;
 
@@ -183,7 +184,7 @@ static __always_inline void report_drop(void *ctx, const struct drop *d, const s
 	limit.cgroup.hierarchy = owner->cgroup.id ? 0 : 1;
 	/* The upper bits of a kernel address are all the same. */
 	limit.reason = (u64)d->reason << 48 ^ d->location;
-	if (!allowed_by(&drop_limits, &limit, now, &over))
+	if (!allowed_by(&drop_limits, &limit, t->last_ns, &over))
 		return;
 	r = RESERVE(packet_drop);
 	if (!r) {
@@ -192,7 +193,7 @@ static __always_inline void report_drop(void *ctx, const struct drop *d, const s
 	}
 	describe_drop(r, d, dev);
 	r->owner = *owner;
-	r->flow = *flow;
+	read_packet(&r->flow, &segment, d->skb);
 	if (d->sk)
 		r->owner.socket = socket_inode(d->sk);
 	r->stack_bytes = bpf_get_stack(ctx, r->stack, sizeof(r->stack), OWN_FRAMES);
@@ -211,7 +212,7 @@ static __always_inline int dropped(void *ctx, const struct drop *d)
 	u32 *class = bpf_map_lookup_elem(&reason_classes, &class_at);
 	struct net_device *dev = d->skb->dev;
 	struct tally *t;
-	u64 now;
+	u8 transport;
 
 	if (!class || *class == REASON_LOCAL)
 		return 0;
@@ -226,11 +227,13 @@ static __always_inline int dropped(void *ctx, const struct drop *d)
 	/* Neither of a device nor of a network's socket: messages between processes. */
 	if (!owner.netns)
 		return 0;
-	read_packet(&flow, &segment, d->skb);
-	now = bpf_ktime_get_ns();
+	transport = transport_of(d->skb);
+	/* All of the headers, and the clock, only for whom they matter: this is the way of a storm. */
+	if (transport == IPPROTO_TCP || *class == REASON_VAGUE)
+		read_packet(&flow, &segment, d->skb);
 	key.kind = kind_of_drop(*class, d->skb, &owner, &flow, &segment);
-	if (flow.protocol == IPPROTO_TCP && key.kind != DROP_NORMAL)
-		remember_drop(&flow, segment.seq, d->reason, d->location, now);
+	if (transport == IPPROTO_TCP && key.kind != DROP_NORMAL)
+		remember_drop(&flow, segment.seq, d->reason, d->location, bpf_ktime_get_ns());
 	if (!report_drops)
 		return 0;
 	key.location = d->location;
@@ -239,7 +242,7 @@ static __always_inline int dropped(void *ctx, const struct drop *d)
 	key.cgroup = owner.cgroup.id;
 	key.hardware = d->hardware;
 	t = tally_of(&key);
-	if (t && tally_hit(t, now) && key.kind == DROP_LOSS)
-		report_drop(ctx, d, &owner, &flow, dev, t, now);
+	if (t && tally_hit(t) && key.kind == DROP_LOSS)
+		report_drop(ctx, d, &owner, dev, t);
 	return 0;
 }

@@ -179,8 +179,9 @@ static __always_inline void explain(struct tcp_retransmit *r, u64 hash, u64 now,
 	r->drop_of = how;
 }
 
-static __always_inline void explain_by_drops(struct tcp_retransmit *r, u64 now)
+static __always_inline void explain_by_drops(struct tcp_retransmit *r)
 {
+	u64 now = bpf_ktime_get_ns();
 	struct flow *f = &r->flow;
 
 	explain(r, flow_hash(f->source, f->destination, f->source_port, f->destination_port), now, 2);
@@ -189,7 +190,7 @@ static __always_inline void explain_by_drops(struct tcp_retransmit *r, u64 now)
 }
 
 /* Counts, and gives a record if this one is to be told. */
-static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *owner, u32 kind, u64 now)
+static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *owner, u32 kind)
 {
 	struct retransmit_key key = { .cgroup = owner->cgroup.id, .netns = owner->netns, .kind = kind };
 	struct limit_key limit = { .reason = kind };
@@ -197,7 +198,7 @@ static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *ow
 	struct tcp_retransmit *r;
 	u32 over;
 
-	if (!t || !tally_hit(t, now))
+	if (!t || !tally_hit(t))
 		return NULL;
 	if (UNWANTED(tcp_retransmit, &owner->cgroup)) {
 		COUNT_FILTERED(tcp_retransmit, tally_untold(t));
@@ -205,7 +206,7 @@ static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *ow
 	}
 	limit.cgroup.id = owner->cgroup.id ?: owner->netns;
 	limit.cgroup.hierarchy = owner->cgroup.id ? 0 : 1;
-	if (!allowed_by(&retransmit_limits, &limit, now, &over))
+	if (!allowed_by(&retransmit_limits, &limit, t->last_ns, &over))
 		return NULL;
 	r = RESERVE(tcp_retransmit);
 	if (!r) {
@@ -227,10 +228,9 @@ static __always_inline int segment_again(struct sock *sk, const struct sk_buff *
 	const struct tcp_sock *tp = (const void *)sk;
 	struct net_owner owner = {};
 	struct tcp_retransmit *r;
-	u64 now = bpf_ktime_get_ns();
 
 	owner_of(&owner, sk);
-	r = retransmitted(&owner, kind_of(sk, owner.state), now);
+	r = retransmitted(&owner, kind_of(sk, owner.state));
 	if (!r)
 		return 0;
 	r->owner.socket = socket_inode(sk);
@@ -247,7 +247,7 @@ static __always_inline int segment_again(struct sock *sk, const struct sk_buff *
 	r->mss_bytes = BPF_CORE_READ(tp, mss_cache);
 	r->in_flight = BPF_CORE_READ(tp, packets_out);
 	r->lost_packets = BPF_CORE_READ(tp, lost_out);
-	explain_by_drops(r, now);
+	explain_by_drops(r);
 	SUBMIT(tcp_retransmit, r);
 	return 0;
 }
@@ -271,11 +271,10 @@ int PROBE(synack__btf, struct sock *sk, struct request_sock *request)
 {
 	struct net_owner owner = {};
 	struct tcp_retransmit *r;
-	u64 now = bpf_ktime_get_ns();
 
 	owner_of(&owner, sk);
 	owner.state = TCP_NEW_SYN_RECV;
-	r = retransmitted(&owner, RETRANSMIT_SYN_ACK, now);
+	r = retransmitted(&owner, RETRANSMIT_SYN_ACK);
 	if (!r)
 		return 0;
 	r->owner.socket = socket_inode(sk);
@@ -283,7 +282,7 @@ int PROBE(synack__btf, struct sock *sk, struct request_sock *request)
 	r->seq = BPF_CORE_READ((struct tcp_request_sock *)request, snt_isn);
 	r->end_seq = r->seq + 1;
 	r->attempt = BPF_CORE_READ(request, num_retrans) + 1;
-	explain_by_drops(r, now);
+	explain_by_drops(r);
 	SUBMIT(tcp_retransmit, r);
 	return 0;
 }
