@@ -146,6 +146,57 @@ fn broken_files() {
     }
 }
 
+/// A container that is renamed is told by its new name, from podman's list as from Docker's file; a list that is half
+/// written changes nothing, and is read again.
+#[test]
+fn renamed() {
+    let d = tempfile::tempdir().unwrap();
+    let workloads = Workloads::new(&Host::under(d.path()), &Clock::fixed(Timestamp(1), 1));
+    let other = ID.replace('3', "4");
+    let list = "var/lib/containers/storage/overlay-containers/containers.json";
+    let docker = format!("var/lib/docker/containers/{other}/config.v2.json");
+    let write = |name: &str| {
+        put(d.path(), list, &format!(r#"[{{"id":"{ID}","names":["{name}"],"metadata":"{{\"name\":\"old\"}}"}}]"#));
+        put(d.path(), &docker, &format!(r#"{{"ID":"{other}","Name":"/{name}","Config":{{}}}}"#));
+    };
+    write("old");
+    workloads.on_mkdir(CgroupId { hierarchy: 0, id: 1 }, &format!("/libpod_parent/libpod-{ID}"));
+    workloads.on_mkdir(CgroupId { hierarchy: 0, id: 2 }, &format!("/docker/{other}"));
+    let mut renames = Renames::default();
+    assert!(renames.due().is_none(), "it would wake for nothing");
+    for w in workloads.all() {
+        let names = look_up(workloads.host(), &w).unwrap();
+        workloads.update(w.key, |w| apply(&names, w));
+        renames.watch(w.key, &names.kept.unwrap());
+    }
+    let called = |id: &str| {
+        let w = workloads.of_container(id).unwrap();
+        (w.container_name.clone().unwrap(), w.service_name.as_deref().unwrap().to_owned())
+    };
+    let both = |name: &str| assert_eq!([called(ID), called(&other)], [(); 2].map(|()| (name.into(), name.into())));
+    let start = Instant::now();
+    let later = |seconds| start + Duration::from_secs(seconds);
+    renames.work(&workloads, later(0));
+    both("old");
+    write("newer");
+    renames.work(&workloads, later(1));
+    both("old");
+    renames.work(&workloads, later(6));
+    both("newer");
+    put(d.path(), list, "[{\"id\":");
+    std::fs::remove_file(d.path().join(&docker)).unwrap();
+    renames.work(&workloads, later(12));
+    both("newer");
+    write("newest");
+    renames.work(&workloads, later(18));
+    assert_eq!(called(ID).0, "newest");
+    assert_eq!(called(&other).0, "newer", "its file had gone, as when a container goes");
+    workloads.on_rmdir(CgroupId { hierarchy: 0, id: 1 });
+    put(d.path(), list, "[]");
+    renames.work(&workloads, later(24));
+    assert!(renames.due().is_none(), "it looks at files of containers that are gone");
+}
+
 /// Name and tag, with ports and digests in the way.
 #[test]
 fn images() {
