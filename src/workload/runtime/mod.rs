@@ -184,7 +184,10 @@ impl NameResolver {
             let mut done = last;
             self.workloads.update(job.key, |w| {
                 match &names {
-                    Some(names) if self.facts.tells_of(w.container_id.as_deref()) => names.service.apply(w),
+                    Some(names) if self.facts.tells_of(w.container_id.as_deref()) => {
+                        names.service.apply(w);
+                        apply_image(names, w);
+                    }
                     Some(names) => apply(names, w),
                     None => {}
                 }
@@ -254,16 +257,7 @@ fn apply(names: &Names, w: &mut Workload) {
     if let Some(name) = names.name.as_deref().filter(|n| !n.is_empty()) {
         w.container_name = Some(name.to_owned());
     }
-    let set = |slot: &mut Option<Arc<str>>, value: Option<&str>| {
-        if let Some(v) = value.filter(|v| !v.is_empty()) {
-            *slot = Some(v.into());
-        }
-    };
-    if let Some(image) = &names.image {
-        let (name, tag) = split_image(image);
-        set(&mut w.image_name, Some(name));
-        set(&mut w.image_tag, tag);
-    }
+    apply_image(names, w);
     w.runtime = names.runtime.or(w.runtime);
     let mut room = MAX_LABELS_LEN;
     for (k, v) in names.labels.iter().take(MAX_LABELS) {
@@ -274,6 +268,19 @@ fn apply(names: &Names, w: &mut Workload) {
     apply_pod(names, w);
     names.service.apply(w);
     service::by_labels(w, &BTreeMap::new(), &names.annotations);
+}
+
+fn apply_image(names: &Names, w: &mut Workload) {
+    let set = |slot: &mut Option<Arc<str>>, value: Option<&str>| {
+        if let Some(v) = value.filter(|v| !v.is_empty()) {
+            *slot = Some(v.into());
+        }
+    };
+    if let Some(image) = &names.image {
+        let (name, tag) = split_image(image);
+        set(&mut w.image_name, Some(name));
+        set(&mut w.image_tag, tag);
+    }
 }
 
 /// Pod, namespace and container as the kubelet hands them to the runtimes: `io.kubernetes.*` labels or
@@ -297,6 +304,12 @@ fn apply_pod(names: &Names, w: &mut Workload) {
     let container = find(["io.kubernetes.container.name", "io.kubernetes.cri.container-name"]);
     // The container that only holds the pod's namespaces has no name in the pod.
     pod.container = container.filter(|c| !c.is_empty() && c != SANDBOX).map(Into::into).or(pod.container.take());
+}
+
+/// Whether an image is called by a name rather than by its id: the kubelet has runtimes make containers by the latter.
+pub(super) fn names_image(image: &str) -> bool {
+    let is_id = image.len() == 64 && image.bytes().all(|b| b.is_ascii_hexdigit());
+    !image.is_empty() && !image.starts_with("sha256:") && !is_id
 }
 
 /// `registry:5000/name:tag@digest` → name and tag.

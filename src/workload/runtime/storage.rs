@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::renames::{Keeper, Kept};
-use super::{Names, oci};
+use super::{Names, names_image, oci};
 use crate::host::{Host, read, read_bytes};
 use crate::workload::path;
 
@@ -101,11 +101,13 @@ fn in_driver(root: &Path, driver: &str, id: &str) -> Option<Names> {
     let spec = spec.unwrap_or_default();
     let annotation = |key: &str| spec.annotations.get(key).cloned();
     let podman = annotation("io.container.manager").is_some_and(|m| m == "libpod");
-    let crio = annotation("io.kubernetes.container.name").is_some();
-    let image = Some(metadata.image_name).filter(|i| !i.is_empty());
+    // CRI-O lists it under a name that it made of those of pod and container, which stays.
+    let in_pod = annotation("io.kubernetes.container.name");
+    let crio = in_pod.is_some();
+    let image = Some(metadata.image_name).filter(|i| names_image(i));
     Some(Names {
-        name: listed.name(),
-        kept: Some(Kept { keeper: Keeper::Storage, file }),
+        name: in_pod.or_else(|| listed.name()),
+        kept: (!crio).then_some(Kept { keeper: Keeper::Storage, file }),
         image: image
             .or_else(|| annotation("io.kubernetes.cri-o.ImageName"))
             .or_else(|| image_name(root, driver, &listed.image)),
