@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bianque::cli::reference;
+use bianque::cli::{monitoring, reference};
 use bianque::collectors::BUILT_IN;
 
 fn root() -> PathBuf {
@@ -45,6 +45,16 @@ fn reference_is_fresh() {
                 stale.push(format!("{} (its collector is gone)", entry.path().display()));
             }
         }
+    }
+    assert!(stale.is_empty(), "stale, run `make regen`: {stale:#?}");
+}
+
+/// Dashboards and alerting rules are those of the collectors that there are.
+#[test]
+fn monitoring_is_fresh() {
+    let mut stale = Vec::new();
+    for (path, text) in monitoring::files(BUILT_IN) {
+        keep(&root().join(path), &text, &mut stale);
     }
     assert!(stale.is_empty(), "stale, run `make regen`: {stale:#?}");
 }

@@ -10,6 +10,7 @@ pub mod flame;
 mod generate;
 mod incidents;
 mod list;
+pub mod monitoring;
 pub mod reference;
 mod run;
 mod screen;

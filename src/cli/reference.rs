@@ -8,9 +8,11 @@ use clap::{Command, CommandFactory as _};
 
 use super::args::Cli;
 use super::list::emits;
+use super::monitoring;
 use crate::collectors::{Kind, Registration};
 use crate::config::{render, schema};
 use crate::signal::{Instrument, Key};
+use crate::telemetry::SELF_METRICS;
 
 /// Where the README's table of collectors stands.
 pub const TABLE_BEGIN: &str = "<!-- collectors: made by `make regen` -->";
@@ -27,6 +29,7 @@ pub fn files(registrations: &[Registration]) -> Vec<(String, String)> {
         page("README.md", index(registrations)),
         page("metrics.md", metrics(registrations)),
         page("events.md", events(registrations)),
+        page("alerts.md", format!("{MADE}{}", monitoring::page(registrations))),
         page("configuration.md", configuration(registrations)),
         page("config.toml", render::default_file(registrations)),
         page("schema.json", format!("{:#}\n", schema::schema(registrations))),
@@ -68,7 +71,7 @@ fn linked_table(registrations: &[Registration], base: &str) -> String {
 
 fn index(registrations: &[Registration]) -> String {
     format!(
-        "{MADE}# Reference\n\n{}\nAll [metrics](metrics.md) and [events](events.md); the [configuration](configuration.md), \
+        "{MADE}# Reference\n\n{}\nAll [metrics](metrics.md), [events](events.md) and [alerts](alerts.md); the [configuration](configuration.md), \
          its [default file](config.toml) and [JSON schema](schema.json); the [command line](cli.md).\n",
         linked_table(registrations, "")
     )
@@ -103,16 +106,25 @@ fn collector(r: &Registration) -> String {
 const METRICS_HEAD: &str = "| metric | instrument | unit | what it is | attributes |\n|---|---|---|---|---|\n";
 
 fn metric_row(out: &mut String, m: &crate::signal::MetricDef, collector: Option<&str>) {
-    let instrument = match m.instrument {
+    let collector = collector.map_or(String::new(), |c| format!(" [{c}](collectors/{c}.md) |"));
+    row(out, &collector, (m.name, m.instrument, m.unit, m.help), m.attributes.iter().map(|k| k.name));
+}
+
+fn row<'a>(
+    out: &mut String,
+    first: &str,
+    (name, instrument, unit, help): (&str, Instrument, &str, &str),
+    attributes: impl Iterator<Item = &'a str>,
+) {
+    let instrument = match instrument {
         Instrument::Counter => "counter",
         Instrument::UpDownCounter => "up-down counter",
         Instrument::Gauge => "gauge",
         Instrument::Histogram => "histogram",
     };
-    let names: Vec<String> = m.attributes.iter().map(|k| format!("`{}`", k.name)).collect();
-    let collector = collector.map_or(String::new(), |c| format!(" [{c}](collectors/{c}.md) |"));
-    let (name, unit, help, names) = (m.name, cell(m.unit), cell(m.help), names.join(", "));
-    let _ = writeln!(out, "|{collector} `{name}` | {instrument} | `{unit}` | {help} | {names} |");
+    let names: Vec<String> = attributes.map(|name| format!("`{name}`")).collect();
+    let (unit, help) = (cell(unit), cell(help));
+    let _ = writeln!(out, "|{first} `{name}` | {instrument} | `{unit}` | {help} | {} |", names.join(", "));
 }
 
 fn metrics(registrations: &[Registration]) -> String {
@@ -122,14 +134,12 @@ fn metrics(registrations: &[Registration]) -> String {
     );
     out.push_str("| collector | metric | instrument | unit | what it is | attributes |\n|---|---|---|---|---|---|\n");
     for r in registrations {
-        let counters = r.info.events.iter().flat_map(|e| std::iter::once(e.counter).chain(e.container_counter));
-        let mut seen: Vec<&str> = Vec::new();
-        for m in r.info.metrics.iter().copied().chain(counters) {
-            if !seen.contains(&m.name) {
-                seen.push(m.name);
-                metric_row(&mut out, m, Some(r.info.name));
-            }
-        }
+        monitoring::metrics_of(r).into_iter().for_each(|m| metric_row(&mut out, m, Some(r.info.name)));
+    }
+    out.push_str("\n## The agent's own\n\n");
+    out.push_str(METRICS_HEAD);
+    for d in SELF_METRICS {
+        row(&mut out, "", (d.name, d.instrument, d.unit, d.help), d.attributes.iter().copied());
     }
     out
 }

@@ -32,6 +32,12 @@ pub type Gather = Box<dyn Fn() -> Vec<MetricFamily> + Send + Sync>;
 /// times what the writing costs: 4 ms instead of 0.5 ms for 6 MB.
 type Spare = Arc<Mutex<Vec<u8>>>;
 
+/// Name of the family with what is known of each workload; in text it ends in [`INFO`].
+pub const WORKLOAD_INFO: &str = "linux_workload";
+
+/// What the samples of an info family end in.
+pub const INFO: &str = "_info";
+
 /// More than this is given back; it is some 25,000 series.
 const KEPT: usize = 8 << 20;
 
@@ -88,7 +94,7 @@ impl Prometheus {
         {
             let view = self.state.read();
             let workloads = view.workloads().map(|o| o.text(|w| text::labels(about(w).iter())));
-            self.info(&mut out, "linux_workload", "What is known of a workload, to join with its series", workloads);
+            self.info(&mut out, WORKLOAD_INFO, "What is known of a workload, to join with its series", workloads);
             for family in view.families() {
                 let name = Name::of(family.def());
                 if written.insert(name.family.clone()) {
@@ -115,7 +121,7 @@ impl Prometheus {
         }
         let kind = if out.open_metrics() { "info" } else { "gauge" };
         // OpenMetrics names an info family without its suffix, plain text with it.
-        let sample = format!("{name}_info");
+        let sample = format!("{name}{INFO}");
         out.head(if out.open_metrics() { name } else { &sample }, kind, help, None);
         for l in labels {
             out.sample(&sample, "", l);

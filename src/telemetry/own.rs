@@ -11,13 +11,14 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
+use crate::signal::Instrument;
 use crate::signal::semconv::own::{self, key};
 
 /// A counter of the agent itself, for the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SelfMetricDef {
     pub name: &'static str,
-    pub instrument: &'static str,
+    pub instrument: Instrument,
     pub unit: &'static str,
     pub help: &'static str,
     pub attributes: &'static [&'static str],
@@ -25,7 +26,7 @@ pub struct SelfMetricDef {
 
 const fn def(
     name: &'static str,
-    instrument: &'static str,
+    instrument: Instrument,
     unit: &'static str,
     attributes: &'static [&'static str],
     help: &'static str,
@@ -33,119 +34,111 @@ const fn def(
     SelfMetricDef { name, instrument, unit, help, attributes }
 }
 
+const COUNTER: Instrument = Instrument::Counter;
+const GAUGE: Instrument = Instrument::Gauge;
+const HISTOGRAM: Instrument = Instrument::Histogram;
+
 /// All of them, in the order of the reference.
 pub const SELF_METRICS: &[SelfMetricDef] = &[
-    def(own::EVENTS_ACCEPTED, "counter", "{event}", &[key::COLLECTOR], "Events whose commit to the store has returned"),
+    def(own::EVENTS_ACCEPTED, COUNTER, "{event}", &[key::COLLECTOR], "Events whose commit to the store has returned"),
     def(
         own::EVENTS_DROPPED,
-        "counter",
+        COUNTER,
         "{event}",
         &[key::EXPORTER, key::REASON],
         "What could not be delivered, by whom and why",
     ),
     def(
         own::EVENTS_SUPPRESSED,
-        "counter",
+        COUNTER,
         "{event}",
         &[key::COLLECTOR, key::REASON],
         "Events that were not told on purpose: `limit`, too many at once; `filter`, of whom the settings want none",
     ),
     def(
         own::RECORDS_LOST,
-        "counter",
+        COUNTER,
         "{record}",
         &[key::PROBE, key::REASON],
         "Records that the kernel could not hand over",
     ),
     def(
         own::RECORDS_REJECTED,
-        "counter",
+        COUNTER,
         "{record}",
         &[key::COLLECTOR, key::REASON],
         "Records that yielded no event because they could not be read",
     ),
-    def(own::INCIDENTS_OPEN, "gauge", "{incident}", &[], "Incidents that are open now"),
+    def(own::INCIDENTS_OPEN, GAUGE, "{incident}", &[], "Incidents that are open now"),
     def(
         own::COLLECTOR_STATE,
-        "gauge",
+        GAUGE,
         "{state}",
         &[key::COLLECTOR, key::STATE],
         "1 for the state that the collector is in, 0 for those it was in",
     ),
-    def(own::COLLECTOR_DURATION, "histogram", "s", &[key::COLLECTOR], "Time that one run of the collector took"),
-    def(own::COLLECTOR_FAILURES, "counter", "{run}", &[key::COLLECTOR], "Runs of the collector that failed"),
-    def(
-        own::COLLECTOR_RESTARTS,
-        "counter",
-        "{restart}",
-        &[key::COLLECTOR],
-        "Restarts of the collector after a failure",
-    ),
-    def(own::PROBE_RUNS, "counter", "{run}", &[key::PROBE, key::HOOK], "Runs of the BPF program"),
+    def(own::COLLECTOR_DURATION, HISTOGRAM, "s", &[key::COLLECTOR], "Time that one run of the collector took"),
+    def(own::COLLECTOR_FAILURES, COUNTER, "{run}", &[key::COLLECTOR], "Runs of the collector that failed"),
+    def(own::COLLECTOR_RESTARTS, COUNTER, "{restart}", &[key::COLLECTOR], "Restarts of the collector after a failure"),
+    def(own::PROBE_RUNS, COUNTER, "{run}", &[key::PROBE, key::HOOK], "Runs of the BPF program"),
     def(
         own::PROBE_TIME,
-        "counter",
+        COUNTER,
         "s",
         &[key::PROBE, key::HOOK],
         "CPU time of the BPF program, from timing one run in 1,024",
     ),
     def(
         own::PROBE_MISSED,
-        "counter",
+        COUNTER,
         "{run}",
         &[key::PROBE, key::HOOK],
         "Runs of the BPF program that the kernel left out, as an interrupt came while the program ran on that CPU",
     ),
     def(
         own::STORE_STATE,
-        "gauge",
+        GAUGE,
         "{state}",
         &[key::STATE],
         "1 for the state that the store is in (ok, degraded, off), 0 for those it was in",
     ),
-    def(own::STORE_SIZE, "gauge", "By", &[], "Size of the store on disk"),
-    def(own::STORE_COMMIT_DURATION, "histogram", "s", &[], "Time that a commit to the store took"),
-    def(own::EXPORTER_SENT, "counter", "{record}", &[key::EXPORTER, key::SIGNAL], "What the back end has accepted"),
+    def(own::STORE_SIZE, GAUGE, "By", &[], "Size of the store on disk"),
+    def(own::STORE_COMMIT_DURATION, HISTOGRAM, "s", &[], "Time that a commit to the store took"),
+    def(own::EXPORTER_SENT, COUNTER, "{record}", &[key::EXPORTER, key::SIGNAL], "What the back end has accepted"),
     def(
         own::EXPORTER_FAILURES,
-        "counter",
+        COUNTER,
         "{request}",
         &[key::EXPORTER, key::SIGNAL, key::REASON],
         "Requests that the back end did not accept",
     ),
     def(
         own::EXPORTER_BEHIND,
-        "gauge",
+        GAUGE,
         "{event}",
         &[key::EXPORTER],
         "Accepted entries that the exporter has still to send",
     ),
     def(
         own::EXPORTER_BEHIND_SIZE,
-        "gauge",
+        GAUGE,
         "By",
         &[key::EXPORTER],
         "Encoded size of the entries that the exporter has still to send",
     ),
-    def(
-        own::EXPORTER_LAG,
-        "gauge",
-        "s",
-        &[key::EXPORTER],
-        "Age of the oldest entry that the exporter has still to send",
-    ),
+    def(own::EXPORTER_LAG, GAUGE, "s", &[key::EXPORTER], "Age of the oldest entry that the exporter has still to send"),
     def(
         own::SOURCE_STATE,
-        "gauge",
+        GAUGE,
         "{state}",
         &[key::SOURCE, key::STATE],
         "1 for the state that a source of workloads' names (cri, kubelet, api_server) is in: ok, old (it was lost; what it told is \
          kept), down, absent; 0 for those it was in",
     ),
-    def(own::SERIES, "gauge", "{series}", &[], "Series of all metrics"),
+    def(own::SERIES, GAUGE, "{series}", &[], "Series of all metrics"),
     def(
         own::SERIES_OVERFLOWED,
-        "counter",
+        COUNTER,
         "{point}",
         &[key::METRIC],
         "Points folded into overflow=\"true\" because the metric has too many series",

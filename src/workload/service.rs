@@ -135,6 +135,15 @@ pub(super) fn by_labels(w: &mut Workload, pod: &BTreeMap<String, String>, annota
     w.service_version = w.service_version.take().or(version);
 }
 
+/// Gives a container another name, and its service, where nothing but the name named that.
+pub(super) fn rename(w: &mut Workload, name: &str) {
+    let old = w.container_name.replace(name.to_owned());
+    let labelled = NAMES.iter().any(|key| w.labels.contains_key(*key));
+    if !w.service_told && !labelled && w.service_name.as_deref() == old.as_deref() {
+        w.service_name = Some(name.into());
+    }
+}
+
 /// One of `key=value,key=value`, percent-decoded: OpenTelemetry's Resource SDK specification.
 fn attribute(list: &str, key: &str) -> Option<String> {
     let pairs = list.split(',').filter_map(|p| p.split_once('='));
@@ -199,6 +208,25 @@ mod tests {
         ServiceEnv::default().apply(&mut w);
         by_labels(&mut w, &none, &annotations);
         assert_eq!((w.service_name.as_deref(), w.service_version.as_deref()), (Some("told"), Some("7")));
+    }
+
+    /// A service that is called after its container goes on being so; one that is named otherwise keeps its name.
+    #[test]
+    fn renamed_with_its_container() {
+        let named = |service: &str, told: bool, label: Option<&str>| {
+            let mut w = describe(WorkloadKey(1), "/x", false);
+            w.container_name = Some("c".into());
+            w.service_name = Some(service.into());
+            w.service_told = told;
+            w.labels.extend(label.map(|l| (NAMES[0].to_owned(), l.to_owned())));
+            rename(&mut w, "d");
+            assert_eq!(w.container_name.as_deref(), Some("d"));
+            w.service_name
+        };
+        assert_eq!(named("c", false, None).as_deref(), Some("d"));
+        assert_eq!(named("shop", false, None).as_deref(), Some("shop"));
+        assert_eq!(named("c", true, None).as_deref(), Some("c"));
+        assert_eq!(named("c", false, Some("c")).as_deref(), Some("c"));
     }
 
     /// The published context names the service before the environment; what else it says is not taken.

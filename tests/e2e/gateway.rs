@@ -45,6 +45,7 @@ impl Prometheus {
         let folder = tempfile::tempdir().unwrap();
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/otel-config/prometheus.yml")).unwrap();
         assert!(text.contains("127.0.0.1:9774") && text.contains("scrape_interval: 15s"));
+        let text = text.replace("../deploy", concat!(env!("CARGO_MANIFEST_DIR"), "/deploy"));
         let text = text.replace("127.0.0.1:9774", target).replace("scrape_interval: 15s", "scrape_interval: 1s");
         let config = folder.path().join("prometheus.yml");
         std::fs::write(&config, text).unwrap();
@@ -91,5 +92,8 @@ async fn metrics_reach_prometheus() {
     })
     .await;
     assert_eq!(value, "2.5");
+    let rules: Value = serde_json::from_str(&get(&format!("{}/api/v1/rules?type=alert", prometheus.url))).unwrap();
+    let rules = rules["data"]["groups"].as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap());
+    assert_eq!(rules.count(), bianque::cli::monitoring::alerts(bianque::collectors::BUILT_IN).len());
     task.abort();
 }

@@ -122,6 +122,25 @@ fn defaults_are_tight() {
     assert!(!manifests.contains("SYS_ADMIN"), "{manifests}");
 }
 
+/// Dashboards and alerts come when they are asked for: those of the project's folder, whole.
+#[test]
+fn monitoring_is_brought_along() {
+    let values = ["--set", "prometheusRule.enabled=true,dashboards.enabled=true"];
+    let manifests = rendered("1.34.0", &values).unwrap();
+    let none = rendered("1.34.0", &[]).unwrap();
+    for kind in ["kind: PrometheusRule", "grafana_dashboard: "] {
+        assert!(manifests.contains(kind) && !none.contains(kind), "{kind}");
+    }
+    let lines: std::collections::HashSet<&str> = manifests.lines().map(str::trim_start).collect();
+    for (path, text) in bianque::cli::monitoring::files(bianque::collectors::BUILT_IN) {
+        let file = path.rsplit('/').next().unwrap();
+        assert!(path.ends_with(".yaml") || manifests.contains(&format!("bianque-{file}: |")), "{path}");
+        for line in text.lines().map(str::trim_start) {
+            assert!(lines.contains(line), "{path}: {line:?} is not in the manifests");
+        }
+    }
+}
+
 /// Values that cannot be are refused, and the message names them.
 #[test]
 fn wrong_values_are_refused() {

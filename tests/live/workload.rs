@@ -13,7 +13,7 @@ use bianque::probe::{CgroupId, Loader, Reader, Stop};
 use bianque::signal::{Workload, WorkloadKind};
 use bianque::workload::{NameResolver, Workloads};
 
-use crate::support::{Container, Need, patience, place, program, unique, wait_for};
+use crate::support::{Agent, Container, Need, patience, place, podman, program, unique, wait_for};
 
 /// The table, fed as the agent feeds it: probe first, walk second, names beside.
 struct Fed {
@@ -183,4 +183,23 @@ fn a_published_process_context_names_the_service() {
     let of = |name: &str| Some((Some(name.to_owned()), Some("7".to_owned())));
     wait_for("service of the environment", patience(4), || (service() == of("env")).then_some(()));
     wait_for("published service", patience(10), || (service() == of("published")).then_some(()));
+}
+
+/// A container that podman gives another name is told by that soon, and by the old one no more.
+#[test]
+fn renamed_container_has_its_new_name() {
+    let _place = place!(Need::Agent, Need::Podman);
+    let agent = Agent::start("");
+    let mut c = Container::start("first", &[], &["sleep", "3600"]);
+    let series = |name: &str| {
+        agent.metric("container_cpu_time_seconds_total", &[("container_name", name), ("container_id", &c.id)])
+    };
+    wait_for("the container's series", patience(20), || series(&c.name));
+    let new = unique("second");
+    assert!(podman().args(["podman", "rename", &c.name, &new]).status().unwrap().success());
+    let begin = Instant::now();
+    wait_for("the container's series under its new name", patience(15), || series(&new));
+    eprintln!("renamed after {:?}", begin.elapsed());
+    assert!(series(&c.name).is_none(), "it is still told by its old name");
+    c.name = new;
 }

@@ -25,12 +25,18 @@ impl Name {
     /// The name of a metric.
     #[must_use]
     pub fn of(def: &MetricDef) -> Self {
-        let counter = def.instrument == Instrument::Counter;
-        let mut family = word(def.name);
+        Self::new(def.name, def.unit, def.instrument)
+    }
+
+    /// The name of what is not declared by a [`MetricDef`].
+    #[must_use]
+    pub fn new(name: &str, unit: &str, instrument: Instrument) -> Self {
+        let counter = instrument == Instrument::Counter;
+        let mut family = word(name);
         if counter && let Some(bare) = family.strip_suffix("_total") {
             family.truncate(bare.len());
         }
-        let mut unit = unit_word(def.unit, def.instrument);
+        let mut unit = unit_word(unit, instrument);
         if let Some(u) = &unit
             && !format!("_{family}_").contains(&format!("_{u}_"))
         {

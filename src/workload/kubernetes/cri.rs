@@ -23,6 +23,7 @@ use super::messages::{
 };
 use crate::signal::ContainerKind;
 use crate::workload::path;
+use crate::workload::runtime::names_image;
 
 /// Where runtimes listen, the first that is there is asked.
 const SOCKETS: [&str; 7] = [
@@ -203,8 +204,8 @@ impl Taker {
         self.sandbox(PodSandbox { id: s.id, metadata, labels, annotations });
         for c in event.containers_statuses {
             let pod_sandbox_id = sandbox.clone();
-            let (metadata, image, labels) = (c.metadata, c.image, c.labels);
-            self.container(Container { id: c.id, pod_sandbox_id, metadata, image, labels });
+            let (metadata, image, image_ref, labels) = (c.metadata, c.image, c.image_ref, c.labels);
+            self.container(Container { id: c.id, pod_sandbox_id, metadata, image, image_ref, labels });
         }
     }
 
@@ -237,7 +238,7 @@ impl Taker {
         let facts = ContainerFacts {
             pod,
             name: Some(name).filter(|n| !n.is_empty()).map(Into::into),
-            image: c.image.and_then(image_name).map(Into::into),
+            image: image_name(c.image.unwrap_or_default(), c.image_ref).map(Into::into),
             runtime: self.runtime,
             labels: c.labels.into_iter().collect(),
             kind: None,
@@ -255,13 +256,10 @@ fn only(id: Option<&str>) -> ListRequest {
     ListRequest { filter: id.map(|id| Filter { id: id.to_owned() }) }
 }
 
-/// The kubelet asks for an image by its id: that names nothing.
-fn image_name(image: ImageSpec) -> Option<String> {
-    [image.user_specified_image, image.image].into_iter().find(|i| !i.is_empty() && !is_digest(i))
-}
-
-fn is_digest(image: &str) -> bool {
-    image.starts_with("sha256:") || image.len() == 64 && image.bytes().all(|b| b.is_ascii_hexdigit())
+/// The kubelet asks for an image by its id: that names nothing. CRI-O's lists have no more than that, and the
+/// repository.
+fn image_name(image: ImageSpec, reference: String) -> Option<String> {
+    [image.user_specified_image, image.image, reference].into_iter().find(|i| names_image(i))
 }
 
 /// Set by the kubelet on pods that it made itself (pkg/kubelet/types/pod_update.go).

@@ -343,7 +343,9 @@ impl ContainerFacts {
         w.container_name = name.or(w.container_name.take());
         if let Some(image) = &self.image {
             let (name, tag) = split_image(image);
-            (w.image_name, w.image_tag) = (Some(name.into()), tag.map(Into::into));
+            // A reference by digest does not take the tag away that others know.
+            let known = w.image_tag.take().filter(|_| w.image_name.as_deref() == Some(name));
+            (w.image_name, w.image_tag) = (Some(name.into()), tag.map(Into::into).or(known));
         }
         w.runtime = w.runtime.or(self.runtime);
         w.labels.extend(self.labels.iter().map(|(k, v)| (k.clone(), v.clone())));

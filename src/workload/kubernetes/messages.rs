@@ -86,6 +86,9 @@ pub struct Container {
     pub metadata: Option<ContainerMetadata>,
     #[prost(message, optional, tag = "4")]
     pub image: Option<ImageSpec>,
+    /// What the image is to the runtime: an id, or a repository with a digest.
+    #[prost(string, tag = "5")]
+    pub image_ref: String,
     #[prost(map = "string, string", tag = "8")]
     pub labels: HashMap<String, String>,
 }
@@ -104,6 +107,8 @@ pub struct ContainerStatus {
     pub metadata: Option<ContainerMetadata>,
     #[prost(message, optional, tag = "8")]
     pub image: Option<ImageSpec>,
+    #[prost(string, tag = "9")]
+    pub image_ref: String,
     #[prost(map = "string, string", tag = "12")]
     pub labels: HashMap<String, String>,
 }

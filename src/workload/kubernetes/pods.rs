@@ -16,6 +16,7 @@ use super::facts::{ContainerFacts, Facts, PodFacts, Source};
 use super::owners;
 use crate::signal::{ContainerKind, QosClass};
 use crate::workload::path;
+use crate::workload::runtime::names_image;
 
 /// The list, of which one pod is held at a time: hundreds of them, most of which nobody asks for, would
 /// leave their holes between what is kept.
@@ -268,7 +269,7 @@ impl ContainerStatus {
         let container = ContainerFacts {
             pod: Arc::clone(uid),
             name: Some(self.name.into()),
-            image: Some(self.image).filter(|i| !i.is_empty() && !i.starts_with("sha256:")).map(Into::into),
+            image: Some(self.image).filter(|i| names_image(i)).map(Into::into),
             runtime: [path::CONTAINERD, path::CRI_O, path::DOCKER].into_iter().find(|r| *r == runtime),
             labels: BTreeMap::new(),
             kind,

@@ -7,10 +7,12 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use prost::Message as _;
+
 use super::cri::Taker;
 use super::messages::{
-    Container, ContainerEvent, ContainerMetadata, ContainerStatus, ImageSpec, PodSandbox, PodSandboxMetadata,
-    PodSandboxStatus,
+    Container, ContainerEvent, ContainerMetadata, ContainerStatus, ImageSpec, ListContainersResponse,
+    ListPodSandboxResponse, PodSandbox, PodSandboxMetadata, PodSandboxStatus, VersionResponse,
 };
 use super::*;
 use crate::host::{Clock, Host};
@@ -61,6 +63,7 @@ fn container(image: ImageSpec) -> Container {
         pod_sandbox_id: id("a"),
         metadata: Some(ContainerMetadata { name: "main".into(), attempt: 2 }),
         image: Some(image),
+        image_ref: String::new(),
         labels: map(&[("io.kubernetes.container.name", "main")]),
     }
 }
@@ -93,6 +96,46 @@ fn a_runtime_names_pod_and_container() {
     }
 }
 
+/// What CRI-O 1.31 really answers, and the cgroup in which it put the container: tests/fixtures/cri-o. It does not
+/// say in a list what the image was asked for as; a tag that its files have told stays.
+#[test]
+fn cri_o_as_recorded() {
+    const SANDBOXES: &[u8] = include_bytes!("../../../tests/fixtures/cri-o/sandboxes.pb");
+    const CONTAINERS: &[u8] = include_bytes!("../../../tests/fixtures/cri-o/containers.pb");
+    const VERSION: &[u8] = include_bytes!("../../../tests/fixtures/cri-o/version.pb");
+    let version = VersionResponse::decode(VERSION).unwrap();
+    assert_eq!((&*version.runtime_name, &*version.runtime_version), ("cri-o", "1.31.0"));
+    let facts = Facts::new(&settings());
+    let mut taker = Taker::new(&facts, &version.runtime_name);
+    let sandbox = ListPodSandboxResponse::decode(SANDBOXES).unwrap().items.remove(0);
+    let container = ListContainersResponse::decode(CONTAINERS).unwrap().containers.remove(0);
+    let (sandbox_id, container_id) = (sandbox.id.clone(), container.id.clone());
+    taker.sandbox(sandbox);
+    taker.container(container);
+    let lines = include_str!("../../../tests/fixtures/cri-o/cgroup");
+    let named = |id: &str| {
+        let paths = crate::host::cgroup::memberships(lines).map(|m| m.path.replace(&container_id, id));
+        let mut all = paths.map(|path| describe(WorkloadKey(1), &path, true)).collect::<Vec<_>>();
+        assert!(all.iter().all(|w| w.container_id.as_deref() == Some(id)), "{all:?}");
+        let mut w = all.remove(0);
+        w.image_name = Some("registry.example/shop/server".into());
+        w.image_tag = Some("1.27".into());
+        assert!(facts.hand_over(&mut w));
+        w
+    };
+    let w = named(&container_id);
+    assert_eq!((w.runtime, w.container_name.as_deref()), (Some("cri-o"), Some("main")));
+    assert_eq!((w.image_name.as_deref(), w.image_tag.as_deref()), (Some("registry.example/shop/server"), Some("1.27")));
+    let a = w.resource();
+    let of = |k: Key| text(&a, k.name);
+    assert_eq!((of(attr::K8S_POD_NAME), of(attr::K8S_NAMESPACE_NAME)), (Some("web-6d4-x7k2p"), Some("shop")));
+    assert_eq!((of(attr::K8S_POD_UID), of(attr::K8S_DEPLOYMENT_NAME)), (Some(UID), Some("web")));
+    assert_eq!((of(attr::K8S_POD_QOS_CLASS), of(attr::K8S_CONTAINER_NAME)), (Some("Burstable"), Some("main")));
+    assert_eq!((text(&a, "k8s.pod.label.team"), text(&a, "k8s.pod.annotation.note")), (Some("blue"), Some("hi")));
+    assert_eq!(w.pod.unwrap().restarts, Some(2));
+    assert_eq!(named(&sandbox_id).container_name.as_deref(), Some(SANDBOX));
+}
+
 /// An event tells the same as the lists; one without a pod, and a container of an unknown pod, tell nothing.
 #[test]
 fn events_tell_the_same() {
@@ -111,7 +154,13 @@ fn events_tell_the_same() {
             labels: s.labels,
             annotations: s.annotations,
         }),
-        containers_statuses: vec![ContainerStatus { id: c.id, metadata: c.metadata, image: c.image, labels: c.labels }],
+        containers_statuses: vec![ContainerStatus {
+            id: c.id,
+            metadata: c.metadata,
+            image: c.image,
+            image_ref: c.image_ref,
+            labels: c.labels,
+        }],
     });
     let pod = named(&facts, "b").pod.unwrap();
     assert_eq!((pod.name.as_deref(), pod.container.as_deref()), (Some("web-6d4-x7k2p"), Some("main")));

@@ -32,5 +32,6 @@ pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
         service: spec.service,
         annotations: spec.annotations,
         complete: true,
+        kept: None,
     })
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Names;
+use super::renames::{Keeper, Kept};
 use crate::host::{Host, read, read_bytes};
 use crate::workload::path;
 use crate::workload::service::ServiceEnv;
@@ -24,6 +25,8 @@ const MAX_ANSWER: u64 = 4 << 20;
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Container {
+    #[serde(rename = "ID", alias = "Id", default)]
+    id: String,
     /// With a leading slash.
     #[serde(default)]
     name: String,
@@ -42,10 +45,13 @@ struct Config {
 
 pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
     let file = data_root(host).join("containers").join(id).join("config.v2.json");
-    let bytes = read_bytes(&file).ok().or_else(|| ask(host, id).ok().flatten())?;
+    let stored = read_bytes(&file).ok();
+    let kept = stored.is_some().then_some(Kept { keeper: Keeper::Docker, file });
+    let bytes = stored.or_else(|| ask(host, id).ok().flatten())?;
     let c: Container = serde_json::from_slice(&bytes).ok()?;
     let name = c.name.trim_start_matches('/');
     Some(Names {
+        kept,
         complete: !name.is_empty(),
         name: (!name.is_empty()).then(|| name.to_owned()),
         image: (!c.config.image.is_empty()).then_some(c.config.image),
@@ -54,6 +60,13 @@ pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
         annotations: BTreeMap::new(),
         service: ServiceEnv::of_list(c.config.env.iter().flatten().map(String::as_str)),
     })
+}
+
+/// The one container of a `config.v2.json`.
+pub(super) fn names(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
+    let c: Container = serde_json::from_slice(bytes).ok()?;
+    let name = c.name.trim_start_matches('/').to_owned();
+    (!c.id.is_empty() && !name.is_empty()).then(|| BTreeMap::from([(c.id, name)]))
 }
 
 /// `/var/lib/docker`, unless `daemon.json` says otherwise.

@@ -3,11 +3,13 @@
 //! Docker's socket last. A job beside the data's way; no record waits for it.
 //!
 //! A container is looked up at its birth, because with `--rm` its files go with it, and again within
-//! two seconds, because the files may be written a moment after the cgroup is made.
+//! two seconds, because the files may be written a moment after the cgroup is made. Later, only whether it
+//! was renamed.
 
 mod containerd;
 mod docker;
 mod oci;
+mod renames;
 mod storage;
 
 use std::cell::LazyCell;
@@ -23,6 +25,7 @@ use super::settings::Settings;
 use super::{Changes, Workloads, path};
 use crate::host::{Cgroups, Host};
 use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
+use renames::{Kept, Renames};
 
 /// When a container is looked up, after its birth; the last one is what exporters wait for at most.
 const ATTEMPTS: [Duration; 7] = [
@@ -61,6 +64,8 @@ pub(crate) struct Names {
     pub service: ServiceEnv,
     /// Nothing more is to be had.
     pub complete: bool,
+    /// Where the name would change.
+    kept: Option<Kept>,
 }
 
 /// Resolves names on a thread of its own.
@@ -69,6 +74,7 @@ pub struct NameResolver {
     facts: Facts,
     born: Changes,
     jobs: Vec<Job>,
+    renames: Renames,
 }
 
 /// A workload of which something is still to be looked up.
@@ -90,7 +96,13 @@ impl NameResolver {
     pub fn new(workloads: &Workloads) -> Self {
         workloads.expect_names();
         let facts = Facts::new(&Settings::default());
-        NameResolver { workloads: workloads.clone(), facts, born: workloads.changes(), jobs: Vec::new() }
+        NameResolver {
+            workloads: workloads.clone(),
+            facts,
+            born: workloads.changes(),
+            jobs: Vec::new(),
+            renames: Renames::default(),
+        }
     }
 
     /// Heeds what Kubernetes tells, too: before the runtimes' files.
@@ -107,7 +119,9 @@ impl NameResolver {
         while !stop.load(Ordering::Relaxed) {
             self.heed();
             self.work();
-            let next = self.jobs.iter().map(|j| j.due().saturating_duration_since(Instant::now())).min();
+            self.renames.work(&self.workloads, Instant::now());
+            let due = self.jobs.iter().map(Job::due).chain(self.renames.due()).min();
+            let next = due.map(|due| due.saturating_duration_since(Instant::now()));
             self.jobs.shrink_to(2 * self.jobs.len());
             for w in self.born.wait(next.unwrap_or(NOTHING)) {
                 self.take_on(&w, w.pending, LOOKS.len());
@@ -150,22 +164,30 @@ impl NameResolver {
     fn work(&mut self) {
         let now = Instant::now();
         let mut jobs = std::mem::take(&mut self.jobs);
-        let cgroups = LazyCell::new(|| Cgroups::read(self.workloads.host()).ok());
+        let host = self.workloads.host().clone();
+        let cgroups = LazyCell::new(|| Cgroups::read(&host).ok());
         jobs.retain_mut(|job| job.due() > now || self.attempt(job, now, &cgroups));
         self.jobs.append(&mut jobs);
     }
 
     /// Whether something is left to do.
-    fn attempt(&self, job: &mut Job, now: Instant, cgroups: &impl Deref<Target = Option<Cgroups>>) -> bool {
+    fn attempt(&mut self, job: &mut Job, now: Instant, cgroups: &impl Deref<Target = Option<Cgroups>>) -> bool {
         let Some(w) = self.workloads.by_key(job.key) else { return false };
         if job.naming {
             let names = look_up(self.workloads.host(), &w);
             job.attempt += 1;
+            // What Kubernetes names is not renamed.
+            if let Some(kept) = names.as_ref().and_then(|n| n.kept.as_ref()).filter(|_| w.pod.is_none()) {
+                self.renames.watch(job.key, kept);
+            }
             let last = job.attempt >= ATTEMPTS.len();
             let mut done = last;
             self.workloads.update(job.key, |w| {
                 match &names {
-                    Some(names) if self.facts.tells_of(w.container_id.as_deref()) => names.service.apply(w),
+                    Some(names) if self.facts.tells_of(w.container_id.as_deref()) => {
+                        names.service.apply(w);
+                        apply_image(names, w);
+                    }
                     Some(names) => apply(names, w),
                     None => {}
                 }
@@ -235,16 +257,7 @@ fn apply(names: &Names, w: &mut Workload) {
     if let Some(name) = names.name.as_deref().filter(|n| !n.is_empty()) {
         w.container_name = Some(name.to_owned());
     }
-    let set = |slot: &mut Option<Arc<str>>, value: Option<&str>| {
-        if let Some(v) = value.filter(|v| !v.is_empty()) {
-            *slot = Some(v.into());
-        }
-    };
-    if let Some(image) = &names.image {
-        let (name, tag) = split_image(image);
-        set(&mut w.image_name, Some(name));
-        set(&mut w.image_tag, tag);
-    }
+    apply_image(names, w);
     w.runtime = names.runtime.or(w.runtime);
     let mut room = MAX_LABELS_LEN;
     for (k, v) in names.labels.iter().take(MAX_LABELS) {
@@ -255,6 +268,19 @@ fn apply(names: &Names, w: &mut Workload) {
     apply_pod(names, w);
     names.service.apply(w);
     service::by_labels(w, &BTreeMap::new(), &names.annotations);
+}
+
+fn apply_image(names: &Names, w: &mut Workload) {
+    let set = |slot: &mut Option<Arc<str>>, value: Option<&str>| {
+        if let Some(v) = value.filter(|v| !v.is_empty()) {
+            *slot = Some(v.into());
+        }
+    };
+    if let Some(image) = &names.image {
+        let (name, tag) = split_image(image);
+        set(&mut w.image_name, Some(name));
+        set(&mut w.image_tag, tag);
+    }
 }
 
 /// Pod, namespace and container as the kubelet hands them to the runtimes: `io.kubernetes.*` labels or
@@ -278,6 +304,12 @@ fn apply_pod(names: &Names, w: &mut Workload) {
     let container = find(["io.kubernetes.container.name", "io.kubernetes.cri.container-name"]);
     // The container that only holds the pod's namespaces has no name in the pod.
     pod.container = container.filter(|c| !c.is_empty() && c != SANDBOX).map(Into::into).or(pod.container.take());
+}
+
+/// Whether an image is called by a name rather than by its id: the kubelet has runtimes make containers by the latter.
+pub(super) fn names_image(image: &str) -> bool {
+    let is_id = image.len() == 64 && image.bytes().all(|b| b.is_ascii_hexdigit());
+    !image.is_empty() && !image.starts_with("sha256:") && !is_id
 }
 
 /// `registry:5000/name:tag@digest` → name and tag.

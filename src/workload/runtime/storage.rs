@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Names, oci};
+use super::renames::{Keeper, Kept};
+use super::{Names, names_image, oci};
 use crate::host::{Host, read, read_bytes};
 use crate::workload::path;
 
@@ -36,6 +37,17 @@ struct Metadata {
     /// podman's name, or the one that CRI-O made of pod and container.
     #[serde(default)]
     name: String,
+}
+
+impl Container {
+    fn metadata(&self) -> Metadata {
+        serde_json::from_str(&self.metadata).unwrap_or_default()
+    }
+
+    /// What it was made with stays in the metadata when it is renamed.
+    fn name(&self) -> Option<String> {
+        self.names.first().cloned().or_else(|| Some(self.metadata().name)).filter(|n| !n.is_empty())
+    }
 }
 
 #[derive(Deserialize)]
@@ -78,20 +90,24 @@ fn drivers(root: &Path) -> Vec<String> {
 
 fn in_driver(root: &Path, driver: &str, id: &str) -> Option<Names> {
     let folder = root.join(format!("{driver}-containers"));
-    let listed = ["containers.json", "volatile-containers.json"].into_iter().find_map(|list| {
-        let all: Vec<Container> = serde_json::from_slice(&read_bytes(&folder.join(list)).ok()?).ok()?;
-        all.into_iter().find(|c| c.id == id)
+    let (file, listed) = ["containers.json", "volatile-containers.json"].into_iter().find_map(|list| {
+        let file = folder.join(list);
+        let all: Vec<Container> = serde_json::from_slice(&read_bytes(&file).ok()?).ok()?;
+        Some((file, all.into_iter().find(|c| c.id == id)?))
     })?;
-    let metadata: Metadata = serde_json::from_str(&listed.metadata).unwrap_or_default();
+    let metadata = listed.metadata();
     let spec = oci::read(&folder.join(id).join("userdata/config.json"));
     let complete = spec.is_some();
     let spec = spec.unwrap_or_default();
     let annotation = |key: &str| spec.annotations.get(key).cloned();
     let podman = annotation("io.container.manager").is_some_and(|m| m == "libpod");
-    let crio = annotation("io.kubernetes.container.name").is_some();
-    let image = Some(metadata.image_name).filter(|i| !i.is_empty());
+    // CRI-O lists it under a name that it made of those of pod and container, which stays.
+    let in_pod = annotation("io.kubernetes.container.name");
+    let crio = in_pod.is_some();
+    let image = Some(metadata.image_name).filter(|i| names_image(i));
     Some(Names {
-        name: listed.names.into_iter().next().or(Some(metadata.name)).filter(|n| !n.is_empty()),
+        name: in_pod.or_else(|| listed.name()),
+        kept: (!crio).then_some(Kept { keeper: Keeper::Storage, file }),
         image: image
             .or_else(|| annotation("io.kubernetes.cri-o.ImageName"))
             .or_else(|| image_name(root, driver, &listed.image)),
@@ -101,6 +117,12 @@ fn in_driver(root: &Path, driver: &str, id: &str) -> Option<Names> {
         annotations: spec.annotations,
         complete,
     })
+}
+
+/// Every container of a list.
+pub(super) fn names(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
+    let all: Vec<Container> = serde_json::from_slice(bytes).ok()?;
+    Some(all.into_iter().filter_map(|c| Some((c.id.clone(), c.name()?))).collect())
 }
 
 fn image_name(root: &Path, driver: &str, image: &str) -> Option<String> {

@@ -58,6 +58,73 @@ fn rootless_podman() {
     assert_eq!((w.container_name.as_deref(), w.image_name.as_deref()), (Some("mine"), Some("quay.io/x/y")));
 }
 
+/// What CRI-O 1.31 really writes: tests/fixtures/cri-o.
+#[test]
+fn cri_o_as_recorded() {
+    let d = tempfile::tempdir().unwrap();
+    let spec = include_str!("../../../tests/fixtures/cri-o/config.json");
+    let path = cgroup_of(include_str!("../../../tests/fixtures/cri-o/cgroup"));
+    let id = path.rsplit_once("/crio-").unwrap().1;
+    let folder = "var/lib/containers/storage/overlay-containers";
+    let listed = include_str!("../../../tests/fixtures/cri-o/volatile-containers.json");
+    put(d.path(), &format!("{folder}/volatile-containers.json"), listed);
+    put(d.path(), &format!("{folder}/{id}/userdata/config.json"), spec);
+    let w = named(d.path(), path).unwrap();
+    let pod = w.pod.as_ref().unwrap();
+    assert_eq!((pod.name.as_deref(), pod.namespace.as_deref()), (Some("web-6d4-x7k2p"), Some("shop")));
+    assert_eq!((pod.container.as_deref(), w.container_name.as_deref()), (Some("main"), Some("main")));
+    assert_eq!((w.image_name.as_deref(), w.image_tag.as_deref()), (Some("registry.example/shop/server"), Some("1.27")));
+    assert_eq!((w.runtime, w.service_name.as_deref()), (Some("cri-o"), Some("main")));
+}
+
+/// The path in a `/proc/PID/cgroup`, which is the same in all hierarchies.
+fn cgroup_of(lines: &str) -> &str {
+    let mut paths = crate::host::cgroup::memberships(lines).map(|m| m.path);
+    let first = paths.next().unwrap();
+    assert!(paths.all(|p| p == first), "{lines}");
+    first
+}
+
+/// What Docker 20.10 really writes and answers, with its default cgroup and below another parent; a container
+/// that was renamed: tests/fixtures/docker.
+#[test]
+fn docker_as_recorded() {
+    let path = cgroup_of(include_str!("../../../tests/fixtures/docker/cgroup"));
+    let id = path.rsplit('/').next().unwrap();
+    let config = include_str!("../../../tests/fixtures/docker/config.v2.json");
+    let d = tempfile::tempdir().unwrap();
+    put(d.path(), &format!("var/lib/docker/containers/{id}/config.v2.json"), config);
+    let check = |w: &Workload| {
+        assert_eq!((w.container_name.as_deref(), w.runtime), (Some("web"), Some("docker")));
+        assert_eq!((w.image_name.as_deref(), w.image_tag.as_deref()), (Some("shop/server"), Some("1.27")));
+        assert_eq!(w.labels.get("team").map(String::as_str), Some("shop"));
+        assert_eq!((w.service_name.as_deref(), w.service_version.as_deref()), (Some("cart"), Some("7")));
+    };
+    check(&named(d.path(), path).unwrap());
+    let elsewhere = cgroup_of(include_str!("../../../tests/fixtures/docker/cgroup.parent"));
+    let found = crate::workload::path::identify(elsewhere).and_then(|i| i.container).unwrap();
+    assert_eq!(found.id, elsewhere.rsplit('/').next().unwrap(), "a bare id below a parent of its own");
+    check(&named(d.path(), &format!("/jobs/{id}")).unwrap());
+    let renamed = docker::names(include_bytes!("../../../tests/fixtures/docker/renamed.config.v2.json")).unwrap();
+    assert_eq!(renamed, BTreeMap::from([(id.to_owned(), "web-old".to_owned())]));
+
+    let d = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(d.path().join("var/run")).unwrap();
+    let listener = UnixListener::bind(d.path().join("var/run/docker.sock")).unwrap();
+    let daemon = std::thread::spawn(move || {
+        let inspect = include_str!("../../../tests/fixtures/docker/inspect.http");
+        for answer in [inspect, include_str!("../../../tests/fixtures/docker/unknown.http")] {
+            use std::io::{Read, Write};
+            let (mut s, _) = listener.accept().unwrap();
+            assert!(s.read(&mut [0; 4096]).unwrap() > 0);
+            s.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    check(&named(d.path(), path).unwrap());
+    assert!(named(d.path(), path).is_none());
+    daemon.join().unwrap();
+}
+
 /// CRI-O: pod, container and labels from the annotations.
 #[test]
 fn cri_o() {
@@ -144,6 +211,57 @@ fn broken_files() {
     for cgroup in ["/libpod_parent/libpod-ID", "/docker/ID", "/x/ID", "/system.slice/cri-containerd-ID.scope"] {
         assert_eq!(named(d.path(), cgroup), None, "{cgroup}");
     }
+}
+
+/// A container that is renamed is told by its new name, from podman's list as from Docker's file; a list that is half
+/// written changes nothing, and is read again.
+#[test]
+fn renamed() {
+    let d = tempfile::tempdir().unwrap();
+    let workloads = Workloads::new(&Host::under(d.path()), &Clock::fixed(Timestamp(1), 1));
+    let other = ID.replace('3', "4");
+    let list = "var/lib/containers/storage/overlay-containers/containers.json";
+    let docker = format!("var/lib/docker/containers/{other}/config.v2.json");
+    let write = |name: &str| {
+        put(d.path(), list, &format!(r#"[{{"id":"{ID}","names":["{name}"],"metadata":"{{\"name\":\"old\"}}"}}]"#));
+        put(d.path(), &docker, &format!(r#"{{"ID":"{other}","Name":"/{name}","Config":{{}}}}"#));
+    };
+    write("old");
+    workloads.on_mkdir(CgroupId { hierarchy: 0, id: 1 }, &format!("/libpod_parent/libpod-{ID}"));
+    workloads.on_mkdir(CgroupId { hierarchy: 0, id: 2 }, &format!("/docker/{other}"));
+    let mut renames = Renames::default();
+    assert!(renames.due().is_none(), "it would wake for nothing");
+    for w in workloads.all() {
+        let names = look_up(workloads.host(), &w).unwrap();
+        workloads.update(w.key, |w| apply(&names, w));
+        renames.watch(w.key, &names.kept.unwrap());
+    }
+    let called = |id: &str| {
+        let w = workloads.of_container(id).unwrap();
+        (w.container_name.clone().unwrap(), w.service_name.as_deref().unwrap().to_owned())
+    };
+    let both = |name: &str| assert_eq!([called(ID), called(&other)], [(); 2].map(|()| (name.into(), name.into())));
+    let start = Instant::now();
+    let later = |seconds| start + Duration::from_secs(seconds);
+    renames.work(&workloads, later(0));
+    both("old");
+    write("newer");
+    renames.work(&workloads, later(1));
+    both("old");
+    renames.work(&workloads, later(6));
+    both("newer");
+    put(d.path(), list, "[{\"id\":");
+    std::fs::remove_file(d.path().join(&docker)).unwrap();
+    renames.work(&workloads, later(12));
+    both("newer");
+    write("newest");
+    renames.work(&workloads, later(18));
+    assert_eq!(called(ID).0, "newest");
+    assert_eq!(called(&other).0, "newer", "its file had gone, as when a container goes");
+    workloads.on_rmdir(CgroupId { hierarchy: 0, id: 1 });
+    put(d.path(), list, "[]");
+    renames.work(&workloads, later(24));
+    assert!(renames.due().is_none(), "it looks at files of containers that are gone");
 }
 
 /// Name and tag, with ports and digests in the way.

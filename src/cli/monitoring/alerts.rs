@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Alerting rules: one for each event that is worth one, and those about the agent itself.
+//!
+//! An event of severity ERROR alerts at once. A WARN alerts when it happens again and again: each counts for five
+//! minutes, and that has to last for five.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use super::query::{INSTANCE, WORKLOAD, grown, own};
+use crate::collectors::Registration;
+use crate::exporters::prometheus::names::{Name, word};
+use crate::signal::semconv::{metric, own as names};
+use crate::signal::{EventDef, MetricDef, Severity};
+
+/// One alert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alert {
+    pub name: String,
+    pub expr: String,
+    /// How long it must hold before somebody is told.
+    pub lasts: Option<&'static str>,
+    /// `critical` or `warning`.
+    pub severity: &'static str,
+    /// Whose event it is; `None`: about the agent itself.
+    pub collector: Option<&'static str>,
+    pub summary: String,
+    /// With Prometheus' templates: figures, and who suffers.
+    pub description: String,
+    /// What to do, in words.
+    pub next: String,
+}
+
+impl Alert {
+    /// Where more is to be read.
+    #[must_use]
+    pub fn page(&self) -> String {
+        match self.collector {
+            Some(c) => format!("docs/reference/collectors/{c}.md#what-to-do-next"),
+            None => format!("docs/reference/alerts.md#{}", self.name.to_lowercase()),
+        }
+    }
+}
+
+/// Every alert.
+#[must_use]
+pub fn all(registrations: &[Registration]) -> Vec<Alert> {
+    let mut out: Vec<Alert> = registrations
+        .iter()
+        .flat_map(|r| r.info.events.iter().map(move |e| (r, *e)))
+        .filter(|(_, e)| e.severity >= Severity::Warn)
+        .map(|(r, e)| of_event(r, e))
+        .collect();
+    out.extend(about_the_agent());
+    out.extend(cost(registrations));
+    out
+}
+
+fn of_event(r: &Registration, e: &EventDef) -> Alert {
+    let urgent = e.severity >= Severity::Error;
+    Alert {
+        name: format!("Bianque{}", camel(e.name.strip_prefix("linux.").unwrap_or(e.name))),
+        expr: grown(&Name::of(e.counter).sample, "", INSTANCE),
+        lasts: (!urgent).then_some("5m"),
+        severity: if urgent { "critical" } else { "warning" },
+        collector: Some(r.info.name),
+        summary: e.summary.to_owned(),
+        description: format!(
+            "{{{{ $value | printf \"%.0f\" }}}} in five minutes{}. On the node, `bianque events --name {}` shows what was \
+             captured.",
+            e.container_counter.map_or_else(String::new, sufferers),
+            e.name
+        ),
+        next: what_to_do_next(&r.info.markdown()),
+    }
+}
+
+/// A template that names the workloads whose counters grew: `, of: web-1 app (3)`.
+fn sufferers(counter: &MetricDef) -> String {
+    let [namespace, pod, container] = WORKLOAD.map(|k| word(k.name));
+    let selector = format!("{{{INSTANCE}=%[1]q}}");
+    let query = grown(&Name::of(counter).sample, &selector, &[&*namespace, &*pod, &*container].join(", "));
+    format!(
+        "{{{{ with query (printf `topk(5, {query})` $labels.{INSTANCE}) }}}}, of:{{{{ range . }}}} \
+         {{{{ with .Labels.{pod} }}}}{{{{ . }}}} {{{{ end }}}}{{{{ .Labels.{container} }}}} \
+         ({{{{ .Value | printf \"%.0f\" }}}}){{{{ end }}}}{{{{ end }}}}"
+    )
+}
+
+/// `memory.oom_kill` → `MemoryOomKill`.
+fn camel(name: &str) -> String {
+    let words = name.split(['.', '_']);
+    words.map(|w| w.chars().take(1).flat_map(char::to_uppercase).chain(w.chars().skip(1)).collect::<String>()).collect()
+}
+
+/// The section of a collector's page, as one line.
+fn what_to_do_next(markdown: &str) -> String {
+    let after = markdown.split_once("# What to do next\n").map_or("", |(_, rest)| rest);
+    let section = after.split("\n#").next().unwrap_or(after);
+    section.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What an alert about the agent says beside its condition.
+struct Own {
+    name: &'static str,
+    lasts: &'static str,
+    severity: &'static str,
+    summary: &'static str,
+    next: &'static str,
+}
+
+fn about_the_agent() -> Vec<Alert> {
+    let sample = |name| own(name).sample;
+    let [series, collector, store] = [names::SERIES, names::COLLECTOR_STATE, names::STORE_STATE].map(sample);
+    let [lag, source] = [names::EXPORTER_LAG, names::SOURCE_STATE].map(sample);
+    let state = names::key::STATE;
+    let by = |keys: &[&str]| [&[INSTANCE], keys].concat().join(", ");
+    let dropped = grown(&sample(names::EVENTS_DROPPED), "", &by(&[names::key::EXPORTER, names::key::REASON]));
+    let lost = grown(&sample(names::RECORDS_LOST), "", &by(&[names::key::PROBE, names::key::REASON]));
+    let folded = grown(&sample(names::SERIES_OVERFLOWED), "", &by(&[names::key::METRIC]));
+    vec![
+        told(GONE, format!("max by ({INSTANCE}) ({series} offset 10m) unless max by ({INSTANCE}) ({series})")),
+        told(COLLECTOR_FAILED, format!("{collector}{{{state}=\"failed\"}} == 1")),
+        told(STORE_DEGRADED, format!("{store}{{{state}=\"degraded\"}} == 1")),
+        told(DROPPED, dropped),
+        told(LOST, lost),
+        told(BEHIND, format!("{lag} > 300")),
+        told(NAMES, format!("{source}{{{state}=~\"old|down\"}} == 1")),
+        told(SERIES, folded),
+    ]
+}
+
+/// Design's budget: half a percent of the node's CPU.
+fn cost(registrations: &[Registration]) -> Option<Alert> {
+    let mut all = registrations.iter().flat_map(|r| r.info.metrics);
+    let cpus = Name::of(all.find(|m| m.name == metric::LINUX_CPU_ONLINE)?).sample;
+    let time = own(names::PROBE_TIME).sample;
+    let used = format!("sum by ({INSTANCE}) (rate({time}[10m]))");
+    Some(told(COST, format!("{used} / on ({INSTANCE}) max by ({INSTANCE}) ({cpus}) > 0.005")))
+}
+
+fn told(own: Own, expr: String) -> Alert {
+    Alert {
+        name: own.name.to_owned(),
+        expr,
+        lasts: Some(own.lasts).filter(|l| !l.is_empty()),
+        severity: own.severity,
+        collector: None,
+        summary: own.summary.to_owned(),
+        description: "{{ range $name, $value := $labels }}{{ $name }}={{ $value }} {{ end }}({{ $value | humanize }})"
+            .to_owned(),
+        next: own.next.to_owned(),
+    }
+}
+
+const GONE: Own = Own {
+    name: "BianqueAgentGone",
+    lasts: "5m",
+    severity: "warning",
+    summary: "The agent, or its node, is gone: it was there ten minutes ago, and is not",
+    next: "If the node was not taken out: see whether it answers, then `systemctl status bianque` or the pod's last state, and \
+           the end of its log.",
+};
+const COLLECTOR_FAILED: Own = Own {
+    name: "BianqueCollectorFailed",
+    lasts: "5m",
+    severity: "warning",
+    summary: "A collector has failed and is not started again",
+    next: "`bianque list` on the node gives the reason, `bianque doctor` what the kernel at hand refuses.",
+};
+const STORE_DEGRADED: Own = Own {
+    name: "BianqueStoreDegraded",
+    lasts: "1m",
+    severity: "critical",
+    summary: "Events cannot be committed to the store; delivery goes on from memory",
+    next: "The disk under `store.path` is full, slow or read-only: see `df`, the kernel's log and the disk's latency. What falls \
+           out of memory unsaved counts as dropped.",
+};
+const DROPPED: Own = Own {
+    name: "BianqueEventsDropped",
+    lasts: "",
+    severity: "critical",
+    summary: "Events are lost: what could not be delivered was dropped",
+    next: "The labels say by whom and why. `retention`: the back end was away for longer than the store holds, so raise \
+           `store.max_size` or `store.max_age`. `store`: see BianqueStoreDegraded. Otherwise the back end refuses them: the agent's \
+           log has its answer.",
+};
+const LOST: Own = Own {
+    name: "BianqueRecordsLost",
+    lasts: "5m",
+    severity: "warning",
+    summary: "The kernel cannot hand over all records of a probe",
+    next: "More happens than is read: see whether the agent's CPU is throttled (its cgroup's limit), and raise the threshold of \
+           the collector, or filter, so that less is told.",
+};
+const BEHIND: Own = Own {
+    name: "BianqueExporterBehind",
+    lasts: "5m",
+    severity: "warning",
+    summary: "An exporter is more than five minutes behind",
+    next: "The back end is away, slow, or refuses: `bianque_exporter_failures_total` has the reason, the agent's log the answer. \
+           Nothing is lost while the store holds it.",
+};
+const NAMES: Own = Own {
+    name: "BianqueNamesOld",
+    lasts: "10m",
+    severity: "warning",
+    summary: "A source of workloads' names is down; what it told before is kept",
+    next: "New pods may have no names. The label says which: the runtime's CRI socket, the kubelet or the API server. See whether \
+           it answers on the node, and whether its permissions or certificates have changed.",
+};
+const SERIES: Own = Own {
+    name: "BianqueSeriesFolded",
+    lasts: "5m",
+    severity: "warning",
+    summary: "A metric has more series than allowed; the rest is folded into overflow=\"true\"",
+    next: "Raise `metrics.max_series`, or filter what the collector tells of.",
+};
+const COST: Own = Own {
+    name: "BianqueProbesCostly",
+    lasts: "10m",
+    severity: "warning",
+    summary: "The agent's probes take more than 0.5 % of the node's CPU",
+    next: "`bianque_probe_time_seconds_total` says which probe; turn its collector off, or filter.",
+};
+
+/// The rules as Prometheus reads them.
+pub fn rules(registrations: &[Registration]) -> String {
+    let (events, own): (Vec<_>, Vec<_>) = all(registrations).into_iter().partition(|a| a.collector.is_some());
+    let mut out = String::from(
+        "# SPDX-License-Identifier: Apache-2.0\n# Made by `make regen` from the sources; do not edit.\ngroups:\n",
+    );
+    for (group, alerts) in [("bianque-events", events), ("bianque-agent", own)] {
+        let _ = write!(out, "  - name: {group}\n    rules:\n");
+        for a in alerts {
+            rule(&mut out, &a);
+        }
+    }
+    out
+}
+
+/// A JSON string is a YAML string.
+fn rule(out: &mut String, a: &Alert) {
+    let text = |s: &str| json!(s).to_string();
+    let _ = write!(out, "      - alert: {}\n        expr: {}\n", a.name, text(&a.expr));
+    if let Some(lasts) = a.lasts {
+        let _ = writeln!(out, "        for: {lasts}");
+    }
+    let collector = a.collector.map_or_else(String::new, |c| format!("\n          collector: {c}"));
+    let _ = write!(out, "        labels:\n          severity: {}{collector}\n        annotations:\n", a.severity);
+    let summary = format!("{{{{ $labels.{INSTANCE} }}}}: {}", a.summary);
+    for (key, value) in [("summary", &summary), ("description", &a.description), ("next", &a.next), ("page", &a.page())]
+    {
+        let _ = writeln!(out, "          {key}: {}", text(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An alert's name is its event's; its advice is the whole section, and nothing of the next.
+    #[test]
+    fn names_and_advice() {
+        assert_eq!(camel("memory.oom_kill"), "MemoryOomKill");
+        let page = "# How\nso\n\n# What to do next\nLook\nthere.\n\n# More\nno\n";
+        assert_eq!(what_to_do_next(page), "Look there.");
+        assert_eq!(what_to_do_next("## What to do next\nLast."), "Last.");
+    }
+}
