@@ -78,7 +78,7 @@ async fn the_same_ids_are_in_every_server() {
     let made = bianque().args(["setup", "elasticsearch", "--yes"]).env(ELASTICSEARCH, es.url()).status().unwrap();
     assert!(made.success());
     let mut agent =
-        Agent::prepare("[incident]\nquiet = \"3s\"\n[collectors.cpuidle]\nwindow = \"3s\"\ncapture = \"2s\"\n");
+        Agent::prepare("[incident]\nquiet = \"60s\"\n[collectors.cpuidle]\nwindow = \"3s\"\ncapture = \"2s\"\n");
     let endpoint = backend.settings(Protocol::Grpc).endpoint.unwrap();
     agent.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint).env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
     agent.env(ELASTICSEARCH, es.url());
