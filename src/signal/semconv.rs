@@ -113,6 +113,10 @@ pub mod attr {
     pub const LINUX_OOM_CGROUP: Key = Key::new("linux.oom.cgroup.path", "The cgroup whose limit was reached");
     pub const LINUX_OOM_USAGE: Key = Key::new("linux.oom.usage", "Bytes charged to that cgroup at the kill");
     pub const LINUX_OOM_LIMIT: Key = Key::new("linux.oom.limit", "Its limit in bytes");
+    pub const LINUX_OOM_CPUSET: Key =
+        Key::new("linux.oom.cpuset", "The cpuset whose memory ran out: the last part of its cgroup's path");
+    pub const LINUX_OOM_NODES: Key =
+        Key::new("linux.oom.memory_nodes", "The NUMA nodes that the allocation was bound to, as cpuset.mems has them");
     pub const LINUX_OOM_ORDER: Key = Key::new("linux.oom.order", "Order of the allocation that could not be met");
     pub const LINUX_OOM_GFP: Key = Key::new("linux.oom.gfp_mask", "Its gfp flags");
     pub const LINUX_OOM_SCORE_ADJ: Key = Key::new("linux.oom.score_adj", "The victim's oom_score_adj");
