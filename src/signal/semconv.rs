@@ -269,6 +269,8 @@ pub mod attr {
     pub const LINUX_NET_LINK_MAC: Key = Key::new("linux.net.link.mac", "Its hardware address");
     pub const LINUX_NET_LINK_NAME_BEFORE: Key = Key::new("linux.net.link.name.before", "Its name before");
     pub const LINUX_NET_LINK_MASTER: Key = Key::new("linux.net.link.master", "The bond, bridge, … that it belongs to");
+    pub const LINUX_NET_LINK_PORT_STATE: Key =
+        Key::new("linux.net.link.port_state", "Of a bond's port: active, or backup");
     pub const LINUX_NET_LINK_CARRIER_LOSSES: Key =
         Key::new("linux.net.link.carrier_losses", "Times that it lost its carrier since it is there");
     pub const LINUX_NET_LINK_MOVED: Key = Key::new("linux.net.link.moved", "It went to another network namespace");
