@@ -18,8 +18,10 @@ use std::time::{Duration, Instant};
 
 use bianque::host::sys::{process_cpu_ns, stamping_socket};
 use bianque::probe::shared::{Feature, Net, Tasks};
-use bianque::probe::skeletons::{memreclaim, net, netrecvlat, softirq, softlockup};
-use bianque::probe::{CgroupRef, Loader, Object, Reader, Stop};
+use bianque::probe::skeletons::{
+    hungtask, linkwatch, memreclaim, net, netrecvlat, oom, ras, softirq, softlockup, txtimeout,
+};
+use bianque::probe::{CgroupRef, LoadOptions, Loader, Object, Reader, Stop};
 
 /// One probe in one situation.
 struct Case {
@@ -55,6 +57,46 @@ static CASES: &[Case] = &[
     Case { name: "netrecvlat", what: "what the stamps cost, without a program", run: stamps },
     Case { name: "netrecvlat", what: "miss: packets on loopback, stamped", run: |l| waits(l, 60_000_000_000) },
     Case { name: "netrecvlat", what: "hit: the same, each over the limit, most suppressed", run: |l| waits(l, 0) },
+    Case {
+        name: "oom",
+        what: "hit: kills in a cgroup (its hooks run for nothing else)",
+        run: |l| provoked(l, oom::SKELETON.options().optional(&["kill"]), &["oom-memcg", "--times", "50"]),
+    },
+    Case {
+        name: "hungtask",
+        what: "hit: the kernel's detector speaks (for a miss, see tasks)",
+        run: |l| {
+            let what = ["hungtask", "--seconds", "6", "--writers", "20", "--kernel", "2"];
+            provoked(l, hungtask::SKELETON.options().optional(&["hang"]), &what)
+        },
+    },
+    Case {
+        name: "linkwatch",
+        what: "hit: a device is set up and down (a miss, only where there is fentry: what else is told of it)",
+        run: |l| {
+            let options = linkwatch::SKELETON.options().optional(&["admin", "first_up"]);
+            provoked(l, options, &["linkflap", "--times", "20"])
+        },
+    },
+    Case {
+        name: "txtimeout",
+        what: "hit: a queue stands still (its hook runs for nothing else)",
+        run: |l| provoked(l, txtimeout::SKELETON.options(), &["txtimeout"]),
+    },
+    Case { name: "ras", what: "miss: signals of no bad page", run: |l| signals(l, &SIGNALS) },
+    Case { name: "ras", what: "hit: signals of a bad page, but for a few suppressed", run: |l| signals(l, &BAD_PAGES) },
+    Case { name: "ras", what: "hit: machine checks", run: |l| provoked(l, hardware(), &["mce"]) },
+];
+// lacp has no probe: it listens to rtnetlink.
+
+/// Nobody waits for this signal, so it is thrown away.
+const SIGNALS: [&str; 3] = ["bash", "-c", "for ((i = 0; i < 100000; i++)); do kill -URG $$; done"];
+/// rt_sigqueueinfo(2) to itself with what the kernel sends of a bad page (BUS_MCEERR_AO).
+const BAD_PAGES: [&str; 4] = [
+    "perl",
+    "-e",
+    r#"$SIG{BUS} = "IGNORE"; $i = pack("i3x4Qx104", 7, 0, 5, 4096); for (1..100000) { syscall(0 + $ARGV[0], 0 + $$, 7, $i) == 0 or die }"#,
+    if cfg!(target_arch = "aarch64") { "138" } else { "129" },
 ];
 
 /// A filter drops what all CPUs send.
@@ -115,7 +157,7 @@ fn programs() -> impl Iterator<Item = aya::programs::ProgramInfo> {
     aya::programs::loaded_programs().filter_map(Result::ok)
 }
 
-fn load_one(loader: &mut Loader, options: bianque::probe::LoadOptions) -> Object {
+fn load_one(loader: &mut Loader, options: LoadOptions) -> Object {
     loader.load(options).unwrap_or_else(|e| panic_with(&e.to_string()))
 }
 
@@ -232,14 +274,22 @@ fn empty_on_drops(loader: &mut Loader) -> Result<Costs, String> {
     storm(&DROPS, |work| measure(load, |o| vec![o.clone()], |_| work()))
 }
 
-/// What `measured` makes of a provocation.
+/// What `measured` makes of a provocation, which sees for itself that it did what it should.
 fn storm(what: &[&str], measured: impl FnOnce(&mut dyn FnMut()) -> Costs) -> Result<Costs, String> {
     let mut done = None;
-    let costs = measured(&mut || done = Some(provocation(what[0]).args(&what[1..]).status()));
+    let costs = measured(&mut || done = provocation(what[0]).args(&what[1..]).stdout(Stdio::piped()).output().ok());
     match done {
-        Some(Ok(status)) if status.success() => Ok(costs),
-        _ => Err(format!("tests/provoke/{} provoked nothing", what[0])),
+        Some(done) if done.status.success() => Ok(costs),
+        done => {
+            let said = done.map(|d| String::from_utf8_lossy(&d.stdout).trim().to_owned());
+            Err(format!("tests/provoke/{}: {}", what[0], said.as_deref().unwrap_or("does not start")))
+        }
     }
+}
+
+/// What a provocation makes of a probe.
+fn provoked(loader: &mut Loader, options: LoadOptions, what: &[&str]) -> Result<Costs, String> {
+    storm(what, |work| measure(|| load_one(loader, options), |o| vec![o.clone()], |_| work()))
 }
 
 /// A packet to ourselves without and with stamps: rounds alternate, the best of each counts.
@@ -275,6 +325,21 @@ fn packet_ns() -> f64 {
         to.recv(&mut buffer).unwrap();
     }
     (process_cpu_ns() - before) as f64 / f64::from(PACKETS)
+}
+
+/// The probe of hardware errors while a program runs, which sends signals.
+fn signals(loader: &mut Loader, program: &[&str]) -> Result<Costs, String> {
+    let mut sent = false;
+    let costs = measure(
+        || load_one(loader, hardware()),
+        |o| vec![o.clone()],
+        |_| sent = Command::new(program[0]).args(&program[1..]).status().is_ok_and(|s| s.success()),
+    );
+    if sent { Ok(costs) } else { Err(format!("{} sent nothing", program[0])) }
+}
+
+fn hardware() -> LoadOptions {
+    ras::SKELETON.options().optional(&["mce", "edac", "aer", "ghes", "extlog", "arm", "page", "victim"])
 }
 
 fn waits(loader: &mut Loader, limit: u64) -> Result<Costs, String> {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose is this, with 5,000 cgroups: the look-up, the way from a record's bytes to an event, and the
-//! walk at start. The bars: a look-up within 200 ns of CPU time, 200,000 events a second on one core.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a bench")]
+//! Whose is this, with 5,000 cgroups: the look-up, the way from a record's bytes to an event, the
+//! names of a stack, and the walk at start. The bars: a look-up within 200 ns of CPU time, 200,000 events a second on one core.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a bench")]
 
 use std::hint::black_box;
 
 use bianque::collectors::events::softirq::DELAY;
 use bianque::host::{Clock, Host, sys};
 use bianque::probe::skeletons::softirq::{Record, Records, SoftirqDelay};
+use bianque::probe::stacks::Symbols;
 use bianque::probe::{CgroupId, CgroupRef, RecordSet as _};
 use bianque::signal::semconv::attr;
 use bianque::signal::{Event, Role, Thread};
@@ -80,7 +81,33 @@ fn bars(w: &Workloads) {
     println!("decode and attribute: {each:.0} ns of CPU time, {:.0} a second (bar: 200,000)", 1e9 / each);
 }
 
+/// Twelve functions of this kernel, in the middle; none where it does not show them.
+fn kernel_stack() -> Vec<u64> {
+    let all = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    let functions = all.lines().filter(|l| l.contains(" T ")).step_by(500).take(12);
+    let addresses = functions.filter_map(|l| u64::from_str_radix(l.split(' ').next()?, 16).ok());
+    addresses.filter(|a| *a != 0).map(|a| a + 4).collect()
+}
+
+#[expect(clippy::print_stdout, reason = "a bench tells what it found")]
+fn stacks() {
+    let (symbols, stack) = (Symbols::new(), kernel_stack());
+    let again = cpu_ns(|| drop(black_box(symbols.kernel(&stack))));
+    let mut new = stack.clone();
+    let first = cpu_ns(|| {
+        // More places than are kept.
+        new[0] = stack[0] + (new[0] - stack[0] + 1) % 1_000;
+        drop(black_box(symbols.kernel(&new)));
+    });
+    println!("a stack of {}, named: {first:.0} ns of CPU time, one that was seen before {again:.0} ns", stack.len());
+}
+
 fn bench(c: &mut Criterion) {
+    if kernel_stack().is_empty() {
+        eprintln!("stacks: skipped: this kernel shows no addresses");
+    } else {
+        stacks();
+    }
     let w = Workloads::new(&Host::default(), &Clock::default());
     for i in 0..CGROUPS {
         w.on_mkdir(CgroupId { hierarchy: 4, id: i + 2 }, &path(i));

@@ -113,6 +113,10 @@ pub mod attr {
     pub const LINUX_OOM_CGROUP: Key = Key::new("linux.oom.cgroup.path", "The cgroup whose limit was reached");
     pub const LINUX_OOM_USAGE: Key = Key::new("linux.oom.usage", "Bytes charged to that cgroup at the kill");
     pub const LINUX_OOM_LIMIT: Key = Key::new("linux.oom.limit", "Its limit in bytes");
+    pub const LINUX_OOM_CPUSET: Key =
+        Key::new("linux.oom.cpuset", "The cpuset whose memory ran out: the last part of its cgroup's path");
+    pub const LINUX_OOM_NODES: Key =
+        Key::new("linux.oom.memory_nodes", "The NUMA nodes that the allocation was bound to, as cpuset.mems has them");
     pub const LINUX_OOM_ORDER: Key = Key::new("linux.oom.order", "Order of the allocation that could not be met");
     pub const LINUX_OOM_GFP: Key = Key::new("linux.oom.gfp_mask", "Its gfp flags");
     pub const LINUX_OOM_SCORE_ADJ: Key = Key::new("linux.oom.score_adj", "The victim's oom_score_adj");
@@ -265,6 +269,8 @@ pub mod attr {
     pub const LINUX_NET_LINK_MAC: Key = Key::new("linux.net.link.mac", "Its hardware address");
     pub const LINUX_NET_LINK_NAME_BEFORE: Key = Key::new("linux.net.link.name.before", "Its name before");
     pub const LINUX_NET_LINK_MASTER: Key = Key::new("linux.net.link.master", "The bond, bridge, … that it belongs to");
+    pub const LINUX_NET_LINK_PORT_STATE: Key =
+        Key::new("linux.net.link.port_state", "Of a bond's port: active, or backup");
     pub const LINUX_NET_LINK_CARRIER_LOSSES: Key =
         Key::new("linux.net.link.carrier_losses", "Times that it lost its carrier since it is there");
     pub const LINUX_NET_LINK_MOVED: Key = Key::new("linux.net.link.moved", "It went to another network namespace");

@@ -99,6 +99,46 @@ fn names_and_masters_are_followed() {
     }
 }
 
+/// A bond's ports: who joins it, who carries its traffic and who does not any more, who is taken from it.
+#[test]
+fn ports_of_a_bond_are_followed() {
+    let _place = place!(Need::Agent, Need::Iproute, Need::KernelModule("bonding"));
+    let agent = Agent::start("");
+    let _ = shell("modprobe bonding max_bonds=0; modprobe veth");
+    ip("link add bqbond type bond mode active-backup miimon 50");
+    for port in ["bqp0", "bqp1"] {
+        ip(&format!("link add {port} type veth peer name {port}x"));
+        ip(&format!("link set {port}x up"));
+        ip(&format!("link set {port} master bqbond"));
+    }
+    ip("link set bqbond up");
+    let active = || std::fs::read_to_string("/sys/class/net/bqbond/bonding/active_slave").unwrap_or_default();
+    let first = wait_for("an active port", patience(10), || Some(active().trim().to_owned()).filter(|a| !a.is_empty()));
+    let second = if first == "bqp0" { "bqp1" } else { "bqp0" };
+    std::thread::sleep(patience(1));
+    ip(&format!("link set bqbond type bond active_slave {second}"));
+    let state = |port: &str, state: &str| {
+        wait_for(&format!("{port} {state}"), patience(10), || {
+            let all = changes(&agent, port).into_iter();
+            let mut all =
+                all.filter(|(c, e)| c == "port_state" && e["attributes"]["linux.net.link.port_state"] == state);
+            all.next_back().map(|(_, e)| e)
+        })
+    };
+    for (port, state) in [(first.as_str(), state(&first, "backup")), (second, state(second, "active"))] {
+        assert_eq!(state["attributes"]["linux.net.link.master"], "bqbond", "{port}: {state}");
+    }
+    ip(&format!("link set {second} nomaster"));
+    let all = wait_for("release", patience(10), || {
+        let all = changes(&agent, second);
+        has(&all, "released").map(|_| all)
+    });
+    ip("link del bqbond");
+    ip("link del bqp0");
+    ip("link del bqp1");
+    assert!(has(&all, "enslaved").is_some(), "{all:?}");
+}
+
 /// A device of a container, and the node's end of it, are the container's.
 #[test]
 fn devices_of_a_container_are_its_own() {

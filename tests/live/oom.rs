@@ -2,7 +2,8 @@
 //! Tasks that are killed for want of memory.
 
 use crate::support::{
-    Agent, Container, Need, Process, bianque, events_of, is_about, patience, place, provoke, unique, wait_for,
+    Agent, Container, Need, Process, attribute, bianque, events_of, is_about, patience, place, provoke, unique,
+    wait_for,
 };
 
 const NAME: &str = "linux.memory.oom_kill";
@@ -87,6 +88,39 @@ fn killed_plain_cgroup_is_known_by_its_path() {
     assert_eq!(event["attributes"]["linux.oom.cgroup.path"], path.as_str());
     assert_eq!(event["attributes"]["linux.oom.limit"], 24 << 20);
     assert!(event["stacks"]["kernel"].to_string().contains("mem_cgroup"), "{event}");
+}
+
+/// A cgroup that is killed as a whole: each victim is told, and that it was one of a group.
+#[test]
+fn group_kill_names_each_victim() {
+    let _place = place!(Need::Agent, Need::CgroupV2);
+    let agent = Agent::start("");
+    let group = unique("all");
+    provoke("oom-memcg", &["--group", "--limit-mb", "24", "--cgroup", &group]);
+    let path = format!("/{group}");
+    let bystander = agent.wait_event(NAME, patience(10), |e| {
+        is_about(e, "linux.cgroup.path", &path) && e["attributes"]["thread.name"] == "sleep"
+    });
+    assert_eq!(bystander["attributes"]["linux.oom.group_kill"], true, "{bystander}");
+    assert_eq!(bystander["attributes"]["linux.oom.constraint"], "memcg", "{bystander}");
+    let of_it = events_of(agent.json(&["events", "--name", NAME]), "linux.cgroup.path", &path);
+    assert!(of_it.len() >= 2, "{of_it:?}");
+    assert!(of_it.iter().all(|e| e["trace_id"] == bystander["trace_id"]), "one kill is one incident: {of_it:?}");
+}
+
+/// Who may use the memory of one NUMA node only, and fills it, is told from a node that has none left.
+#[test]
+fn cpuset_out_of_memory_is_told_apart() {
+    let _place = place!(Need::Agent, Need::SecondNode);
+    let agent = Agent::start("");
+    let group = unique("cpuset");
+    provoke("oom-cpuset", &["--cgroup", &group]);
+    let path = format!("/{group}");
+    let event = agent.wait_event(NAME, patience(20), |e| is_about(e, "linux.cgroup.path", &path));
+    assert_eq!(attribute(&event, "linux.oom.constraint"), "cpuset", "{event}");
+    assert_eq!((attribute(&event, "linux.oom.cpuset"), attribute(&event, "linux.oom.memory_nodes")), (&*group, "1"));
+    assert!(event["message"].as_str().is_some_and(|m| m.contains("NUMA node 1")), "{event}");
+    assert!(event["attributes"]["linux.oom.limit"].is_null(), "no limit was reached: {event}");
 }
 
 /// The node itself runs out: the event says so, and the evidence is the node's.

@@ -4,10 +4,11 @@
 use serde_json::Value as Json;
 
 use crate::support::{
-    Agent, Container, Need, attribute, has_drop_reasons, is_about, patience, place, provoke, wait_for,
+    Agent, Container, Need, attribute, has_drop_reasons, is_about, patience, place, program, provoke, wait_for,
 };
 
 const NAME: &str = "linux.net.tcp_retransmit";
+const KINDS: [&str; 6] = ["rto", "loss_recovery", "fast", "tlp", "syn", "syn_ack"];
 
 /// A container's segments are dropped where they arrive, on this node: the sender is named, its
 /// process too, and the drop that explains it.
@@ -84,4 +85,70 @@ fn answer_to_a_connection_that_is_lost_is_the_listeners() {
     );
     assert_eq!(attribute(&event, "linux.tcp.retransmit.cause"), "dropped_segment", "{event}");
     assert!(!has_drop_reasons() || attribute(&event, "linux.net.drop.reason") == "NETFILTER_DROP", "{event}");
+}
+
+/// Thousands a second: no kind of event is lost, and reported + suppressed + lost + missed is what the
+/// kernel's own statistics of the sender's namespace say, to the last segment.
+#[test]
+fn a_storm_is_counted_exactly() {
+    let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
+    let agent = Agent::start("");
+    let (streams, dir) = program("streams", include_str!("../provoke/streams.c"));
+    let mount = format!("{}:/test:ro", dir.path().display());
+    // The slow kind: a connection that does not come up, beside thousands that do.
+    let inside = format!(
+        "(while :; do nc -w 8 10.77.23.1 7009 < /dev/null; sleep 0.5; done) & exec /test/{} serve 7002",
+        streams.file_name().unwrap().to_string_lossy()
+    );
+    let container = Container::start("storm", &["--volume", &mount], &["sh", "-c", &inside]);
+    let said = provoke("retransmitstorm", &["--pid", &container.pid().to_string(), "--net", "23", "--seconds", "10"]);
+    let figure = |name: &str| -> u64 {
+        let line = said.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok());
+        line.unwrap_or_else(|| panic!("no {name}: {said}"))
+    };
+    let (happened, rate, on_init) = (figure("happened "), figure("rate "), figure("on_init "));
+    assert!(rate >= 2_000 / patience(1).as_secs(), "only {rate} a second is no storm");
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole numbers, far below 2^53")]
+    let metric = |name: &str, labels: &[(&str, &str)]| agent.metric(name, labels).unwrap_or(0.0) as u64;
+    let counted = |kind: &str| {
+        let labels = [("container_name", container.name.as_str()), ("linux_tcp_retransmit_kind", kind)];
+        metric("linux_container_net_tcp_retransmits_total", &labels)
+    };
+    // The kernel leaves a program out that it interrupted in the middle of a run, and counts that.
+    let missed = || {
+        let hooks = ["tp_btf/tcp_retransmit_skb", "tp_btf/tcp_retransmit_synack"];
+        hooks.iter().map(|hook| metric("bianque_probe_missed_total", &[("probe", "net"), ("hook", hook)])).sum::<u64>()
+    };
+    let sum = || KINDS.iter().map(|k| counted(k)).sum::<u64>() + missed();
+    let settled = wait_for("counts that stand still", patience(40), || {
+        let before = sum();
+        std::thread::sleep(patience(3));
+        Some(before).filter(|n| *n == sum() && *n + on_init >= happened)
+    });
+    eprintln!(
+        "{happened} segments sent again, {rate} a second; {settled} accounted for, {} of them missed; {on_init} on process 1",
+        missed()
+    );
+    // Where the kernel hides process 1 from programs that it does not own, it hides what interrupts it, too.
+    assert!(settled == happened || settled + on_init == happened, "{settled} of {happened}, {on_init} on process 1");
+
+    let events = agent.json(&["events", "--name", NAME]);
+    let of_the_storm = |e: &&Json| is_about(e, "container.name", &container.name);
+    for kind in KINDS {
+        let of = events.iter().filter(of_the_storm).filter(|e| attribute(e, "linux.tcp.retransmit.kind") == kind);
+        let told: Vec<u64> = of.map(|e| 1 + e["attributes"]["linux.suppressed"].as_u64().unwrap_or(0)).collect();
+        let (happened, spoken_of) = (counted(kind), told.iter().sum::<u64>());
+        eprintln!("{kind}: {happened} happened, {} events tell of {spoken_of}", told.len());
+        assert_eq!(happened > 0, !told.is_empty(), "{kind}: {happened} happened, {} were told", told.len());
+        assert!(told.len() <= 100, "{} events of {kind}", told.len());
+        assert!(
+            spoken_of <= happened && spoken_of * 4 >= happened,
+            "{kind}: {spoken_of} of {happened} accounted for by events"
+        );
+    }
+    for kind in ["rto", "syn", "syn_ack"] {
+        assert!(counted(kind) >= 1, "{kind} did not happen");
+    }
+    assert_eq!(metric("bianque_records_lost_total", &[("probe", "net")]), 0);
 }

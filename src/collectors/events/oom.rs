@@ -61,6 +61,8 @@ pub static OOM_KILL: EventDef = EventDef {
         attr::LINUX_OOM_CGROUP,
         attr::LINUX_OOM_USAGE,
         attr::LINUX_OOM_LIMIT,
+        attr::LINUX_OOM_CPUSET,
+        attr::LINUX_OOM_NODES,
         attr::LINUX_OOM_ORDER,
         attr::LINUX_OOM_GFP,
         attr::LINUX_OOM_SCORE_ADJ,
@@ -223,7 +225,10 @@ impl Oom {
         let constraint = from_kernel.or(line.map(|l| l.constraint)).unwrap_or(UNKNOWN);
         e.attributes.set(attr::LINUX_OOM_CONSTRAINT, constraint);
         if let Some(l) = line {
-            e.attributes.set_some(attr::LINUX_OOM_CGROUP, l.cgroup.clone());
+            e.attributes
+                .set_some(attr::LINUX_OOM_CGROUP, l.cgroup.clone())
+                .set_some(attr::LINUX_OOM_CPUSET, l.cpuset.clone())
+                .set_some(attr::LINUX_OOM_NODES, l.nodes.clone());
             if l.group {
                 e.attributes.set(attr::LINUX_OOM_GROUP, true);
             }
@@ -315,9 +320,16 @@ fn message(e: &Event) -> String {
     let victim = e.thread.clone().unwrap_or_default();
     let whose = Workload::whose(e.workload.as_ref());
     let int = |key: Key| e.attributes.get(key.name).and_then(Value::as_int);
-    let constraint = e.attributes.get(attr::LINUX_OOM_CONSTRAINT.name).and_then(Value::as_str);
+    let text = |key: Key| e.attributes.get(key.name).and_then(Value::as_str);
+    let constraint = text(attr::LINUX_OOM_CONSTRAINT);
     let why = match (constraint, int(attr::LINUX_OOM_LIMIT)) {
         (Some("none"), _) => "the node is out of memory".to_owned(),
+        (Some(c @ ("cpuset" | "memory_policy")), _) => {
+            let nodes = text(attr::LINUX_OOM_NODES).unwrap_or("?");
+            let whose =
+                text(attr::LINUX_OOM_CPUSET).map_or_else(|| c.replace('_', " "), |name| format!("cpuset {name}"));
+            format!("no memory is left on NUMA node {nodes}, which {whose} is bound to")
+        }
         (_, Some(limit)) => format!("memory limit of {} MiB reached", limit >> 20),
         (Some(c), None) => format!("out of memory, constraint {c}"),
         (None, None) => "out of memory".to_owned(),
@@ -331,6 +343,9 @@ fn message(e: &Event) -> String {
 struct KillLine {
     constraint: &'static str,
     cgroup: Option<String>,
+    /// Where nodes of memory are what constrained it: which, and by which cpuset.
+    cpuset: Option<String>,
+    nodes: Option<String>,
     pid: u32,
     group: bool,
 }
@@ -344,18 +359,33 @@ impl KillLine {
 
     fn parse(text: &str) -> Option<Self> {
         let fields = text.strip_prefix("oom-kill:")?;
+        let (mut cpuset, mut nodes) = (None, None);
         let constraint = match field(fields, "constraint=")? {
             "CONSTRAINT_NONE" => CONSTRAINTS[0],
-            "CONSTRAINT_CPUSET" => CONSTRAINTS[1],
-            "CONSTRAINT_MEMORY_POLICY" => CONSTRAINTS[2],
+            "CONSTRAINT_CPUSET" => {
+                cpuset = field(fields, ",cpuset=").map(str::to_owned);
+                nodes = list(fields, ",mems_allowed=");
+                CONSTRAINTS[1]
+            }
+            "CONSTRAINT_MEMORY_POLICY" => {
+                nodes = list(fields, ",nodemask=");
+                CONSTRAINTS[2]
+            }
             "CONSTRAINT_MEMCG" => CONSTRAINTS[3],
             _ => UNKNOWN,
         };
         // A task's name may hold commas and equal signs: the pid is what follows the last `,pid=`.
         let pid = fields.rsplit_once(",pid=")?.1.split(',').next()?.parse().ok()?;
         let cgroup = field(fields, ",oom_memcg=").map(str::to_owned);
-        Some(KillLine { constraint, cgroup, pid, group: false })
+        Some(KillLine { constraint, cgroup, cpuset, nodes, pid, group: false })
     }
+}
+
+/// A list of numbers, which has commas of its own: `0-1,3`.
+fn list(fields: &str, name: &str) -> Option<String> {
+    let (_, rest) = fields.split_once(name)?;
+    let numbers = rest.split(',').take_while(|part| part.starts_with(|c: char| c.is_ascii_digit()));
+    Some(numbers.collect::<Vec<_>>().join(",")).filter(|l| !l.is_empty())
 }
 
 fn field<'a>(fields: &'a str, name: &str) -> Option<&'a str> {
@@ -369,7 +399,8 @@ mod tests {
     /// A group kill's line is for all below the group, and for no neighbour of a like name.
     #[test]
     fn group_lines() {
-        let l = KillLine { constraint: "memcg", cgroup: Some("/a".into()), pid: 7, group: true };
+        let line = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/a,task_memcg=/a,task=x,pid=7,uid=0";
+        let l = KillLine { group: true, ..KillLine::parse(line).unwrap() };
         assert!(l.is_above("/a") && l.is_above("/a/b") && !l.is_above("/ab") && !l.is_above("/"));
     }
 
@@ -377,13 +408,18 @@ mod tests {
     #[test]
     fn reads_the_kernels_line() {
         let line = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/a,task_memcg=/a/b,task=x,pid=9,pid=77,uid=0";
-        assert_eq!(
-            KillLine::parse(line),
-            Some(KillLine { constraint: "memcg", cgroup: Some("/a".into()), pid: 77, group: false })
-        );
+        let cgroup = Some("/a".into());
+        let l = KillLine { constraint: "memcg", cgroup, cpuset: None, nodes: None, pid: 77, group: false };
+        assert_eq!(KillLine::parse(line), Some(l));
         let line = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/,task=tail,pid=5,uid=0";
         let l = KillLine::parse(line).unwrap();
-        assert_eq!((l.constraint, l.cgroup, l.pid), ("none", None, 5));
+        assert_eq!((l.constraint, l.cgroup, l.nodes, l.pid), ("none", None, None, 5));
+        let line = "oom-kill:constraint=CONSTRAINT_CPUSET,nodemask=(null),cpuset=b,mems_allowed=1,3-4,global_oom,task_memcg=/a/b,task=tail,pid=5,uid=0";
+        let l = KillLine::parse(line).unwrap();
+        assert_eq!((l.constraint, l.cpuset.as_deref(), l.nodes.as_deref()), ("cpuset", Some("b"), Some("1,3-4")));
+        let line = "oom-kill:constraint=CONSTRAINT_MEMORY_POLICY,nodemask=1,cpuset=/,mems_allowed=0-1,global_oom,task_memcg=/,task=tail,pid=5,uid=0";
+        let l = KillLine::parse(line).unwrap();
+        assert_eq!((l.constraint, l.cpuset, l.nodes.as_deref()), ("memory_policy", None, Some("1")));
         assert_eq!(KillLine::parse("Out of memory: Killed process 5 (tail)"), None);
     }
 }

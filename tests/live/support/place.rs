@@ -40,6 +40,8 @@ pub enum Need {
     HardwareEvents,
     /// The unified hierarchy holds the controllers.
     CgroupV2,
+    /// A second NUMA node with memory, which may be filled.
+    SecondNode,
     /// A machine that may be ruined: its clock, its memory.
     OwnMachine,
     /// A C compiler.
@@ -144,6 +146,10 @@ fn missing(need: Need) -> Option<String> {
         Need::CgroupV2 => {
             let root = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
             (root.contains("memory"), "cgroup v2 has no memory controller here")
+        }
+        Need::SecondNode => {
+            let there = Path::new("/sys/devices/system/node/node1").exists();
+            (own_machine() && there, "no second NUMA node (a VM with numa=fake=2)")
         }
         Need::OwnMachine => (own_machine(), "would ruin this machine"),
         Need::Compiler => (on_path("cc"), "no C compiler"),

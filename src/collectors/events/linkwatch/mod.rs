@@ -89,6 +89,7 @@ pub static LINK_CHANGE: EventDef = EventDef {
         attr::LINUX_NET_LINK_MAC,
         attr::LINUX_NET_LINK_NAME_BEFORE,
         attr::LINUX_NET_LINK_MASTER,
+        attr::LINUX_NET_LINK_PORT_STATE,
         attr::LINUX_NET_LINK_CARRIER_LOSSES,
         attr::LINUX_NET_LINK_MOVED,
         attr::LINUX_NET_LINK_RELISTED,
@@ -347,6 +348,10 @@ fn describe(e: &mut Event, change: Change, device: &Device, before: Option<&Link
         .set_some(attr::LINUX_NET_LINK_STATE, link.state)
         .set_some(attr::LINUX_NET_LINK_SPEED, hardware.speed)
         .set_some(attr::LINUX_NET_LINK_DUPLEX, hardware.duplex.clone())
+        .set_some(
+            attr::LINUX_NET_LINK_PORT_STATE,
+            link.port.as_ref().map(|p| if p.active { "active" } else { "backup" }),
+        )
         .set_some(attr::LINUX_NET_LINK_MAC, link.mac.clone())
         .set_some(attr::LINUX_NET_LINK_CARRIER_LOSSES, link.carrier_losses);
     if let Some(old) = before {
