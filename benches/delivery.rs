@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What delivery of stored events costs, and how fast the agent catches up after an outage: the real
 //! agent, with all default collectors, finds a million events in its store that no back end has had,
-//! and a server on this machine that takes them over OTLP/HTTP.
+//! and a server on this machine that takes them over OTLP.
 //!
 //!     cargo bench --bench delivery -- [--check] [--events N]
 //!
-//! First the logs alone over OTLP, and then Elasticsearch alone, for CPU time an event and a document; then each
-//! catches up with logs, traces and profiles, and then both at once with metrics and somebody who scrapes: for the time
-//! until all have arrived, in order for each workload, and meanwhile for memory, the local API's answers, and the time
-//! from an OOM kill to `events --follow`.
+//! First the logs alone over OTLP/HTTP and OTLP/gRPC, and then Elasticsearch alone, for CPU time an event and a document;
+//! then each catches up with logs, traces and profiles, of which one entry in a hundred has one, and then both at once
+//! with metrics and somebody who scrapes: for the time until all have arrived, in order for each workload, and meanwhile
+//! for memory, the local API's answers, and the time from an OOM kill to `events --follow`.
 //! `--check` fails above a bar. Root. The server counts records and does not decode them.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark may end so")]
@@ -27,8 +27,8 @@ use bianque::signal::ids::{EventId, SpanId, TraceId};
 use bianque::signal::otlp::{self, Place};
 use bianque::signal::semconv::attr;
 use bianque::signal::{
-    Event, EventDef, Frame, Instrument, MetricDef, Panel, Severity, Thread, Timestamp, Workload, WorkloadKey,
-    WorkloadKind,
+    Attributes, Capture, Event, EventDef, Frame, Instrument, MetricDef, Panel, Severity, StackSample, Target, Thread,
+    Timestamp, Workload, WorkloadKey, WorkloadKind, profile,
 };
 use kills::eat;
 use rig::Agent;
@@ -45,6 +45,8 @@ mod table;
 const WORKLOADS: u64 = 20;
 /// Entries of one commit.
 const COMMIT: u64 = 1000;
+/// One entry of so many has a profile: a capture's.
+const PROFILED: u64 = 100;
 /// Stands in the template where each entry has its own time.
 const TIME: u64 = 0x1122_3344_5566_7788;
 const KEY: u64 = 0xfedc_ba98_7654_3210;
@@ -62,28 +64,45 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::from(check));
     }
     let mut table = Table::default();
-    let logs = catch_up(events, &["logs"], "none");
+    let logs = catch_up(events, &["logs"], Way::Http, "none");
     let each = |r: &Run| r.cpu.as_secs_f64() * 1e6 / events as f64;
     table.barred("CPU an event, logs alone (20 us: 50,000 a second)", each(&logs), "us", 20.0);
     table.told("  time until all had arrived", logs.took.as_secs_f64(), "s");
-    let elasticsearch = catch_up(events, &DOCUMENTS, "none");
+    let grpc = catch_up(events, &["logs"], Way::Grpc, "none");
+    table.barred("CPU an event, logs alone over gRPC", each(&grpc), "us", 20.0);
+    table.told("  time until all had arrived", grpc.took.as_secs_f64(), "s");
+    let elasticsearch = catch_up(events, &DOCUMENTS, Way::Http, "none");
     // Each event is a log record and a span.
     table.barred("CPU a document, Elasticsearch alone", each(&elasticsearch) / 2.0, "us", 20.0);
-    let compressed = catch_up(events / 4, &DOCUMENTS, "gzip");
+    let compressed = catch_up(events / 4, &DOCUMENTS, Way::Http, "gzip");
     table.barred("  compressed", each(&compressed) * 4.0 / 2.0, "us", 20.0);
     behaves(&mut table, &format!("catching up on {events} events, to Elasticsearch"), &elasticsearch);
-    let otlp = catch_up(events, &OTLP, "none");
-    behaves(&mut table, &format!("catching up on {events} events, over OTLP"), &otlp);
-    table.told("  CPU an event", each(&otlp), "us");
-    let all = catch_up(events, &[OTLP, DOCUMENTS].concat(), "none");
-    behaves(&mut table, &format!("catching up on {events} events, all exporters"), &all);
-    table.told("  CPU an event", each(&all), "us");
+    for (way, name) in [(Way::Http, "OTLP/HTTP"), (Way::Grpc, "OTLP/gRPC")] {
+        let otlp = catch_up(events, &OTLP, way, "none");
+        behaves(&mut table, &format!("catching up on {events} events, over {name}"), &otlp);
+        table.told("  CPU an event", each(&otlp), "us");
+        let all = catch_up(events, &[&OTLP[..], &DOCUMENTS[..]].concat(), way, "none");
+        behaves(&mut table, &format!("catching up on {events} events, all exporters, {name}"), &all);
+        table.told("  CPU an event", each(&all), "us");
+    }
     if table.kept() || !check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What is delivered with all on; profiles are, too, and the server does not serve them.
-const OTLP: [&str; 2] = ["logs", "traces"];
-const DOCUMENTS: [&str; 2] = ["elasticsearch/logs", "elasticsearch/traces"];
+/// What is delivered with all on.
+const OTLP: [&str; 3] = ["logs", "traces", "profiles"];
+const DOCUMENTS: [&str; 3] = ["elasticsearch/logs", "elasticsearch/traces", "elasticsearch/profiles"];
+
+/// So many of the events has this signal.
+fn wanted(signal: &str, events: u64) -> u64 {
+    if signal.ends_with("profiles") { events / PROFILED } else { events }
+}
+
+/// How OTLP is spoken.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Http,
+    Grpc,
+}
 
 /// Puts a catching-up against its bars.
 fn behaves(table: &mut Table, what: &str, run: &Run) {
@@ -114,13 +133,15 @@ fn p99_ms(times: &[Duration]) -> f64 {
 }
 
 /// Lets an agent that has `events` behind deliver these signals.
-fn catch_up(events: u64, signals: &[&str], compression: &str) -> Run {
+fn catch_up(events: u64, signals: &[&str], way: Way, compression: &str) -> Run {
     let dir = tempfile::tempdir().unwrap();
     fill(&dir.path().join("store"), events);
     let sink = Sink::start();
     let mut env = Vec::new();
     if signals.iter().any(|s| OTLP.contains(s)) {
-        env.push(("BIANQUE_EXPORTERS__OTLP__ENDPOINT".to_owned(), sink.url()));
+        let (url, protocol) = if way == Way::Grpc { (sink.grpc_url(), "grpc") } else { (sink.url(), "http/protobuf") };
+        env.push(("BIANQUE_EXPORTERS__OTLP__ENDPOINT".to_owned(), url));
+        env.push(("BIANQUE_EXPORTERS__OTLP__PROTOCOL".to_owned(), protocol.to_owned()));
     }
     for signal in OTLP {
         let name = format!("BIANQUE_EXPORTERS__OTLP__{}__ENABLED", signal.to_ascii_uppercase());
@@ -138,7 +159,7 @@ fn catch_up(events: u64, signals: &[&str], compression: &str) -> Run {
         Run { took: Duration::ZERO, cpu: Duration::ZERO, pss: 0.0, disorder: 0, answers: Vec::new(), told: Vec::new() };
     let (mut follower, arrivals) = kills::follow(&agent);
     let mut kill = 0;
-    while signals.iter().any(|s| sink.count(s) < events) {
+    while signals.iter().any(|s| sink.count(s) < wanted(s, events)) {
         assert!(start.elapsed() < Duration::from_secs(600), "{:?} of {events} within ten minutes", sink.counts());
         let asked = Instant::now();
         assert!(agent.get("/v1/events?limit=100").is_some(), "the agent does not answer");
@@ -172,7 +193,7 @@ fn fill(path: &Path, events: u64) {
     let week = Duration::from_secs(7 * 86_400);
     let settings = Settings { path: path.to_owned(), max_size: 4 << 30, max_age: week };
     let (store, _) = Store::open(settings, Duration::ZERO).unwrap();
-    let template = Template::new();
+    let (plain, profiled) = (Template::new(false), Template::new(true));
     let workloads: Vec<_> = (0..WORKLOADS).map(workload).collect();
     let first = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap() - 3_600_000_000_000;
     let cursors = ["otlp/logs", "otlp/traces", "otlp/profiles", "elasticsearch"].map(|s| (s.to_owned(), id(first)));
@@ -184,6 +205,7 @@ fn fill(path: &Path, events: u64) {
         }
         let next = (done + 1..=(done + COMMIT).min(events)).map(|i| {
             let w = &workloads[usize::try_from(i % WORKLOADS).unwrap()];
+            let template = if i % PROFILED == 0 { &profiled } else { &plain };
             // A microsecond apart.
             template.entry(first + i * 1000, w)
         });
@@ -209,6 +231,31 @@ fn workload(n: u64) -> Arc<ResourceAttrs> {
     }))
 }
 
+/// Two hundred samples in forty stacks of a busy program, twenty frames deep.
+fn capture() -> Capture {
+    let frame = |stack: u64, n: u64| Frame {
+        symbol: Some(format!("shop::orders::handler_{}::poll", (stack * 7 + n) % 90).into()),
+        address: 0x40_0000 + 64 * (stack * 20 + n),
+        ..Frame::default()
+    };
+    let sample = |stack| StackSample {
+        user: (0..20).map(|n| frame(stack, n)).collect(),
+        thread: Thread { pid: 100, tid: 100, comm: "server".into() },
+        count: 5,
+        ..StackSample::default()
+    };
+    Capture {
+        name: "cpu_profile",
+        target: Target { collector: "softirq", workload: None, detail: None },
+        start: Timestamp(TIME),
+        end: Timestamp(TIME + 2_000_000_000),
+        stacks: (0..40).map(sample).collect(),
+        sample_period_ns: 10_101_010,
+        attributes: Attributes::new(),
+        lost: 0,
+    }
+}
+
 /// An encoded entry, and where its own values go.
 struct Template {
     bytes: Vec<u8>,
@@ -218,8 +265,9 @@ struct Template {
 }
 
 impl Template {
-    /// As the pipeline makes it of a softirq delay: four attributes, a thread, a kernel stack of twelve.
-    fn new() -> Template {
+    /// As the pipeline makes it of a softirq delay: four attributes, a thread, a kernel stack of twelve; and, if told to,
+    /// with the profile of a capture.
+    fn new(profiled: bool) -> Template {
         static METRIC: MetricDef = MetricDef {
             name: "linux.bench",
             instrument: Instrument::Counter,
@@ -251,6 +299,9 @@ impl Template {
         let mut entry = EntryBuf::new(id(TIME), "softirq", Some(WorkloadKey(KEY)));
         entry.log(&e, Some((trace, span)));
         entry.span(&otlp::event_span(&e, "softirq", Place { trace, span, parent: Some(SpanId([4; 8])) }));
+        if profiled {
+            entry.profile(&profile::encode(&capture(), "softirq", [6; 16], trace, span).unwrap());
+        }
         let bytes = entry.encoded().to_vec();
         let find = |what: &[u8]| (0..bytes.len() - what.len()).filter(|i| bytes[*i..].starts_with(what)).collect();
         let (ids, times, keys) = (find(&TIME.to_be_bytes()), find(&TIME.to_le_bytes()), find(&KEY.to_le_bytes()));

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A back end that takes everything, over OTLP/HTTP and as bulk requests to Elasticsearch, counts it, and looks
-//! whether it is in order.
+//! A back end that takes everything, over OTLP/HTTP, OTLP/gRPC and as bulk requests to Elasticsearch, counts it, and
+//! looks whether it is in order.
+
+mod grpc;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -25,6 +27,7 @@ struct Seen {
 pub struct Sink {
     seen: Arc<Mutex<Seen>>,
     port: u16,
+    grpc: u16,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -32,9 +35,9 @@ impl Sink {
     pub fn start() -> Sink {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
-        // What is not a signal of OTLP 1 (profiles) is not served.
         let app = axum::Router::new()
             .route("/v1/{signal}", axum::routing::post(take))
+            .route("/v1development/{signal}", axum::routing::post(take))
             .route("/", axum::routing::get(async || as_elasticsearch(r#"{"version":{"number":"8.19.0"}}"#.to_owned())))
             .route("/_bulk", axum::routing::post(bulk))
             .layer(axum::extract::DefaultBodyLimit::max(16 << 20))
@@ -42,11 +45,17 @@ impl Sink {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
         runtime.spawn(async move { axum::serve(listener, app).await });
-        Sink { seen, port, _runtime: runtime }
+        let grpc = runtime.block_on(grpc::serve(seen.clone()));
+        Sink { seen, port, grpc, _runtime: runtime }
     }
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Where OTLP/gRPC is taken.
+    pub fn grpc_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.grpc)
     }
 
     pub fn count(&self, signal: &str) -> u64 {
@@ -64,28 +73,40 @@ impl Sink {
 }
 
 async fn take(State(seen): State<Arc<Mutex<Seen>>>, Path(signal): Path<String>, body: Bytes) {
-    let mut seen = seen.lock().unwrap();
-    // A log record's time, or a span's end.
-    let time_field = if signal == "logs" { 1 } else { 8 };
-    let mut n = 0;
-    for of_resource in fields(&body, 1) {
-        let resource = fields(of_resource, 1).next().unwrap_or_default();
-        // What the agent says of itself is not counted.
-        if !resource.windows(12).any(|w| w == b"container.id") {
-            continue;
+    seen.lock().unwrap().take(&signal, &body);
+}
+
+impl Seen {
+    /// One request of OTLP: all signals have the same form.
+    fn take(&mut self, signal: &str, request: &[u8]) {
+        let time_field = match signal {
+            "logs" => 1,
+            // A span's end.
+            "traces" => 8,
+            "profiles" => 3,
+            // Points have times of their own.
+            _ => return,
+        };
+        let mut n = 0;
+        for of_resource in fields(request, 1) {
+            let resource = fields(of_resource, 1).next().unwrap_or_default();
+            // What the agent says of itself is not counted.
+            if !resource.windows(12).any(|w| w == b"container.id") {
+                continue;
+            }
+            let mut hasher = DefaultHasher::new();
+            resource.hash(&mut hasher);
+            let workload = hasher.finish();
+            for record in fields(of_resource, 2).flat_map(|scope| fields(scope, 2)) {
+                n += 1;
+                let time = fixed64(record, time_field);
+                let last = self.last.entry((signal.to_owned(), workload)).or_default();
+                let in_order = time > std::mem::replace(last, time);
+                self.disorder += u64::from(!in_order);
+            }
         }
-        let mut hasher = DefaultHasher::new();
-        resource.hash(&mut hasher);
-        let workload = hasher.finish();
-        for record in fields(of_resource, 2).flat_map(|scope| fields(scope, 2)) {
-            n += 1;
-            let time = fixed64(record, time_field);
-            let last = seen.last.entry((signal.clone(), workload)).or_default();
-            let in_order = time > std::mem::replace(last, time);
-            seen.disorder += u64::from(!in_order);
-        }
+        *self.counts.entry(signal.to_owned()).or_default() += n;
     }
-    *seen.counts.entry(signal).or_default() += n;
 }
 
 fn as_elasticsearch(body: String) -> impl axum::response::IntoResponse {

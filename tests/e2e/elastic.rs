@@ -3,8 +3,9 @@
 //! Elastic APM in front of it.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bianque::exporters::elasticsearch::Settings;
@@ -17,25 +18,38 @@ use crate::servers::{Server, with_ports};
 
 /// A real server; ends when it is dropped.
 pub struct Elasticsearch {
-    server: Server,
+    pub server: Server,
+    // What it has stored goes with its disk, where it has one.
+    disk: Option<Disk>,
     _folder: TempDir,
 }
 
 impl Elasticsearch {
     pub fn start() -> Self {
-        Self::with("0")
+        Self::with("0", None)
+    }
+
+    /// With a disk that can be full.
+    pub fn on_small_disk(bytes: u64) -> Self {
+        Self::with("0", Some(bytes))
     }
 
     /// With TLS, users and API keys.
     pub fn secured() -> Self {
-        Self::with("1")
+        Self::with("1", None)
     }
 
-    fn with(security: &str) -> Self {
+    fn with(security: &str, disk: Option<u64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let disk = disk.map(|bytes| Disk::mount(&folder.path().join("elasticsearch/data"), bytes));
         let mut env = with_ports(&["ES_HTTP_PORT", "ES_TRANSPORT_PORT"], folder.path());
         env.insert("ES_SECURITY".to_owned(), security.to_owned());
-        Elasticsearch { server: Server::start("elasticsearch", env), _folder: folder }
+        Elasticsearch { server: Server::start("elasticsearch", env), disk, _folder: folder }
+    }
+
+    /// The disk that it was given.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().unwrap()
     }
 
     /// What else `run` printed: user, password and CA.
@@ -106,6 +120,39 @@ impl Elasticsearch {
     pub fn found(&self, streams: &str, field: &str, value: &str) -> u64 {
         let query = serde_json::json!({"query": {"term": {field: value}}});
         self.ask("POST", &format!("/{streams}/_count"), Some(&query))["count"].as_u64().unwrap_or(0)
+    }
+}
+
+/// A file system of its own.
+pub struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path, bytes: u64) -> Disk {
+        std::fs::create_dir_all(at).unwrap();
+        let size = format!("size={bytes}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status().unwrap();
+        assert!(mounted.success(), "mount a tmpfs at {}", at.display());
+        Disk(at.to_owned())
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+
+    /// Leaves no room.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::options().create(true).append(true).open(self.ballast()).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    pub fn make_room(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
     }
 }
 

@@ -18,11 +18,11 @@ use crate::elastic::{Elasticsearch, apm};
 use crate::proxy::{Proxy, Weather};
 use crate::servers::eventually;
 
-const LOGS: &str = "logs-bianque.events-default";
+pub const LOGS: &str = "logs-bianque.events-default";
 const TRACES: &str = "traces-bianque.incidents-default";
 
 /// `bianque setup elasticsearch`, and what it said.
-fn setup(es: &Elasticsearch, more: &[&str]) -> String {
+pub fn setup(es: &Elasticsearch, more: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bianque"));
     command.args(["setup", "elasticsearch"]).args(more);
     command.env("BIANQUE_EXPORTERS__ELASTICSEARCH__URL", es.url());
@@ -37,7 +37,7 @@ fn setup(es: &Elasticsearch, more: &[&str]) -> String {
 }
 
 /// Ids of the events and of the spans in an agent's store, whose agent has ended.
-fn stored(folder: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
+pub fn stored(folder: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
     let store = Store::open_existing(folder).unwrap();
     let all = store.entries_after(EventId([0; 12]), usize::MAX, usize::MAX).unwrap();
     let hex = |id: &[u8]| id.iter().map(|b| format!("{b:02x}")).collect::<String>();
@@ -46,17 +46,17 @@ fn stored(folder: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
     (events.collect(), spans.collect())
 }
 
-fn ids(documents: &BTreeMap<String, Value>) -> BTreeSet<String> {
+pub fn ids(documents: &BTreeMap<String, Value>) -> BTreeSet<String> {
     documents.keys().cloned().collect()
 }
 
-fn marks(documents: &BTreeMap<String, Value>) -> BTreeSet<String> {
+pub fn marks(documents: &BTreeMap<String, Value>) -> BTreeSet<String> {
     let mark = |d: &Value| d["attributes"]["test.mark"].as_str().map(str::to_owned);
     documents.values().filter_map(mark).collect()
 }
 
 /// Waits until what is marked so is there.
-async fn arrived(es: &Elasticsearch, what: &str, wanted: &BTreeSet<String>) {
+pub async fn arrived(es: &Elasticsearch, what: &str, wanted: &BTreeSet<String>) {
     eventually(what, || wanted.is_subset(&marks(&es.documents(LOGS))).then_some(())).await;
 }
 

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whatever happens to an OTLP server, and on the way to it: nothing that was accepted is lost.
+//! Whatever happens to a server, and on the way to it: nothing that was accepted is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use bianque::exporters::elasticsearch::config::Urls;
 use bianque::exporters::otlp::{Protocol, Settings};
 use bianque::exporters::store::Store;
 use bianque::signal::ids::EventId;
 
 use crate::BOTH;
 use crate::agent::Agent;
+use crate::elastic::{Elasticsearch, apm};
+use crate::elasticsearch::{LOGS, arrived as indexed, ids, marks, setup, stored as stored_ids};
 use crate::proxy::{Proxy, Weather};
 use crate::servers::{Backend, Server, eventually};
 
@@ -143,4 +146,73 @@ async fn jaeger_and_tempo_get_every_span() {
             .await;
         }
     }
+}
+
+/// Elasticsearch behind a bad way, hung, with little CPU, and with its disk really full: every event is there, once,
+/// under the id that it has in the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn elasticsearch_gets_everything_once() {
+    let es = Elasticsearch::on_small_disk(64 << 20);
+    assert!(setup(&es, &["--yes"]).contains("Done."));
+    let proxy = Proxy::start(es.address()).await;
+    let mut settings = es.settings();
+    settings.url = Urls(vec![format!("http://{}", proxy.at)]);
+    settings.timeout = Duration::from_secs(2).into();
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(folder.path());
+    agent.deliver_to_elasticsearch(&settings);
+    let mut sent = in_bad_weather(&agent, &proxy, &es.server).await;
+    indexed(&es, "what was sent in bad weather", &sent).await;
+
+    // It runs a tenth of the time.
+    for turn in 0..20 {
+        es.server.signal("STOP");
+        tokio::time::sleep(Duration::from_millis(270)).await;
+        es.server.signal("CONT");
+        sent.extend((turn % 5 == 0).then(|| burst(&agent, &format!("slow{turn} "))).into_iter().flatten());
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    indexed(&es, "what was sent while it was slow", &sent).await;
+
+    let mut full = BTreeSet::new();
+    for turn in 0..10 {
+        // What it gives back meanwhile by merging is taken, too.
+        es.disk().fill();
+        full.extend(burst(&agent, &format!("full{turn} ")));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let missing = full.difference(&marks(&es.documents(LOGS))).count();
+    eprintln!("{missing} of {} are not there while it is full", full.len());
+    assert!(missing > 0, "it was not full");
+    sent.extend(full);
+    es.disk().make_room();
+    // It gives up on a shard after five tries, and on being master for a minute.
+    let end = std::time::Instant::now() + Duration::from_secs(180);
+    let is_well = || {
+        es.ask("POST", "/_cluster/reroute?retry_failed=true", None);
+        matches!(es.ask("GET", "/_cluster/health", None)["status"].as_str(), Some("yellow" | "green"))
+    };
+    while !is_well() {
+        assert!(std::time::Instant::now() < end, "Elasticsearch does not recover");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    indexed(&es, "what came while it was full", &sent).await;
+    agent.stop().await;
+    let logs = es.documents(LOGS);
+    assert_eq!((ids(&logs), marks(&logs)), (stored_ids(folder.path()).0, sent));
+}
+
+/// Elastic APM behind a bad way, and hung: every event is a log record there.
+#[tokio::test(flavor = "multi_thread")]
+async fn apm_gets_everything() {
+    let (es, run) = (Elasticsearch::start(), tempfile::tempdir().unwrap());
+    let server = apm(&es, run.path());
+    let proxy = Proxy::start(server.address("APM_OTLP_GRPC")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(folder.path());
+    agent.deliver(&by_way_of(&proxy, Protocol::Grpc));
+    let sent = in_bad_weather(&agent, &proxy, &server).await;
+    let streams = "logs-generic.otel-default";
+    eventually("every event", || sent.is_subset(&marks(&es.documents(streams))).then_some(())).await;
+    agent.stop().await;
 }

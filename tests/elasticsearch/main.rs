@@ -87,6 +87,25 @@ fn names(n: usize) -> Vec<String> {
     (0..n).map(|i| format!("e{i}")).collect()
 }
 
+/// A server that fails to store a document and then says that it is there is not believed: the document is kept
+/// until another was taken after it, and sent again.
+#[tokio::test]
+async fn what_is_said_to_be_there_after_a_failure_is_sent_again() {
+    let script = |n| match n {
+        0 => Answer::But(500, "i_o_exception", &["e0"]),
+        _ => Answer::Pretend(&["e0"]),
+    };
+    let (server, at) = Server::start(ANY_PORT.into(), Options::default(), script).await;
+    let log = TestLog::of(["e0".to_owned()]);
+    let agent = Agent::start(&log, &settings(&[at]));
+    until("some tries", || server.seen().len() > 4).await;
+    assert_eq!((server.names(), log.len()), (Vec::new(), 1));
+    log.push(source::entry(1, "e1"));
+    until("both", || log.len() == 0).await;
+    assert_eq!(server.names(), ["e0", "e1"]);
+    agent.stop(Duration::ZERO).await;
+}
+
 /// Whatever the server answers first, all is there in the end, once, and counted.
 #[tokio::test]
 async fn nothing_is_lost_or_doubled() {

@@ -35,6 +35,8 @@ pub enum Verdict {
     There,
     /// Not now.
     Again(String),
+    /// The server failed while it stored it: it may have it in memory alone, and say from then on that it is there.
+    Failed(String),
     /// It does not fit the mapping: sending it again is no use.
     Refused(String),
     /// The stream does not take documents, or not ours: somebody must act.
@@ -120,7 +122,9 @@ fn verdict(c: Created) -> Verdict {
         200..=299 => Verdict::Taken,
         409 => Verdict::There,
         // Full queues, blocks by the flood-stage watermark, shards that are away.
-        408 | 429 | 500..=599 => Verdict::Again(why()),
+        408 | 429 | 501..=599 => Verdict::Again(why()),
+        // The disk is full, say: i_o_exception.
+        500 => Verdict::Failed(why()),
         // The cluster's limit of shards is reached, say: it is not the document that is invalid.
         400 if cause.kind == "validation_exception" => Verdict::Denied(why()),
         400 | 413 => Verdict::Refused(why()),

@@ -5,9 +5,15 @@
 //! A batch is acknowledged to the log when each of its documents is there, or is counted as dropped:
 //! because it alone is larger than the server takes, or because it does not fit the mapping. A server
 //! that refuses one document after another is taken to be ill itself: then the rest is kept.
+//!
+//! Where a document could not be stored because the server's disk is full, Elasticsearch has it in memory, and answers the
+//! next try that it is there; once its shard notices, it is gone. So after such a failure, "it is there" is no proof until
+//! the stream has taken another document, and this one was sent once more after that.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::EXPORTER;
@@ -28,6 +34,9 @@ const MAX_DOCUMENTS: usize = 4096;
 /// Documents set aside as refused without a single one taken in between, before the server is taken
 /// to be at fault.
 const MAX_STRIKES: u32 = 16;
+/// After so long, "it is there" is believed without another document: a shard to which nothing is written is
+/// flushed within some five minutes (`indices.memory.shard_inactive_time`), and notices by that.
+const MAX_DOUBT: Duration = Duration::from_secs(600);
 
 /// Delivers what the log holds. [`Self::run`] is a future for the agent to spawn.
 pub struct Delivery<S> {
@@ -41,6 +50,10 @@ pub struct Delivery<S> {
     /// Failed since the last success, for the message that it is well again.
     failing: bool,
     strikes: u32,
+    /// Since when a stream's "it is there" proves nothing.
+    doubt: HashMap<Kind, Instant>,
+    /// A document of the batch is only said to be there.
+    unsure: bool,
     /// Documents of the next request; fewer where the server asks for it, slowly more again.
     most: usize,
 }
@@ -75,6 +88,8 @@ impl<S: Source> Delivery<S> {
             complaints: OnceAMinute::default(),
             failing: false,
             strikes: 0,
+            doubt: HashMap::new(),
+            unsure: false,
             most: MAX_DOCUMENTS,
         }
     }
@@ -104,11 +119,13 @@ impl<S: Source> Delivery<S> {
         }
     }
 
-    /// Whether every document of the batch is there or counted as dropped.
+    /// Whether every document of the batch is there or counted as dropped. If not, it comes again, with what is new.
     async fn deliver(&mut self, batch: &S::Batch, stop: &mut Stop) -> bool {
         let documents = Documents::of(batch.entries(), batch.resources(), &self.node, &self.streams);
         let mut left: Vec<usize> = (0..documents.all.len()).collect();
         let mut failures = 0;
+        self.unsure = false;
+        self.doubt.retain(|_, since| since.elapsed() < MAX_DOUBT);
         while !left.is_empty() {
             if stop.is_over() {
                 return false;
@@ -135,6 +152,15 @@ impl<S: Source> Delivery<S> {
             if matches!(trouble.reason, "denied" | "unreachable") {
                 self.client.renew();
             }
+        }
+        if self.unsure {
+            if !self.doubt.is_empty() {
+                let why = "it failed to store documents, and says now that they are there".to_owned();
+                let wait = self.backoff.next(None);
+                self.complain(&Trouble::new("unavailable", why), wait);
+                stop.pause(wait).await;
+            }
+            return false;
         }
         self.own.dropped(EXPORTER, "damaged", documents.damaged);
         true
@@ -188,11 +214,20 @@ impl<S: Source> Delivery<S> {
     ) -> Option<Trouble> {
         let mut taken = [0; Kind::ALL.len()];
         let (mut again, mut trouble) = (Vec::new(), None);
+        let (mut stored, mut failed) = (HashSet::new(), HashSet::new());
         for (&d, verdict) in sent.iter().zip(verdicts) {
+            let kind = documents.all[d].kind;
             match verdict {
+                Verdict::There if self.doubt.contains_key(&kind) => self.unsure = true,
                 Verdict::Taken | Verdict::There => {
                     self.strikes = 0;
-                    taken[documents.all[d].kind as usize] += 1;
+                    taken[kind as usize] += 1;
+                    stored.extend((verdict == Verdict::Taken).then_some(kind));
+                }
+                Verdict::Failed(why) => {
+                    failed.insert(kind);
+                    again.push(d);
+                    trouble.get_or_insert_with(|| Trouble::new("unavailable", why));
                 }
                 Verdict::Refused(why) if self.strikes < MAX_STRIKES => {
                     self.strikes += 1;
@@ -208,6 +243,8 @@ impl<S: Source> Delivery<S> {
                 }
             }
         }
+        self.doubt.retain(|kind, _| !stored.contains(kind));
+        self.doubt.extend(failed.into_iter().map(|kind| (kind, Instant::now())));
         for (kind, n) in Kind::ALL.into_iter().zip(taken) {
             self.own.exporter_sent(EXPORTER, kind.name(), n);
         }

@@ -20,7 +20,7 @@ use crate::signal::semconv::SCHEMA_URL;
 use crate::signal::{RawEntry, WorkloadKey, profile};
 
 /// What a document is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Logs,
     Traces,
