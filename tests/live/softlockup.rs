@@ -29,6 +29,8 @@ fn stuck_cpu_is_found_without_the_watchdog() {
         assert_eq!((&begun["severity"], &begun["attributes"]["cpu.logical_number"]), (&"ERROR".into(), &1.into()));
         assert!((4_000..6_500).contains(&ms(&begun)), "round {round}: {begun}");
         assert!(begun["stacks"]["kernel"].as_array().is_some_and(|s| s.len() > 1), "no stack: {begun}");
+        // It came by a system call, as far as its program can be unwound.
+        assert!(begun["stacks"]["user"][0].as_str().is_some_and(|f| !f.starts_with("0x")), "no user frame: {begun}");
         let others = begun["attributes"]["linux.lockup.cpus"].as_array().cloned().unwrap_or_default();
         assert!(others.iter().any(|o| o["cpu.logical_number"] == 0 && o["cpu.mode"].is_string()), "{begun}");
         assert_eq!(begun["attributes"]["linux.lockup.reported_by_kernel"], false, "{begun}");

@@ -87,6 +87,35 @@ fn answer_to_a_connection_that_is_lost_is_the_listeners() {
     assert!(!has_drop_reasons() || attribute(&event, "linux.net.drop.reason") == "NETFILTER_DROP", "{event}");
 }
 
+/// Segments that the sender's own queue loses: what is sent again is explained by that.
+#[test]
+fn loss_in_the_senders_queue_explains_retransmits() {
+    let _place = place!(Need::Agent, Need::Podman, Need::KernelModule("sch_netem"));
+    let agent = Agent::start("");
+    let container =
+        Container::start("netem", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/zero > /dev/null; done"]);
+    let pid = container.pid().to_string();
+    let seconds = patience(4).as_secs().to_string();
+    provoke("tcpretransmit", &["--how", "netem", "--pid", &pid, "--net", "25", "--seconds", &seconds]);
+    let of_the_test = |e: &Json| attribute(e, "source.address") == "10.77.25.2";
+    agent.wait_event(NAME, patience(20), |e| of_the_test(e) && attribute(e, "linux.tcp.retransmit.kind") == "rto");
+    // What is told every 100 ms is all there.
+    std::thread::sleep(patience(2));
+    let mut events = agent.json(&["events", "--name", NAME]);
+    events.retain(of_the_test);
+    eprintln!("{} retransmits were told", events.len());
+    assert!(events.len() >= 3, "{events:?}");
+    let (explained, others): (Vec<Json>, Vec<Json>) =
+        events.into_iter().partition(|e| attribute(e, "linux.tcp.retransmit.cause").starts_with("dropped"));
+    // After a timeout all that is under way is sent again, lost or not.
+    assert!(others.iter().all(|e| attribute(e, "linux.tcp.retransmit.kind") == "loss_recovery"), "{others:?}");
+    assert!(others.len() * 5 <= explained.len(), "{} explained, not {others:?}", explained.len());
+    for event in &explained {
+        assert!(is_about(event, "container.name", &container.name), "{event}");
+        assert!(!has_drop_reasons() || attribute(event, "linux.net.drop.reason") == "QDISC_DROP", "{event}");
+    }
+}
+
 /// Thousands a second: no kind of event is lost, and reported + suppressed + lost + missed is what the
 /// kernel's own statistics of the sender's namespace say, to the last segment.
 #[test]
