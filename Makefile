@@ -31,7 +31,7 @@ test: ## all tests: unit, servers, this kernel, VMs (root; about an hour cold)
 test-fast: ## what needs no root and no servers
 	@tests/run fast
 
-test-kernels: ## what depends on the kernel, on 5.10, 6.1, 6.12, 6.18 and the newest
+test-kernels: ## each collector on 5.10, 6.1, 6.12, 6.18 and the newest kernel (an hour; BIANQUE_KERNELS="5.10 6.18")
 	@tests/setup test
 	@tests/run kernels
 
