@@ -138,6 +138,8 @@ fn each(f: impl Fn(), times: u64) -> Duration {
 }
 
 fn scrape(c: &mut Criterion) {
+    // As the agent does: a large text is given back to the kernel.
+    bianque::host::sys::limit_malloc();
     let ours = ours();
     let (provider, registry) = sdk();
     let text = || drop(black_box(ours.scrape(Format::Text)));
