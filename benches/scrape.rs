@@ -138,7 +138,7 @@ fn each(f: impl Fn(), times: u64) -> Duration {
 }
 
 fn scrape(c: &mut Criterion) {
-    // As the agent does: a large text is given back to the kernel.
+    // As the agent does.
     bianque::host::sys::limit_malloc();
     let ours = ours();
     let (provider, registry) = sdk();

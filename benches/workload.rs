@@ -90,10 +90,10 @@ fn kernel_stack() -> Vec<u64> {
 }
 
 #[expect(clippy::print_stdout, reason = "a bench tells what it found")]
-fn stacks() {
-    let (symbols, stack) = (Symbols::new(), kernel_stack());
-    let again = cpu_ns(|| drop(black_box(symbols.kernel(&stack))));
-    let mut new = stack.clone();
+fn stacks(stack: &[u64]) {
+    let symbols = Symbols::new();
+    let again = cpu_ns(|| drop(black_box(symbols.kernel(stack))));
+    let mut new = stack.to_vec();
     let first = cpu_ns(|| {
         // More places than are kept.
         new[0] = stack[0] + (new[0] - stack[0] + 1) % 1_000;
@@ -103,10 +103,9 @@ fn stacks() {
 }
 
 fn bench(c: &mut Criterion) {
-    if kernel_stack().is_empty() {
-        eprintln!("stacks: skipped: this kernel shows no addresses");
-    } else {
-        stacks();
+    match kernel_stack() {
+        stack if stack.is_empty() => eprintln!("stacks: skipped: this kernel shows no addresses"),
+        stack => stacks(&stack),
     }
     let w = Workloads::new(&Host::default(), &Clock::default());
     for i in 0..CGROUPS {

@@ -139,14 +139,19 @@ static __always_inline void read_transport(struct flow *flow, struct segment *se
 	}
 }
 
+/* Where the headers say what follows: the protocol of IPv4 (RFC 791), the next header of IPv6 (RFC 8200). */
+#define IPV4_PROTOCOL_AT 9
+#define IPV6_NEXT_HEADER_AT 6
+
 /* The transport of an IP packet, by a read of one byte; 0: no IP packet. */
 static __always_inline u8 transport_of(const struct sk_buff *skb)
 {
 	u16 protocol = network_order(skb->protocol);
+	u32 at = protocol == ETH_P_IP ? IPV4_PROTOCOL_AT : IPV6_NEXT_HEADER_AT;
 	u8 transport = 0;
 
 	if (protocol == ETH_P_IP || protocol == ETH_P_IPV6)
-		bpf_probe_read_kernel(&transport, 1, skb->head + skb->network_header + (protocol == ETH_P_IP ? 9 : 6));
+		bpf_probe_read_kernel(&transport, 1, skb->head + skb->network_header + at);
 	return transport;
 }
 
