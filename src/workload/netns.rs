@@ -13,7 +13,8 @@ use crate::signal::{Pod, Workload, WorkloadKind};
 
 /// How old a walk over the processes may be: numbers of namespaces are used again.
 const FRESH: Duration = Duration::from_secs(2);
-/// One that is not known yet is looked for sooner.
+/// One that is not known yet, or new and nobody's, is looked for sooner: a container that starts has its
+/// namespace before its cgroup.
 const NEW: Duration = Duration::from_millis(200);
 /// A namespace whose processes are gone is remembered so long: its last packets are on their way.
 const KEEP: Duration = Duration::from_secs(60);
@@ -35,6 +36,7 @@ struct Known {
 
 struct Owner {
     workload: Option<Arc<Workload>>,
+    first_seen: Instant,
     seen: Instant,
 }
 
@@ -62,7 +64,8 @@ impl Namespaces {
 
 impl Known {
     fn knows(&self, netns: u32) -> bool {
-        self.node == Some(netns) || self.owners.contains_key(&netns)
+        let settled = |o: &Owner| o.workload.is_some() || o.first_seen.elapsed() > FRESH;
+        self.node == Some(netns) || self.owners.get(&netns).is_some_and(settled)
     }
 
     fn take_in(&mut self, members: &[Member], workloads: &Workloads) {
@@ -75,7 +78,8 @@ impl Known {
             who.extend(workloads.of_cgroup(m.cgroup));
         }
         for (netns, who) in inside {
-            self.owners.insert(netns, Owner { workload: common(who), seen: now });
+            let first_seen = self.owners.get(&netns).map_or(now, |o| o.first_seen);
+            self.owners.insert(netns, Owner { workload: common(who), first_seen, seen: now });
         }
     }
 }
@@ -144,6 +148,20 @@ mod tests {
         assert_eq!(path(&known, 10), None);
         assert_eq!(path(&known, 11), Some(container));
         assert_eq!(path(&known, 12), None);
+    }
+
+    /// A namespace that a container is just being started in is looked for again soon; one that stays
+    /// nobody's is not.
+    #[test]
+    fn a_new_namespace_of_nobody_is_not_settled() {
+        let members = [member(10, 1, 1), member(11, 60, 1)];
+        let mut known = owners(&[(1, "/")], &members);
+        assert!(known.knows(10));
+        assert!(!known.knows(11));
+        known.owners.get_mut(&11).unwrap().first_seen -= FRESH;
+        assert!(known.knows(11));
+        known.take_in(&members, &Workloads::new(&Host::under("/nowhere"), &Clock::fixed(Timestamp(1), 1)));
+        assert!(known.knows(11));
     }
 
     /// Containers of one pod name the pod and none of them; strangers name nobody.
