@@ -35,7 +35,7 @@ test-kernels: ## each collector on 5.10, 6.1, 6.12, 6.18 and the newest kernel (
 	@tests/setup test
 	@tests/run kernels
 
-test-kubernetes: ## names from a real kubelet in a VM (builds it: half an hour cold)
+test-kubernetes: ## names from a real kubelet and a real API server (builds them: the better part of an hour cold)
 	@tests/setup test
 	@tests/run kubernetes
 

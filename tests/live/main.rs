@@ -34,7 +34,7 @@ mod filters;
 mod hungtask;
 mod image;
 mod ipv6;
-mod kubelet;
+mod kubernetes;
 mod lacp;
 mod linkwatch;
 mod memreclaim;

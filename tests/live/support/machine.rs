@@ -122,7 +122,7 @@ impl Drop for Group {
 }
 
 /// Where a controller's hierarchy is mounted.
-fn hierarchy(controller: &str) -> String {
+pub fn hierarchy(controller: &str) -> String {
     let v1 = format!("/sys/fs/cgroup/{controller}");
     if Path::new(&v1).join("cgroup.procs").exists() { v1 } else { "/sys/fs/cgroup".to_owned() }
 }

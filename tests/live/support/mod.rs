@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 pub use agent::{Agent, attribute, bianque, events_of, is_about};
 pub use machine::{
-    Container, Containerd, CriPod, Group, Process, busy_program, has_drop_reasons, podman, program, provoke,
+    Container, Containerd, CriPod, Group, Process, busy_program, has_drop_reasons, hierarchy, podman, program, provoke,
     provoke_in_background, reader_program, shell, unique,
 };
 pub(crate) use place::place;
