@@ -30,9 +30,12 @@ fn the_kubelets_pods_are_named() {
     assert!(of("k8s.pod.name").as_str().is_some_and(|n| n.starts_with("web-")), "{event}");
     assert_eq!((of("linux.k8s.pod.static"), of("k8s.pod.qos_class")), (true.into(), "Burstable".into()));
     assert_eq!((of("service.name"), of("k8s.pod.label.team")), ("cart".into(), "blue".into()));
-    let page = agent.get("/metrics");
-    let sidecar = |l: &&str| l.starts_with("linux_workload_info") && l.contains("linux_k8s_container_kind=\"sidecar\"");
-    assert!(page.lines().any(|l| sidecar(&l) && l.contains("k8s_container_name=\"proxy\"")), "{page}");
+    let is_sidecar = |l: &str| {
+        l.starts_with("linux_workload_info")
+            && l.contains("linux_k8s_container_kind=\"sidecar\"")
+            && l.contains("k8s_container_name=\"proxy\"")
+    };
+    wait_for("the sidecar's series", patience(20), || agent.get("/metrics").lines().any(is_sidecar).then_some(()));
     assert!(shell("tests/containers/kubelet stop").0);
 }
 
