@@ -107,8 +107,8 @@ fn kills(agent: &Agent, n: u64, table: &mut Table) {
 /// A cgroup reaches its CPU limit: a few times until sampling begins, once for a whole capture.
 fn captures(agent: &Agent, table: &mut Table) {
     let mut worst = Duration::ZERO;
-    let at_rest = perf_links(agent.pid());
-    let samples = || perf_links(agent.pid()) > at_rest;
+    let at_rest = sampling_timers();
+    let samples = || sampling_timers() > at_rest;
     for i in 0..5 {
         let group = Group::cpu(&format!("bianque-bench-cpu.{}.{i}", std::process::id()));
         let busy = Busy::start(&group);
@@ -234,11 +234,10 @@ fn map_bytes(pid: u32) -> f64 {
     maps.values().sum()
 }
 
-/// Programs of the process that hang on perf events: there are more of them while it samples.
-fn perf_links(pid: u32) -> usize {
-    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().flatten();
-    let texts = infos.map(|f| fs::read_to_string(f.path()).unwrap_or_default());
-    texts.filter(|t| t.lines().any(|l| l == "link_type:\tperf" || l == "link_type:\tperf_event")).count()
+/// Timers of sampling perf events on all CPUs: they exist from the moment at which sampling begins.
+fn sampling_timers() -> usize {
+    let timers = fs::read_to_string("/proc/timer_list").unwrap();
+    timers.lines().filter(|l| l.contains("perf_swevent_hrtimer")).count()
 }
 
 /// A process that only computes, in a cgroup; ends when dropped.

@@ -32,6 +32,9 @@ mod fixtures {
 /// The agent may cost so much more than an empty program.
 const BAR: f64 = 1.03;
 
+/// Pairs of players in a round.
+const PAIRS: u32 = 48;
+
 struct Options {
     check: bool,
     rounds: u32,
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
     let options = Options {
         check: has("--check"),
         rounds: number("--rounds", 12),
-        trips: number("--trips", 60_000),
+        trips: number("--trips", 240_000),
         probe_only: has("--probe"),
     };
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
@@ -76,12 +79,12 @@ fn main() -> ExitCode {
 fn compare(options: &Options) -> bool {
     let mut best = [f64::INFINITY; 3];
     for _ in 0..options.rounds {
-        best[0] = best[0].min(round_trip_ns(options.trips));
+        best[0] = best[0].min(best_pair_ns(options.trips));
         let empty = load_empty();
-        best[1] = best[1].min(round_trip_ns(options.trips));
+        best[1] = best[1].min(best_pair_ns(options.trips));
         drop(empty);
         let under_test = UnderTest::start(options.probe_only);
-        best[2] = best[2].min(round_trip_ns(options.trips));
+        best[2] = best[2].min(best_pair_ns(options.trips));
         drop(under_test);
     }
     let last = if options.probe_only { "shared probe" } else { "agent" };
@@ -96,6 +99,12 @@ fn compare(options: &Options) -> bool {
 
 fn load_empty() -> Object {
     Loader::new().load(fixtures::switch_empty::SKELETON.options()).unwrap()
+}
+
+/// The cheapest of a round's pairs of players: where in memory a process happens to lie makes a
+/// difference of some per cent, more than what is measured.
+fn best_pair_ns(trips: u32) -> f64 {
+    (0..PAIRS).map(|_| round_trip_ns(trips / PAIRS)).fold(f64::INFINITY, f64::min)
 }
 
 /// CPU time of both players, in nanoseconds a round trip.
