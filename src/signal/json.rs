@@ -2,7 +2,9 @@
 //! The one JSON form of events and incidents (CLI, HTTP, server-sent events).
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::profiles::v1development::ProfilesData;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message as _;
 use serde_json::{Map, Value as Json};
 
 use super::entry::{Entry, IncidentRecord, ResourceAttrs};
@@ -112,9 +114,10 @@ fn tree_entry(e: &Entry, workload: Option<&ResourceAttrs>, node: &[KeyValue]) ->
         o["related"] = related.iter().map(row).collect();
     }
     // A profile that cannot be read is as good as none: the capture's tables still are.
-    if let Some(stacks) = e.profile.as_deref().and_then(|p| profile::folded(p).ok()) {
-        let row = |s: profile::Folded| serde_json::json!({ "frames": s.frames, "kernel": s.kernel, "count": s.count });
-        o["profile"] = stacks.into_iter().map(row).collect();
+    if let Some(data) = e.profile.as_deref().and_then(|p| ProfilesData::decode(p).ok()) {
+        let row =
+            |s: profile::Folded<'_>| serde_json::json!({ "frames": s.frames, "kernel": s.kernel, "count": s.count });
+        o["profile"] = profile::folded(&data).into_iter().map(row).collect();
     }
     o
 }

@@ -2,10 +2,12 @@
 //! A capture's stacks as an OTLP profile (`opentelemetry.proto.profiles.v1development`), and back
 //! to folded stacks for a terminal.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
 use opentelemetry_proto::tonic::common::v1::AnyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::profiles::v1development::{
     Function, KeyValueAndUnit, Line, Link, Location, Mapping, Profile, ProfilesData, ProfilesDictionary,
     ResourceProfiles, Sample, ScopeProfiles, Stack, ValueType,
@@ -199,32 +201,37 @@ pub fn encode(c: &Capture, collector: &str, id: [u8; 16], trace: TraceId, span: 
 
 /// One stack of a stored profile, outermost frame first, for a flame graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Folded {
-    pub frames: Vec<String>,
+pub struct Folded<'a> {
+    pub frames: Vec<Cow<'a, str>>,
     /// How many of them, the innermost, are the kernel's.
     pub kernel: usize,
     pub count: u64,
 }
 
-/// The stacks of an encoded profile.
-///
-/// # Errors
-/// The bytes are no `ProfilesData`.
-pub fn folded(encoded: &[u8]) -> Result<Vec<Folded>, prost::DecodeError> {
-    let data = ProfilesData::decode(encoded)?;
-    let d = data.dictionary.unwrap_or_default();
+/// The stacks of a profile. What has a name in it is not copied: there are hundreds of frames.
+#[must_use]
+pub fn folded(data: &ProfilesData) -> Vec<Folded<'_>> {
+    let Some(d) = &data.dictionary else { return Vec::new() };
     let profiles = data.resource_profiles.iter().flat_map(|r| &r.scope_profiles).flat_map(|s| &s.profiles);
-    Ok(profiles
+    profiles
         .flat_map(|p| &p.samples)
         .map(|s| {
             let stack = at(&d.stack_table, s.stack_index);
             let locations = stack.map_or(&[][..], |s| s.location_indices.as_slice());
-            let frames = locations.iter().rev().map(|l| frame_name(&d, *l)).collect();
-            let kernel = locations.iter().take_while(|l| is_kernel(&d, **l)).count();
+            let frames = locations.iter().rev().map(|l| frame_name(d, *l)).collect();
+            let kernel = locations.iter().take_while(|l| is_kernel(d, **l)).count();
             let count = s.values.iter().map(|v| v.max(&0).unsigned_abs()).sum();
             Folded { frames, kernel, count }
         })
-        .collect())
+        .collect()
+}
+
+/// The functions that have a name in a profile, each once.
+pub fn functions(data: &ProfilesData) -> impl Iterator<Item = &str> {
+    // The first of each table stands for "none".
+    data.dictionary.iter().flat_map(|d| {
+        d.function_table.iter().skip(1).filter_map(|f| at(&d.string_table, f.name_strindex)).map(String::as_str)
+    })
 }
 
 fn at<T>(table: &[T], index: i32) -> Option<&T> {
@@ -234,21 +241,22 @@ fn at<T>(table: &[T], index: i32) -> Option<&T> {
 fn is_kernel(d: &ProfilesDictionary, location: i32) -> bool {
     let attributes = at(&d.location_table, location).map_or(&[][..], |l| l.attribute_indices.as_slice());
     attributes.iter().filter_map(|i| at(&d.attribute_table, *i)).any(|a| {
-        at(&d.string_table, a.key_strindex).is_some_and(|key| key == attr::PROFILE_FRAME_TYPE.name)
-            && a.value == Some(any_value(&Value::Str(KERNEL.into())))
+        let value = a.value.as_ref().and_then(|v| v.value.as_ref());
+        matches!(value, Some(Any::StringValue(s)) if s == KERNEL)
+            && at(&d.string_table, a.key_strindex).is_some_and(|key| key == attr::PROFILE_FRAME_TYPE.name)
     })
 }
 
-fn frame_name(d: &ProfilesDictionary, location: i32) -> String {
-    let Some(l) = at(&d.location_table, location) else { return "?".to_owned() };
+fn frame_name(d: &ProfilesDictionary, location: i32) -> Cow<'_, str> {
+    let Some(l) = at(&d.location_table, location) else { return "?".into() };
     let function = l.lines.first().and_then(|line| at(&d.function_table, line.function_index));
     if let Some(name) = function.and_then(|f| at(&d.string_table, f.name_strindex)) {
-        return name.clone();
+        return name.into();
     }
     let module = at(&d.mapping_table, l.mapping_index).and_then(|m| at(&d.string_table, m.filename_strindex));
     match module.filter(|m| !m.is_empty()) {
-        Some(m) => format!("{:#x} [{m}]", l.address),
-        None => format!("{:#x}", l.address),
+        Some(m) => format!("{:#x} [{m}]", l.address).into(),
+        None => format!("{:#x}", l.address).into(),
     }
 }
 
@@ -316,8 +324,12 @@ mod tests {
         c.stacks[1].kernel = vec![frame("fault"), frame("entry")].into();
         let bytes = encode(&c, "cpuidle", [9; 16], TraceId([1; 16]), SpanId([2; 8])).unwrap();
         let want = [(vec!["main", "leaf"], 0, 5), (vec!["main", "other", "entry", "fault"], 2, 2)]
-            .map(|(f, kernel, count)| Folded { frames: f.into_iter().map(str::to_owned).collect(), kernel, count });
-        assert_eq!(folded(&bytes).unwrap(), want);
+            .map(|(f, kernel, count)| Folded { frames: f.into_iter().map(Cow::from).collect(), kernel, count });
+        let data = ProfilesData::decode(bytes.as_slice()).unwrap();
+        assert_eq!(folded(&data), want);
+        let mut functions: Vec<_> = functions(&data).collect();
+        functions.sort_unstable();
+        assert_eq!(functions, ["entry", "fault", "leaf", "main", "other"]);
     }
 
     /// A capture without stacks has no profile, and no id that points nowhere.

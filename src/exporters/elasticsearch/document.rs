@@ -5,7 +5,7 @@
 //! Events of spans are left out: an exception's is the log record, a capture's top stacks are the
 //! profile, and both have documents of their own.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -166,12 +166,11 @@ impl Writer<'_> {
             self.document(Kind::Traces, &s.span_id, s.start_time_unix_nano, (resource, scope), |o| span_fields(o, s));
         }
         // We have encoded it ourselves.
-        let data = entry.profile.as_ref().and_then(|p| Some((p, ProfilesData::decode(p.as_slice()).ok()?)));
-        if let Some((encoded, data)) = data {
+        if let Some(data) = entry.profile.as_ref().and_then(|p| ProfilesData::decode(p.as_slice()).ok()) {
             let all = data.resource_profiles.iter().flat_map(|r| &r.scope_profiles).flat_map(|s| &s.profiles);
             for p in all {
                 self.document(Kind::Profiles, &p.profile_id, p.time_unix_nano, (resource, scope), |o| {
-                    profile_fields(o, p, &data, encoded);
+                    profile_fields(o, p, &data);
                 });
             }
         }
@@ -263,7 +262,7 @@ fn kind(k: SpanKind) -> &'static str {
 
 /// A profile has no layout in that mode. Ours can be searched by function, and its stacks, folded,
 /// are what flame graphs are drawn from.
-fn profile_fields(o: &mut Object<'_>, p: &Profile, data: &ProfilesData, encoded: &[u8]) {
+fn profile_fields(o: &mut Object<'_>, p: &Profile, data: &ProfilesData) {
     o.some_hex("profile_id", &p.profile_id);
     if let Some(link) = data.dictionary.as_ref().and_then(|d| d.link_table.get(1)) {
         o.some_hex("trace_id", &link.trace_id);
@@ -271,10 +270,9 @@ fn profile_fields(o: &mut Object<'_>, p: &Profile, data: &ProfilesData, encoded:
     }
     o.number("duration", p.duration_nano);
     o.number("period", p.period);
-    let stacks = profile::folded(encoded).unwrap_or_default();
+    let stacks = profile::folded(data);
     o.number("samples", stacks.iter().map(|s| s.count).sum::<u64>());
-    let functions: BTreeSet<&String> = stacks.iter().flat_map(|s| &s.frames).collect();
-    json::array(o.field("functions"), functions, |out, f| json::string(out, f));
+    json::array(o.field("functions"), profile::functions(data), json::string);
     json::array(o.field("stacks"), &stacks, |out, s| {
         let mut one = Object::begin(out);
         one.number("count", s.count);

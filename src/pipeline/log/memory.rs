@@ -146,14 +146,19 @@ impl Memory {
                 self.left_in_flight += 1;
             } else {
                 lost += 1;
-                for c in self.cursors.values_mut().filter(|c| c.id < slot.id) {
-                    c.events = c.events.saturating_sub(1);
-                    c.bytes = c.bytes.saturating_sub(slot.bytes.len() as u64);
-                }
+                self.uncount(slot.id, slot.bytes.len());
             }
         }
         self.dropped += lost;
         lost
+    }
+
+    /// An entry will reach nobody any more: who has not passed it is that much less behind.
+    fn uncount(&mut self, id: EventId, bytes: usize) {
+        for c in self.cursors.values_mut().filter(|c| c.id < id) {
+            c.events = c.events.saturating_sub(1);
+            c.bytes = c.bytes.saturating_sub(bytes as u64);
+        }
     }
 
     fn pop(&mut self) -> Option<Slot> {
@@ -288,20 +293,24 @@ impl Memory {
 
     /// The commit has failed: what it held waits for the next one. Returns entries lost meanwhile.
     pub fn failed(&mut self, c: Commit, why: &str) -> u64 {
-        for w in c.workloads {
+        let Commit { entries, workloads, incidents, cursors } = c;
+        for w in workloads {
             self.renamed.entry(w.key()).or_insert(w);
         }
-        for i in c.incidents {
+        for i in incidents {
             self.incidents.entry(i.raw_trace.clone()).or_insert(i);
         }
-        for (name, _) in c.cursors {
+        for (name, _) in cursors {
             if let Some(c) = self.cursors.get_mut(&name) {
                 c.dirty = true;
             }
         }
         self.in_flight = None;
         self.failed = Some(why.to_owned());
-        let lost = std::mem::take(&mut self.left_in_flight);
+        let (lost, gone) = (std::mem::take(&mut self.left_in_flight), self.gone);
+        for e in entries.iter().take_while(|e| e.id <= gone) {
+            self.uncount(e.id, e.bytes.len());
+        }
         self.dropped += lost;
         lost
     }
