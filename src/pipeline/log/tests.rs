@@ -136,6 +136,8 @@ async fn cursors_survive_a_restart() {
         let mut rig = Rig::new(fake.clone(), MEMORY);
         let mut r = rig.log.reader("otlp").unwrap();
         let sent = rig.append(6, None);
+        // The first is committed alone where the others come late.
+        rig.until("committed", |rig| rig.fake.ids().len() == 6);
         let b = r.next(2, WAIT).await.unwrap();
         r.ack(&b);
         rig.finish();
