@@ -120,13 +120,13 @@ pub fn start() -> Start {
         let stop = Arc::clone(&stop);
         move || resolver.run(&stop)
     });
+    // What is looked at is let go of before the sleep: kept, it would stay beside what replaces it.
+    let all_named = || {
+        let of_pods = workloads.all().into_iter().filter(|w| w.kind == WorkloadKind::Container);
+        of_pods.filter(|w| w.pod.as_ref().is_some_and(|p| p.name.is_some())).count() == PODS * CONTAINERS
+    };
     let named = async {
-        loop {
-            let all = workloads.all();
-            let of_pods = all.iter().filter(|w| w.kind == WorkloadKind::Container);
-            if of_pods.filter(|w| w.pod.as_ref().is_some_and(|p| p.name.is_some())).count() == PODS * CONTAINERS {
-                return;
-            }
+        while !all_named() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -153,6 +153,7 @@ pub fn start() -> Start {
 fn five_hundred_pods_are_named_at_start() {
     let s = start();
     let said = format!("{:?}, {:?} of CPU time, {} KiB", s.wall, s.cpu, s.bytes >> 10);
+    eprintln!("{said}");
     assert!(s.bytes <= 8 << 20, "{said}");
     // Without optimisation, and beside others' work: the bench has the bar.
     assert!(s.cpu <= Duration::from_secs(4), "{said}");

@@ -164,12 +164,18 @@ impl<T> Reading<T> {
     }
 }
 
-/// Asserts that the probe saw as much happen from one reading to the other as the kernel.
-fn assert_near<T>(from: &Reading<T>, to: &Reading<T>, got: u64, percent: u64, slack_ns: u64) {
+/// Whether the probe saw as much happen from one reading to the other as the kernel.
+fn is_near<T>(from: &Reading<T>, to: &Reading<T>, got: u64, percent: u64, slack_ns: u64) -> bool {
     let (least, most) = (to.kernel_before - from.kernel_after, to.kernel_after - from.kernel_before);
     eprintln!("{} ms by the probe, {} to {} ms by the kernel", got / 1_000_000, least / 1_000_000, most / 1_000_000);
     let slack = most * percent / 100 + slack_ns + to.unseen - from.unseen;
-    assert!((least.saturating_sub(slack)..=most + slack).contains(&got), "{got} against {least} to {most}");
+    (least.saturating_sub(slack)..=most + slack).contains(&got)
+}
+
+/// Whether one of a few attempts holds. Where no program is run on behalf of process 1, what follows it on a CPU is not
+/// seen until the next switch there: a reading in between lacks it.
+fn once_in_five(attempt: impl FnMut() -> bool) -> bool {
+    std::iter::repeat_with(attempt).take(5).any(|holds| holds)
 }
 
 /// A spinning process's cgroup gets the CPU time that the kernel accounts to the process, the run
@@ -183,19 +189,22 @@ fn a_spinning_cgroup_is_seen() {
     std::thread::sleep(Duration::from_millis(500));
     let used = || sched.cpu_time().unwrap().into_iter().find(|(c, _)| c.id == id).map_or(0, |(_, ns)| ns);
     let reading = || Reading::take(used, || schedstat(pid).0);
-    let (start, from) = (Instant::now(), reading());
-    let mut last = from.probe;
-    while start.elapsed() < Duration::from_secs(2) {
-        std::thread::sleep(Duration::from_millis(100));
-        let now = used();
-        assert!(now >= last);
-        last = now;
-    }
-    let to = reading();
-    let got = to.probe - from.probe;
-    // The kernel's own figure is as of the last tick.
-    assert_near(&from, &to, got, 5, 12_000_000);
-    assert!(got > S / 10, "the machine is too busy: the process hardly ran");
+    let as_the_kernel = || {
+        let (start, from) = (Instant::now(), reading());
+        let mut last = from.probe;
+        while start.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = used();
+            assert!(now >= last);
+            last = now;
+        }
+        let to = reading();
+        let got = to.probe - from.probe;
+        assert!(got > S / 10, "the machine is too busy: the process hardly ran");
+        // The kernel's own figure is as of the last tick.
+        is_near(&from, &to, got, 5, 12_000_000)
+    };
+    assert!(once_in_five(as_the_kernel));
 }
 
 /// Two spinning processes on one CPU wait for each other: their cgroup's waits are what the kernel
@@ -214,15 +223,18 @@ fn waiting_for_each_other_is_seen() {
     };
     let kernel = || pids.iter().map(|p| schedstat(*p).1).sum::<u64>();
     let reading = || Reading::take(waits, kernel);
-    let from = reading();
-    std::thread::sleep(Duration::from_secs(3));
-    let to = reading();
-    let (own, node) = (to.probe.0.since(&from.probe.0), to.probe.1.since(&from.probe.1));
-    assert_near(&from, &to, own.total_ns, 10, 0);
-    // A slice of the scheduler is between 0.5 and 125 ms.
-    let long: u64 = own.slots[9..=17].iter().sum();
-    assert!(long * 2 > own.count() && long > 10, "{own:?}");
-    assert!(node.count() >= own.count() && node.total_ns >= own.total_ns);
+    let as_the_kernel = || {
+        let from = reading();
+        std::thread::sleep(Duration::from_secs(3));
+        let to = reading();
+        let (own, node) = (to.probe.0.since(&from.probe.0), to.probe.1.since(&from.probe.1));
+        // A slice of the scheduler is between 0.5 and 125 ms.
+        let long: u64 = own.slots[9..=17].iter().sum();
+        assert!(long * 2 > own.count() && long > 10, "{own:?}");
+        assert!(node.count() >= own.count() && node.total_ns >= own.total_ns);
+        is_near(&from, &to, own.total_ns, 10, 0)
+    };
+    assert!(once_in_five(as_the_kernel));
     let _ = sched.lost();
 }
 
