@@ -24,7 +24,8 @@ pub(super) async fn serve(seen: Arc<Mutex<Seen>>) -> u16 {
         .with_state(seen);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    // As servers of gRPC do: with Nagle's algorithm an answer waits for the acknowledgement of what went before.
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     tokio::spawn(tonic::transport::Server::builder().add_routes(Routes::from(app)).serve_with_incoming(incoming));
     port
 }
