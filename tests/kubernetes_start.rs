@@ -113,7 +113,7 @@ pub fn start() -> Start {
     let kubelet = Kubelet { url: Some(url), ..Kubelet::default() };
     let settings = Settings { cri: Cri { enabled: false, socket: None }, kubelet, ..Settings::default() };
     let kubernetes = Kubernetes::new(&settings, &BTreeMap::new(), &workloads);
-    let resolver = NameResolver::new(&workloads).heeding(kubernetes.facts());
+    let resolver = NameResolver::new(&workloads).with_facts(kubernetes.facts());
     workloads.scan().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let names = std::thread::spawn({

@@ -41,7 +41,7 @@ impl Front {
     ) -> Front {
         let workloads = Workloads::new(host, clock);
         let kubernetes = Kubernetes::new(&config.workload, env, &workloads);
-        let resolver = NameResolver::new(&workloads).heeding(kubernetes.facts());
+        let resolver = NameResolver::new(&workloads).with_facts(kubernetes.facts());
         let mut loader = Loader::new();
         let shared = Shared::load(&mut loader, &features(registrations, config));
         // Births are recorded from now on, so the scan cannot miss one.

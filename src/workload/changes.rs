@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Telling others which workloads are new or renamed, without ever waiting for them.
+//! Notifications of new and renamed workloads; a slow receiver never blocks the sender.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};

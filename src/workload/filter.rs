@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Of whom a collector tells: lists of workloads, `collectors.NAME.filter`, chosen by what is known of them.
+//! Workload filters, `collectors.NAME.filter`: which workloads a collector reports, by their metadata.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::signal::semconv::attr;
 use crate::signal::{Pod, QosClass, Workload};
 
-/// Of whom the collector tells. What is not wanted is counted as suppressed, under the reason `filter`.
+/// Which workloads the collector reports. What is filtered out is counted as suppressed, with the reason `filter`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Only of what one of these selects, and of the node itself; when empty, of all. A selector is
     /// `container=NAME`, `namespace=NAME`, `image=NAME`, `image=NAME:TAG`, `qos=CLASS`, `label=KEY`, `label=KEY=VALUE`,
     /// `unit=NAME`, `cgroup=PATH` or `node`, with `*` for any text. Of a pod's labels those are known that
-    /// `workload.labels` names. A container whose names are still looked up is told of.
+    /// `workload.labels` names. A container passes while its metadata is being looked up.
     #[schemars(example = ["namespace=shop-*", "label=tier=front"])]
     pub allow: Vec<String>,
     /// Never of what one of these selects, also where `allow` selects it. `node` is what belongs to no workload.
@@ -142,12 +142,12 @@ impl Filter {
         Filter { allow: parse(&settings.allow), deny: parse(&settings.deny) }
     }
 
-    /// Whether the collector tells of this workload, or of the node itself.
+    /// Whether the collector reports this workload (`None`: the node itself).
     #[must_use]
     pub fn passes(&self, workload: Option<&Workload>) -> bool {
         let Some(w) = workload else { return !self.deny.contains(&Selector::Node) };
         let selected = |by: &[Selector]| by.iter().any(|s| s.selects(w));
-        // What a name that is still looked up would say, nobody knows: better told once too often.
+        // While metadata is being looked up, one event too many is better than one too few.
         !selected(&self.deny) && (self.allow.is_empty() || w.pending || selected(&self.allow))
     }
 }
@@ -164,13 +164,13 @@ impl Filters {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
-    /// A collector's filter, for those who ask for many workloads at once; `None`: it tells of all.
+    /// A collector's filter, for checking many workloads at once; `None`: it has none.
     #[must_use]
     pub fn of(&self, collector: &str) -> Option<Arc<Filter>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(collector).cloned()
     }
 
-    /// Whether a collector tells of this workload, or of the node itself.
+    /// Whether a collector reports this workload (`None`: the node itself).
     #[must_use]
     pub fn pass(&self, collector: &str, workload: Option<&Workload>) -> bool {
         self.of(collector).is_none_or(|f| f.passes(workload))
@@ -239,7 +239,7 @@ mod tests {
         }
     }
 
-    /// What is denied is not told, whatever else allows it; the node goes only by its own name.
+    /// Denied workloads are not reported, whatever else allows them; the node goes only by its own name.
     #[test]
     fn deny_wins_and_the_node_passes_unless_named() {
         assert!(!filter(&["namespace=prod"], &["container=web*"]).passes(Some(&web())));
@@ -248,7 +248,7 @@ mod tests {
         assert!(Filter::default().passes(Some(&web())) && Filter::default().passes(None));
     }
 
-    /// A container is told of until its names are known, unless what is known denies it already.
+    /// A container passes until its metadata is known, unless what is known already denies it.
     #[test]
     fn names_that_are_still_to_come() {
         let mut w = Workload::new(WorkloadKey(1), WorkloadKind::Container, "/libpod-1");
@@ -292,7 +292,7 @@ mod tests {
         assert!(of("label==x")[0].1.contains("label=KEY=VALUE"));
     }
 
-    /// A collector without a filter tells of all; a new set replaces the old one whole.
+    /// A collector without a filter reports all workloads; a new set replaces the old one whole.
     #[test]
     fn filters_of_collectors() {
         let (all, w) = (Filters::default(), web());

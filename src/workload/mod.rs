@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose is this? Cgroup or pid → container → pod → service. Never waits, never fails, may not know.
+//! Attribution: cgroup or pid → container → pod → service. Never blocks and never fails; the answer may be unknown.
 //!
 //! The table is fed by the kernel's mkdir and rmdir of cgroups ([`Workloads::on_mkdir`],
 //! [`Workloads::on_rmdir`]) and by a walk over what was there before ([`Workloads::scan`], after the
@@ -129,7 +129,7 @@ impl Workloads {
         self.read().cgroups_of(key)
     }
 
-    /// Every cgroup that lives, children of workloads' own included, and whose it is.
+    /// Every cgroup that lives, children of workloads included, with its workload.
     #[must_use]
     pub fn cgroups(&self) -> Vec<(CgroupId, Arc<Workload>)> {
         self.read().cgroups()
@@ -209,7 +209,7 @@ impl Workloads {
         Ok(found)
     }
 
-    /// Changes what is known of a workload and tells who listens. `None`: there is no such workload any more.
+    /// Updates the metadata of a workload and notifies listeners. `None`: there is no such workload any more.
     pub(crate) fn update(&self, key: WorkloadKey, change: impl FnOnce(&mut Workload)) -> Option<Arc<Workload>> {
         let (workload, changed) = self.write().update(key, change)?;
         if changed {

@@ -16,7 +16,7 @@ const FRESH: Duration = Duration::from_secs(2);
 /// One that is not known yet, or new and nobody's, is looked for sooner: a container that starts has its
 /// namespace before its cgroup.
 const NEW: Duration = Duration::from_millis(200);
-/// A namespace whose processes are gone is remembered so long: its last packets are on their way.
+/// How long a namespace without processes is remembered: its last packets are on their way.
 const KEEP: Duration = Duration::from_secs(60);
 
 /// The lookup. Walks the processes when it is asked, every two seconds at most.
@@ -84,7 +84,7 @@ impl Known {
     }
 }
 
-/// Whose a namespace with these in it is: a container's before whoever looks into it; several containers
+/// The owner of a namespace with these processes in it: a container's before whoever looks into it; several containers
 /// of one pod name the pod, strangers name nobody.
 pub fn common(all: impl IntoIterator<Item = Arc<Workload>>) -> Option<Arc<Workload>> {
     let mut who: Vec<Arc<Workload>> = Vec::new();

@@ -4,7 +4,7 @@
 
 use crate::signal::QosClass;
 
-/// What a cgroup's path tells.
+/// What can be derived from a cgroup's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity<'p> {
     /// The cgroup that is the workload: the path itself or an ancestor that it folds into.
@@ -21,7 +21,7 @@ pub struct Identity<'p> {
 pub struct Container<'p> {
     /// 64 hex digits.
     pub id: &'p str,
-    /// `None`: the path does not tell.
+    /// `None`: not in the path.
     pub runtime: Option<&'static str>,
 }
 
@@ -275,7 +275,7 @@ mod tests {
         }
     }
 
-    /// The level of the tree that holds the pod tells its class, with each driver and nested.
+    /// The level of the tree that holds the pod gives its QoS class, with each driver and nested.
     #[test]
     fn classes() {
         for (template, class) in [

@@ -129,7 +129,7 @@ impl Default for ApiServer {
 }
 
 impl ApiServer {
-    /// Its address, by the settings or by what every pod is told.
+    /// Its address, by the settings or from the variables that every pod gets.
     #[must_use]
     pub fn address(&self, env: &BTreeMap<String, String>) -> Option<String> {
         self.url.clone().or_else(|| {
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(k.address(&BTreeMap::new()), None);
     }
 
-    /// The API server's address and the node are what every pod is told, or what is set; a name that would change the
+    /// The API server's address and the node come from the variables that every pod gets, or from the settings; a name that would change the
     /// request is none.
     #[test]
     fn the_api_servers_address() {

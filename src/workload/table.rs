@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The lifetime table: which cgroup is whose, from its birth until some minutes after its end.
+//! The lifetime table: the workload of each cgroup, from its creation until some minutes after its removal.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -75,7 +75,7 @@ impl Table {
         self.workloads.values().filter(|e| e.live > 0).map(|e| Arc::clone(&e.workload)).collect()
     }
 
-    /// Every cgroup that lives, and whose it is.
+    /// Every cgroup that exists, with its workload.
     pub fn cgroups(&self) -> Vec<(CgroupId, Arc<Workload>)> {
         let living = self.pairs.iter().filter(|(_, p)| p.removed_ns.is_none());
         living.filter_map(|(id, p)| Some((*id, self.by_key(p.key)?))).collect()
@@ -263,7 +263,7 @@ pub(super) fn container_key(id: &str) -> WorkloadKey {
     key_of(&[b"container", id.as_bytes()])
 }
 
-/// What a path alone tells.
+/// What can be derived from a path alone.
 pub(super) fn describe(key: WorkloadKey, path: &str, pending: bool) -> Workload {
     let identity = identify(path);
     let container = identity.and_then(|i| i.container);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lives and deaths of cgroups, as the kernel tells them.
+//! Lives and deaths of cgroups, as the kernel reports them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -170,7 +170,7 @@ fn removed_behind_the_walks_back() {
     assert!(w.of_cgroup(id(0, 33)).is_none());
 }
 
-/// The agent's own process is told apart, whatever cgroup it shares.
+/// The agent's own process is distinguished, whatever cgroup it shares.
 #[test]
 fn the_agent_knows_itself() {
     let (_d, _c, w) = table();

@@ -69,7 +69,7 @@ fn a_runtime_that_goes_leaves_what_it_told() {
     state_becomes(&agent, "ok");
     containerd.take_down();
     state_becomes(&agent, "old");
-    assert_eq!(agent.log().matches("does not tell of pods; what it told before is kept").count(), 1, "{}", agent.log());
+    assert_eq!(agent.log().matches("provides no pod metadata; earlier metadata is kept").count(), 1, "{}", agent.log());
     let known = |pod: &CriPod| {
         let page = agent.get("/metrics");
         let id = format!("container_id=\"{}\"", pod.container);

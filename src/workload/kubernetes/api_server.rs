@@ -14,7 +14,7 @@ use rustls::RootCertStore;
 use super::facts::{Facts, Source};
 use super::https::{CLUSTER_CA, Https, TIMEOUT, roots};
 use super::kubelet::MAX_LIST;
-use super::pods::{self, Told};
+use super::pods::{self, WatchEvent};
 use crate::workload::settings::ApiServer as Settings;
 
 /// A watch is asked to last so long, and up to as long again, so that the nodes of a cluster do not
@@ -61,7 +61,7 @@ impl Client {
         Ok(Client { https: Https::new(roots, &settings.token_file)?, pods })
     }
 
-    /// Hands on what the list tells; from where to watch.
+    /// Applies the list; returns the resource version to watch from.
     ///
     /// # Errors
     /// It did not answer, does not let us in, or what it said is no list of pods.
@@ -71,20 +71,20 @@ impl Client {
         let body = tokio::time::timeout(TIMEOUT, Limited::new(answer, MAX_LIST).collect()).await;
         let body = body.context("the list did not end in 10 s")?;
         let body = body.map_err(|e| anyhow::anyhow!("the list broke off: {e}"))?.to_bytes();
-        Ok(pods::tell(&body, Source::ApiServer, facts).context("the answer is no list of pods")?.resource_version)
+        Ok(pods::apply_list(&body, Source::ApiServer, facts).context("the answer is no list of pods")?.resource_version)
     }
 
-    /// Hands on what a watch tells, and `told` after each time, until the server ends it. `from` follows.
+    /// Applies the events of a watch, calling `notify` after each batch, until the server ends it. `from` follows.
     ///
     /// # Errors
     /// The connection is lost, or what came is no event.
-    pub async fn watch(&self, from: &mut String, facts: &Facts, told: impl Fn()) -> anyhow::Result<Ended> {
+    pub async fn watch(&self, from: &mut String, facts: &Facts, notify: impl Fn()) -> anyhow::Result<Ended> {
         let last = WATCH + WATCH.mul_f64(fastrand::f64());
         let query =
             format!("&watch=1&allowWatchBookmarks=true&timeoutSeconds={}&resourceVersion={from}", last.as_secs());
         let body = self.open(&query).await?;
         // A connection that died silently ends it, too.
-        match tokio::time::timeout(last + TIMEOUT, follow(body, from, facts, told)).await {
+        match tokio::time::timeout(last + TIMEOUT, follow(body, from, facts, notify)).await {
             Ok(ended) => ended,
             Err(_) => anyhow::bail!("the watch did not end in its time"),
         }
@@ -97,7 +97,7 @@ impl Client {
 }
 
 /// Takes the lines of a watch's answer, each an event.
-async fn follow(mut body: Incoming, from: &mut String, facts: &Facts, told: impl Fn()) -> anyhow::Result<Ended> {
+async fn follow(mut body: Incoming, from: &mut String, facts: &Facts, notify: impl Fn()) -> anyhow::Result<Ended> {
     let mut text: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.context("the watch broke off")?.into_data() else { continue };
@@ -107,13 +107,13 @@ async fn follow(mut body: Incoming, from: &mut String, facts: &Facts, told: impl
             continue;
         };
         for line in text[..end].split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-            match pods::tell_event(line, facts)? {
-                Told::UpTo(version) => *from = version,
-                Told::TooOld => return Ok(Ended::TooOld),
+            match pods::apply_event(line, facts)? {
+                WatchEvent::UpTo(version) => *from = version,
+                WatchEvent::TooOld => return Ok(Ended::TooOld),
             }
         }
         text.drain(..=end);
-        told();
+        notify();
     }
     Ok(Ended::InTime)
 }

@@ -73,7 +73,10 @@ impl Events {
                 Events::Opening(stream) => match stream.await {
                     Ok(stream) => *self = Events::Open(Box::new(stream)),
                     Err(e) => {
-                        tracing::debug!("the runtime tells of no events, it is asked at each birth: {}", e.message());
+                        tracing::debug!(
+                            "the runtime has no container events, it is queried for each new container: {}",
+                            e.message()
+                        );
                         *self = Events::Ended;
                         return None;
                     }
@@ -95,7 +98,7 @@ impl Events {
 pub(super) struct Taker {
     facts: Facts,
     runtime: Option<&'static str>,
-    /// The pod of each sandbox that was told of.
+    /// The pod of each known sandbox.
     pods: HashMap<String, Arc<str>>,
 }
 
@@ -168,7 +171,7 @@ impl Client {
         Ok(any)
     }
 
-    /// Lives and deaths of containers, where the runtime tells of them (containerd 1.7, CRI-O 1.26).
+    /// Lives and deaths of containers, where the runtime reports them (containerd 1.7, CRI-O 1.26).
     pub fn events(&self) -> Events {
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
         Events::Opening(Box::pin(async move {
@@ -232,8 +235,8 @@ impl Taker {
 
     pub fn container(&mut self, c: Container) {
         // The kubelet writes the UID on the container, too; others who use the interface may not.
-        let told = c.labels.get("io.kubernetes.pod.uid").map(|uid| uid.as_str().into());
-        let Some(pod) = self.pods.get(&c.pod_sandbox_id).cloned().or(told) else { return };
+        let labelled = c.labels.get("io.kubernetes.pod.uid").map(|uid| uid.as_str().into());
+        let Some(pod) = self.pods.get(&c.pod_sandbox_id).cloned().or(labelled) else { return };
         let ContainerMetadata { name, attempt } = c.metadata.unwrap_or_default();
         let facts = ContainerFacts {
             pod,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What Kubernetes' sources told of containers and pods: written beside the data's way, read by the
-//! one who names workloads. What a source told stays when the source is gone.
+//! Metadata of containers and pods from Kubernetes' sources: written outside the path of records, read by
+//! the resolver that names workloads. It is kept when the source is gone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -23,7 +23,7 @@ const KEEP: Duration = Duration::from_secs(300);
 /// More containers than this are not remembered as unknown.
 const MAX_UNKNOWN: usize = 4096;
 
-/// Who told it.
+/// Where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The container runtime's socket.
@@ -52,7 +52,7 @@ pub enum SourceState {
     #[default]
     Absent,
     Ok,
-    /// It answered once and does not now: what it told is kept.
+    /// It answered once and does not now: its metadata is kept.
     Old,
     /// It never answered.
     Down,
@@ -70,7 +70,7 @@ impl SourceState {
     }
 }
 
-/// A container as a source tells of it.
+/// A container as a source reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct ContainerFacts {
     /// The pod's UID.
@@ -84,7 +84,7 @@ pub(super) struct ContainerFacts {
     pub restarts: Option<u32>,
 }
 
-/// A pod as a source tells of it.
+/// A pod as a source reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct PodFacts {
     pub name: Arc<str>,
@@ -96,21 +96,21 @@ pub(super) struct PodFacts {
     pub is_static: bool,
 }
 
-/// A pod, and when it was told of.
-struct ToldPod {
+/// A pod, and when it was last reported.
+struct KnownPod {
     facts: PodFacts,
-    /// The kubelet or the API server told of it, now or before.
+    /// The kubelet or the API server has reported it, now or before.
     by_cluster: bool,
     at: Instant,
 }
 
-/// A container, and when it was told of. What its workload has is not kept a second time: some nodes
+/// A container, and when it was last reported. What its workload has is not kept a second time: some nodes
 /// have thousands.
-struct ToldContainer {
+struct KnownContainer {
     facts: Option<Box<(ContainerFacts, Source)>>,
     pod: Arc<str>,
     is_sandbox: bool,
-    /// What each source told last, to know whether it is new: one change in four billion is missed.
+    /// Hash of what each source reported last, to know whether it is new: one change in four billion is missed.
     hashes: [Option<NonZeroU32>; Source::ALL.len()],
     at: Instant,
 }
@@ -126,8 +126,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Known {
-    containers: HashMap<WorkloadKey, ToldContainer>,
-    pods: HashMap<Arc<str>, ToldPod>,
+    containers: HashMap<WorkloadKey, KnownContainer>,
+    pods: HashMap<Arc<str>, KnownPod>,
     /// Containers that the runtime was asked for and does not know: another's, or of another namespace.
     unknown: HashSet<String>,
     /// What containers of many pods are called, and their images.
@@ -136,7 +136,7 @@ struct Known {
     states: HashMap<Source, SourceState>,
 }
 
-/// What was told since the last look: keys of containers, UIDs of pods.
+/// What was reported since the last call: keys of containers, UIDs of pods.
 #[derive(Debug, Default)]
 pub(crate) struct Fresh {
     pub containers: HashSet<WorkloadKey>,
@@ -175,29 +175,29 @@ impl Facts {
         if let Some((uid, _)) = known.pods.get_key_value(&new.pod) {
             new.pod = Arc::clone(uid);
         }
-        let told = known.containers.entry(key).or_insert_with(|| ToldContainer {
+        let entry = known.containers.entry(key).or_insert_with(|| KnownContainer {
             facts: None,
             pod: Arc::clone(&new.pod),
             is_sandbox: false,
             hashes: [None; Source::ALL.len()],
             at: Instant::now(),
         });
-        told.at = Instant::now();
-        told.is_sandbox |= new.kind == Some(ContainerKind::Sandbox);
-        let last = &mut told.hashes[by as usize];
+        entry.at = Instant::now();
+        entry.is_sandbox |= new.kind == Some(ContainerKind::Sandbox);
+        let last = &mut entry.hashes[by as usize];
         if *last == hash {
             return;
         }
         *last = hash;
-        let new = match told.facts.take() {
+        let new = match entry.facts.take() {
             Some(old) => merged(&old.0, old.1, new, by),
             None => new,
         };
-        told.facts = Some(Box::new((new, by)));
+        entry.facts = Some(Box::new((new, by)));
         known.fresh.containers.insert(key);
     }
 
-    /// The cluster's word on a pod is newer than what the runtime was told when it made the pod.
+    /// The cluster's metadata of a pod is newer than what the runtime got when it created the pod.
     pub(super) fn tell_pod(&self, by: Source, uid: &Arc<str>, mut new: PodFacts) {
         if new.owners.is_empty() && !new.is_static {
             new.owners = owners::by_labels(&new.name, &new.labels);
@@ -210,7 +210,7 @@ impl Facts {
             _ => {
                 known.fresh.pods.insert(Arc::clone(uid));
                 let by_cluster = by != Source::Cri;
-                known.pods.insert(Arc::clone(uid), ToldPod { facts: new, by_cluster, at: Instant::now() });
+                known.pods.insert(Arc::clone(uid), KnownPod { facts: new, by_cluster, at: Instant::now() });
             }
         }
     }
@@ -270,12 +270,12 @@ impl Facts {
         self.known().states.get(&source).copied().unwrap_or_default()
     }
 
-    /// What was told since the last call.
+    /// What was reported since the last call.
     pub(crate) fn take_fresh(&self) -> Fresh {
         std::mem::take(&mut self.known().fresh)
     }
 
-    /// Whether a source that answers may still tell of this workload.
+    /// Whether a source that answers may still report this workload.
     pub(crate) fn expects(&self, w: &Workload) -> bool {
         let Some(id) = w.container_id.as_deref() else { return false };
         let known = self.known();
@@ -288,7 +288,7 @@ impl Facts {
         !known.containers.contains_key(&container_key(id)) && (of_runtime || of_cluster)
     }
 
-    /// Puts what is known into the workload. Whether a source told of the container, now or before.
+    /// Puts what is known into the workload. Returns whether a source has reported the container, now or before.
     pub(crate) fn hand_over(&self, w: &mut Workload) -> bool {
         let mut known = self.known();
         let known = &mut *known;
@@ -313,13 +313,13 @@ impl Facts {
         container.is_some()
     }
 
-    /// Whether a source told of the container: then its files are not asked for its names.
+    /// Whether a source has reported the container: then its files are not read for its names.
     pub(crate) fn tells_of(&self, id: Option<&str>) -> bool {
         id.is_some_and(|id| self.known().containers.contains_key(&container_key(id)))
     }
 }
 
-/// One container told of by both: the runtime knows image, labels and restarts, the cluster its place in the pod.
+/// One container reported by both: the runtime knows image, labels and restarts, the cluster its place in the pod.
 fn merged(old: &ContainerFacts, old_by: Source, new: ContainerFacts, by: Source) -> ContainerFacts {
     if old_by == by && by == Source::Cri {
         return ContainerFacts { kind: new.kind.or(old.kind), ..new };

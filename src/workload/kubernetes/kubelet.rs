@@ -38,13 +38,13 @@ impl Client {
         Ok(Client { https: Https::new(roots, &settings.token_file)?, uri })
     }
 
-    /// Reads the list and hands on what it tells; how many pods that is.
+    /// Reads and applies the list; returns the number of pods.
     ///
     /// # Errors
     /// It did not answer, does not let us in, or what it said is no list of pods.
     pub async fn read(&self, facts: &Facts) -> anyhow::Result<usize> {
         let body = tokio::time::timeout(TIMEOUT, self.get()).await.context("it did not answer in 10 s")??;
-        Ok(pods::tell(&body, Source::Kubelet, facts).context("the answer is no list of pods")?.pods)
+        Ok(pods::apply_list(&body, Source::Kubelet, facts).context("the answer is no list of pods")?.pods)
     }
 
     async fn get(&self) -> anyhow::Result<Bytes> {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What Kubernetes knows of the node's containers: pods, labels, owners. Asked beside the data's way,
-//! when a container is born; what is told is kept in [`Facts`], from where the
+//! when a container is born; the metadata is kept in [`Facts`], from where the
 //! [`NameResolver`](super::NameResolver) puts it into the workloads.
 //!
-//! The runtime is asked for each container at its birth, and tells of lives and deaths by itself
+//! The runtime is asked for each container at its birth, and reports starts and ends by itself
 //! where it can. The kubelet's list is read when a pod is new, and again until it has the new
 //! containers, as it lags by a second or two. A source that is lost is tried again with growing pauses.
 
@@ -39,8 +39,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// To the runtime's socket: a try costs nothing, and a restart is over in seconds.
 const LAST_PAUSE_OF_RUNTIME: Duration = Duration::from_secs(5);
-/// A source that is down is told of once in so long.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// Interval between two log messages about a source that is down.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// When a container that the runtime did not know at its birth is asked for again: a pod's sandbox is
 /// known a moment after its cgroup is made.
 const ASK_AGAIN: [Duration; 4] =
@@ -78,7 +78,7 @@ impl Kubernetes {
         }
     }
 
-    /// Where what is told is kept.
+    /// Where the metadata is kept.
     #[must_use]
     pub fn facts(&self) -> Facts {
         self.facts.clone()
@@ -89,8 +89,8 @@ impl Kubernetes {
         tokio::join!(self.ask_runtime(), self.ask_kubelet(), self.ask_api_server());
     }
 
-    /// Lets the resolver look at what was told.
-    fn told(&self) {
+    /// Wakes the resolver for new metadata.
+    fn notify(&self) {
         self.workloads.wake();
     }
 
@@ -124,14 +124,14 @@ impl Kubernetes {
         let mut events = client.events();
         client.list().await?;
         tries.succeeded();
-        self.told();
+        self.notify();
         let mut asking = Asking::default();
         let mut forget = tokio::time::interval(FORGET);
         loop {
             tokio::select! {
                 event = events.next() => match event {
                     Some(event) => client.take_event(event),
-                    // A runtime that stops, which the question tells; or CRI-O with its events switched off.
+                    // A runtime that stops, which the next request notices; or CRI-O with its events switched off.
                     None => client.list().await?,
                 },
                 born = births.next() => {
@@ -153,7 +153,7 @@ impl Kubernetes {
                     self.facts.forget(&self.workloads);
                 },
             }
-            self.told();
+            self.notify();
         }
     }
 
@@ -174,7 +174,7 @@ impl Kubernetes {
                 Ok(_) => tries.succeeded(),
                 Err(e) => tries.failed(&format!("{url}: {e:#}")),
             }
-            self.told();
+            self.notify();
             let gap = if tries.is_down() { tries.pause() } else { READ_GAP };
             tokio::time::sleep(gap).await;
             let refresh = Instant::now() + self.settings.kubelet.refresh.get();
@@ -208,8 +208,8 @@ impl Kubernetes {
         loop {
             let mut from = client.list(&self.facts).await?;
             tries.succeeded();
-            self.told();
-            while let Ended::InTime = client.watch(&mut from, &self.facts, || self.told()).await? {
+            self.notify();
+            while let Ended::InTime = client.watch(&mut from, &self.facts, || self.notify()).await? {
                 // One that ends at once is no reason to ask without a pause.
                 tokio::time::sleep(FIRST_PAUSE).await;
             }
@@ -302,17 +302,17 @@ impl Awaited {
     }
 }
 
-/// How often a source was tried in vain, and when that was told.
+/// How often a source was tried in vain, and when that was logged.
 struct Tries {
     source: Source,
     facts: Facts,
     failures: u32,
-    told: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 impl Tries {
     fn new(source: Source, facts: &Facts) -> Self {
-        Tries { source, facts: facts.clone(), failures: 0, told: None }
+        Tries { source, facts: facts.clone(), failures: 0, logged: None }
     }
 
     fn is_down(&self) -> bool {
@@ -321,7 +321,7 @@ impl Tries {
 
     fn succeeded(&mut self) {
         if self.facts.state(self.source) != SourceState::Ok {
-            tracing::info!(source = self.source.name(), "tells of pods");
+            tracing::info!(source = self.source.name(), "provides pod metadata");
             self.facts.set_state(self.source, SourceState::Ok);
         }
         self.failures = 0;
@@ -334,10 +334,10 @@ impl Tries {
         };
         self.facts.set_state(self.source, state);
         self.failures = self.failures.saturating_add(1);
-        if self.told.is_none_or(|t| t.elapsed() >= TELL_AGAIN) {
-            self.told = Some(Instant::now());
-            let kept = if state == SourceState::Old { "; what it told before is kept" } else { "" };
-            tracing::warn!(source = self.source.name(), "does not tell of pods{kept}: {why}");
+        if self.logged.is_none_or(|t| t.elapsed() >= LOG_INTERVAL) {
+            self.logged = Some(Instant::now());
+            let kept = if state == SourceState::Old { "; earlier metadata is kept" } else { "" };
+            tracing::warn!(source = self.source.name(), "provides no pod metadata{kept}: {why}");
         }
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods as the kubelet and the API server tell of them, `v1.PodList` and `v1.WatchEvent` of Kubernetes'
+//! Pods as the kubelet and the API server report them, `v1.PodList` and `v1.WatchEvent` of Kubernetes'
 //! API: the fields that we read.
 
 use std::borrow::Cow;
@@ -107,11 +107,11 @@ struct ContainerStatus {
     restart_count: u32,
 }
 
-/// Hands on all that a list tells.
+/// Applies a list of pods.
 ///
 /// # Errors
-/// It is no list of pods. Those before the mistake are told.
-pub(super) fn tell(list: &[u8], by: Source, facts: &Facts) -> serde_json::Result<Listed> {
+/// It is not a list of pods. Pods before the error are applied.
+pub(super) fn apply_list(list: &[u8], by: Source, facts: &Facts) -> serde_json::Result<Listed> {
     let mut text = serde_json::Deserializer::from_slice(list);
     let listed = PodList(by, facts).deserialize(&mut text)?;
     text.end()?;
@@ -135,7 +135,7 @@ struct Bookmark {
     metadata: ListMetadata,
 }
 
-/// `v1.Status`, as far as it tells why a watch ends.
+/// `v1.Status`, as far as it explains why a watch ends.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Refusal {
@@ -148,27 +148,27 @@ const GONE: u16 = 410;
 
 /// What an event of a watch comes to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// All up to this version is told.
+pub(super) enum WatchEvent {
+    /// Everything up to this resource version was applied.
     UpTo(String),
     /// The version that was asked for is not kept any more.
     TooOld,
 }
 
-/// Hands on what an event of a watch tells.
+/// Applies an event of a watch.
 ///
 /// # Errors
-/// It is no event, or the API server says why it watches no longer.
-pub(super) fn tell_event(line: &[u8], facts: &Facts) -> anyhow::Result<Told> {
-    match serde_json::from_slice(line).context("the watch tells what is no event")? {
+/// The line is not an event, or it is the reason why the API server ended the watch.
+pub(super) fn apply_event(line: &[u8], facts: &Facts) -> anyhow::Result<WatchEvent> {
+    match serde_json::from_slice(line).context("not a watch event")? {
         Event::Added(pod) | Event::Modified(pod) => {
             let version = pod.metadata.resource_version.clone();
-            pod.tell(Source::ApiServer, facts);
-            Ok(Told::UpTo(version))
+            pod.apply(Source::ApiServer, facts);
+            Ok(WatchEvent::UpTo(version))
         }
-        Event::Deleted(pod) => Ok(Told::UpTo(pod.metadata.resource_version)),
-        Event::Bookmark(at) => Ok(Told::UpTo(at.metadata.resource_version)),
-        Event::Error(why) if why.code == GONE => Ok(Told::TooOld),
+        Event::Deleted(pod) => Ok(WatchEvent::UpTo(pod.metadata.resource_version)),
+        Event::Bookmark(at) => Ok(WatchEvent::UpTo(at.metadata.resource_version)),
+        Event::Error(why) if why.code == GONE => Ok(WatchEvent::TooOld),
         Event::Error(why) => anyhow::bail!("it ends the watch: {} {}", why.code, why.message),
     }
 }
@@ -225,7 +225,7 @@ impl<'de> Visitor<'de> for Items<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut pods: A) -> Result<usize, A::Error> {
         let mut count = 0;
         while let Some(pod) = pods.next_element::<Pod>()? {
-            pod.tell(self.0, self.1);
+            pod.apply(self.0, self.1);
             count += 1;
         }
         Ok(count)
@@ -233,7 +233,7 @@ impl<'de> Visitor<'de> for Items<'_> {
 }
 
 impl Pod {
-    fn tell(self, by: Source, facts: &Facts) {
+    fn apply(self, by: Source, facts: &Facts) {
         let Pod { metadata: m, spec, status } = self;
         let is_sidecar = |name: &str| {
             spec.init_containers.iter().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
@@ -246,7 +246,7 @@ impl Pod {
         let ephemeral = status.ephemeral_container_statuses.into_iter().map(|c| (Some(ContainerKind::Ephemeral), c));
         let uid = Arc::from(m.uid);
         for (kind, c) in plain.chain(init).chain(ephemeral) {
-            c.tell(by, facts, &uid, kind);
+            c.apply(by, facts, &uid, kind);
         }
         let controller = m.owner_references.iter().find(|o| o.controller);
         let owners = controller.map(|o| owners::by_reference(&o.kind, &o.name, &m.labels)).unwrap_or_default();
@@ -264,7 +264,7 @@ impl Pod {
 }
 
 impl ContainerStatus {
-    fn tell(self, by: Source, facts: &Facts, uid: &Arc<str>, kind: Option<ContainerKind>) {
+    fn apply(self, by: Source, facts: &Facts, uid: &Arc<str>, kind: Option<ContainerKind>) {
         let Some((runtime, id)) = self.container_id.split_once("://") else { return };
         let container = ContainerFacts {
             pod: Arc::clone(uid),

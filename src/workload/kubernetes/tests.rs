@@ -97,7 +97,7 @@ fn a_runtime_names_pod_and_container() {
 }
 
 /// What CRI-O 1.31 really answers, and the cgroup in which it put the container: tests/fixtures/cri-o. It does not
-/// say in a list what the image was asked for as; a tag that its files have told stays.
+/// say in a list what the image was asked for as; a tag known from its files stays.
 #[test]
 fn cri_o_as_recorded() {
     const SANDBOXES: &[u8] = include_bytes!("../../../tests/fixtures/cri-o/sandboxes.pb");
@@ -136,7 +136,7 @@ fn cri_o_as_recorded() {
     assert_eq!(named(&sandbox_id).container_name.as_deref(), Some(SANDBOX));
 }
 
-/// An event tells the same as the lists; one without a pod, and a container of an unknown pod, tell nothing.
+/// An event gives the same metadata as the lists; one without a pod, and a container of an unknown pod, give none.
 #[test]
 fn events_tell_the_same() {
     let facts = Facts::new(&settings());
@@ -189,14 +189,14 @@ fn pod_list() -> String {
 }
 
 /// The kubelet's list: what each container is in its pod, the owner by reference, static pods; and a label
-/// that was changed since the runtime was told of the pod.
+/// that was changed since the runtime learned of the pod.
 #[test]
 fn the_kubelets_list() {
     let facts = Facts::new(&settings());
     let mut taker = Taker::new(&facts, "containerd");
     taker.sandbox(sandbox());
     taker.container(container(ImageSpec::default()));
-    assert_eq!(pods::tell(pod_list().as_bytes(), Source::Kubelet, &facts).unwrap().pods, 2);
+    assert_eq!(pods::apply_list(pod_list().as_bytes(), Source::Kubelet, &facts).unwrap().pods, 2);
     let kind = |of: &str| named(&facts, of).pod.unwrap().kind.map(crate::signal::ContainerKind::as_str);
     assert_eq!([kind("d"), kind("e"), kind("f")], [Some("init"), Some("sidecar"), Some("ephemeral")]);
     let w = named(&facts, "b");
@@ -210,9 +210,9 @@ fn the_kubelets_list() {
     let _named = facts.hand_over(&mut pod);
     let pod = pod.pod.unwrap();
     assert_eq!((pod.name.as_deref(), pod.is_static, pod.owners.len()), (Some("etcd-node-1"), true, 0));
-    assert_eq!(pods::tell(br#"{"items":null}"#, Source::Kubelet, &facts).unwrap().pods, 0);
+    assert_eq!(pods::apply_list(br#"{"items":null}"#, Source::Kubelet, &facts).unwrap().pods, 0);
     for bad in ["[]", r#"{"items":{}}"#, r#"{"items":[]} x"#] {
-        assert!(pods::tell(bad.as_bytes(), Source::Kubelet, &facts).is_err(), "{bad}");
+        assert!(pods::apply_list(bad.as_bytes(), Source::Kubelet, &facts).is_err(), "{bad}");
     }
 }
 
@@ -326,7 +326,7 @@ async fn only_a_trusted_kubelet_gets_the_token() {
     server.abort();
 }
 
-/// A pod that is born is looked for in the kubelet's list until it is there; a kubelet that is gone leaves what it told.
+/// A pod that is born is looked for in the kubelet's list until it is there; a kubelet that is gone leaves what it reported.
 #[tokio::test]
 async fn a_new_pod_is_looked_for_and_a_lost_kubelet_leaves_what_it_told() {
     let gone = Arc::new(AtomicBool::new(false));
@@ -366,7 +366,7 @@ async fn a_new_pod_is_looked_for_and_a_lost_kubelet_leaves_what_it_told() {
     run.abort();
 }
 
-/// The API server's list, and what its watch tells: a label that changes, a deletion that takes no names away, a version
+/// The API server's list, and what its watch reports: a label that changes, a deletion that takes no names away, a version
 /// that is too old.
 #[tokio::test]
 async fn the_api_server_is_watched() {
@@ -410,7 +410,7 @@ async fn the_api_server_is_watched() {
     let run = tokio::spawn(kubernetes.run());
     let (mut containers, mut teams) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..1000 {
-        // What is told of a container is handed over once.
+        // Metadata of a container is handed over once.
         let w = named(&facts, "b");
         containers.extend(w.pod.and_then(|p| p.container).map(|name| (w.runtime, name.to_string())));
         teams.extend(w.chosen.get("k8s.pod.label.team").cloned());
@@ -430,13 +430,13 @@ async fn the_api_server_is_watched() {
     assert!(questions.iter().all(of_the_node), "{questions:?}");
 }
 
-/// What an API server says that is no event, and why it refuses, is told.
+/// A response that is not an event, and the reason of a refusal, are errors.
 #[test]
 fn a_watch_that_tells_oddly() {
     let facts = Facts::new(&settings());
-    let told = |line: &str| pods::tell_event(line.as_bytes(), &facts).map_err(|e| format!("{e:#}"));
-    assert!(told("<html>").unwrap_err().contains("no event"));
-    assert!(told(r#"{"type":"RENAMED","object":{}}"#).unwrap_err().contains("RENAMED"));
+    let applied = |line: &str| pods::apply_event(line.as_bytes(), &facts).map_err(|e| format!("{e:#}"));
+    assert!(applied("<html>").unwrap_err().contains("not a watch event"));
+    assert!(applied(r#"{"type":"RENAMED","object":{}}"#).unwrap_err().contains("RENAMED"));
     let refusal = r#"{"type":"ERROR","object":{"kind":"Status","code":500,"message":"etcd is gone"}}"#;
-    assert_eq!(told(refusal).unwrap_err(), "it ends the watch: 500 etcd is gone");
+    assert_eq!(applied(refusal).unwrap_err(), "it ends the watch: 500 etcd is gone");
 }

@@ -105,9 +105,9 @@ impl NameResolver {
         }
     }
 
-    /// Heeds what Kubernetes tells, too: before the runtimes' files.
+    /// Also uses metadata from Kubernetes, which takes precedence over the runtimes' files.
     #[must_use]
-    pub fn heeding(self, facts: Facts) -> Self {
+    pub fn with_facts(self, facts: Facts) -> Self {
         NameResolver { facts, ..self }
     }
 
@@ -117,7 +117,7 @@ impl NameResolver {
             self.take_on(&w, w.kind == WorkloadKind::Container && w.container_name.is_none(), 1);
         }
         while !stop.load(Ordering::Relaxed) {
-            self.heed();
+            self.apply_facts();
             self.work();
             self.renames.work(&self.workloads, Instant::now());
             let due = self.jobs.iter().map(Job::due).chain(self.renames.due()).min();
@@ -141,8 +141,8 @@ impl NameResolver {
         }
     }
 
-    /// Puts what Kubernetes told since the last look into the workloads.
-    fn heed(&self) {
+    /// Applies what Kubernetes reported since the last call to the workloads.
+    fn apply_facts(&self) {
         let fresh = self.facts.take_fresh();
         for key in &fresh.containers {
             self.workloads.update(*key, |w| self.know(w));
@@ -191,8 +191,8 @@ impl NameResolver {
                     Some(names) => apply(names, w),
                     None => {}
                 }
-                let told = self.facts.hand_over(w);
-                let named = names.as_ref().is_some_and(|n| n.complete) || told && w.container_name.is_some();
+                let applied = self.facts.hand_over(w);
+                let named = names.as_ref().is_some_and(|n| n.complete) || applied && w.container_name.is_some();
                 done |= named && !self.facts.expects(w);
                 w.pending &= !done;
             });
@@ -202,7 +202,8 @@ impl NameResolver {
             }
         }
         if job.look_after().is_some_and(|after| now >= job.since + after) {
-            let found = cgroups.as_ref().map(|c| told(&self.workloads, c, &w, job.look == 0)).unwrap_or_default();
+            let found =
+                cgroups.as_ref().map(|c| service_env(&self.workloads, c, &w, job.look == 0)).unwrap_or_default();
             self.workloads.update(job.key, |w| found.apply(w));
             job.look += 1;
         }
@@ -221,7 +222,7 @@ impl Job {
     }
 }
 
-/// Asks whoever may know the container; the path tells who that is, except for bare ids.
+/// Looks the container up in the runtime that the path names, or, for a bare id, in all of them.
 fn look_up(host: &Host, w: &Workload) -> Option<Names> {
     let id = w.container_id.as_deref()?;
     match w.runtime {
@@ -235,7 +236,7 @@ fn look_up(host: &Host, w: &Workload) -> Option<Names> {
 
 /// What the workload's processes say of their service, the oldest first: those in its own cgroup, or in
 /// the one that podman makes in it on v2. The environment stays what it was: it is read once.
-fn told(workloads: &Workloads, cgroups: &Cgroups, w: &Workload, first: bool) -> ServiceEnv {
+fn service_env(workloads: &Workloads, cgroups: &Cgroups, w: &Workload, first: bool) -> ServiceEnv {
     let inner = format!("{}/container", w.cgroup);
     let of = |hierarchy| [w.cgroup.as_str(), &inner].into_iter().filter_map(move |p| cgroups.pids(hierarchy, p).ok());
     let own = workloads.cgroups_of(w.key);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Containers that are given another name while they live, by `podman rename` or `docker rename`.
 //!
-//! Nothing in the kernel tells of it: the name stands in the file where it was found. Its stamp is looked at every few
+//! The kernel reports no such event: the name stands in the file where it was found. Its stamp is looked at every few
 //! seconds, on the resolver's thread, and only a file that changed is read: one for all containers of a podman store, one
 //! for each of Docker's. A look at a stamp takes about a microsecond. inotify would spare that, but it takes a watch
 //! for each of Docker's containers out of what all programs of the user share, a thread that waits on it, and has to be
@@ -20,7 +20,7 @@ use crate::workload::{Workloads, service, table};
 /// How often the files' stamps are looked at.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Whose file it is, and so how it is read.
+/// The runtime that wrote the file, and so its format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keeper {
     Storage,
@@ -44,7 +44,7 @@ impl Keeper {
     }
 }
 
-/// What a file is told apart by when it is written anew: all runtimes write beside it and rename.
+/// What distinguishes a file from its rewritten successor: all runtimes write beside it and rename.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -74,7 +74,7 @@ pub(super) struct Renames {
 }
 
 impl Renames {
-    /// From now on the container is told by the name that the file gives it.
+    /// From now on the container is reported by the name in this file.
     pub fn watch(&mut self, container: WorkloadKey, kept: &Kept) {
         let fresh = || Watched { keeper: kept.keeper, stamp: None, containers: HashSet::new() };
         let watched = self.files.entry(kept.file.clone()).or_insert_with(fresh);

@@ -213,7 +213,7 @@ fn broken_files() {
     }
 }
 
-/// A container that is renamed is told by its new name, from podman's list as from Docker's file; a list that is half
+/// A renamed container is reported by its new name, from podman's list as from Docker's file; a list that is half
 /// written changes nothing, and is read again.
 #[test]
 fn renamed() {
