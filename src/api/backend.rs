@@ -39,7 +39,7 @@ pub trait Backend: Send + Sync + 'static {
         Box::pin(async { Ok(None) })
     }
 
-    /// Tells of events that are accepted from now on.
+    /// Subscribes to events that are accepted from now on.
     fn changes(&self) -> Box<dyn Changes>;
 
     /// What runs and what does not.

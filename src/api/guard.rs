@@ -22,7 +22,7 @@ use super::page;
 use super::problem::Problem;
 use super::token::Token;
 
-/// Paths that tell nothing but health.
+/// Paths that expose health only.
 const OPEN: &[&str] = &["/healthz", "/readyz"];
 
 /// Who is at the other end of a connection; an extension of its requests.

@@ -129,7 +129,7 @@ impl Backend for Local {
     fn node(&self) -> Reply<String> {
         let (readiness, started) = ((self.readiness)(), self.started);
         self.ask(move |store, node| {
-            // A store that cannot be read is what the readiness tells.
+            // `/readyz` reports a store that cannot be read.
             let open = store.open_incidents().map(|all| all.len()).ok();
             let mut said = serde_json::json!({
                 "agent": { "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "started": started.rfc3339() },

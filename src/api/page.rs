@@ -2,7 +2,7 @@
 //! The page at `/`: static files of our own, in the binary, that ask `/v1/…` like any client.
 //!
 //! They hold nothing of the node, so they need no token: the page asks for it and sends it with its
-//! questions. Nothing is loaded from elsewhere, nothing is inline, and the browser is told to refuse
+//! questions. Nothing is loaded from elsewhere, nothing is inline, and the browser is instructed to refuse
 //! both, and to refuse HTML that is made from text.
 
 use axum::Router;
@@ -80,7 +80,7 @@ fn serve(file: &'static File, tag: &str, headers: &HeaderMap) -> Response {
     (head, policy, file.content).into_response()
 }
 
-/// What every answer tells a browser.
+/// Security headers of every response.
 pub(super) async fn harden(mut response: Response) -> Response {
     const ALWAYS: [(HeaderName, HeaderValue); 4] = [
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),

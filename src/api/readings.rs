@@ -21,7 +21,7 @@ pub struct MetricQuery {
     pub scope: Scope,
 }
 
-/// Whose series.
+/// The workload of the series.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Scope {
     #[default]

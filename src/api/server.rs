@@ -301,7 +301,9 @@ fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
             match std::os::unix::net::UnixStream::connect(path) {
                 Ok(_) => anyhow::bail!("another agent answers there; stop it, or choose another path"),
                 Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
-                Err(e) => return Err(anyhow::Error::from(e).context("cannot tell whether somebody answers there")),
+                Err(e) => {
+                    return Err(anyhow::Error::from(e).context("cannot check whether another process listens there"));
+                }
             }
         }
     }

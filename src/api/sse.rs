@@ -2,7 +2,7 @@
 //! Reads server-sent events: the WHATWG HTML standard, section "Server-sent events", "Parsing an
 //! event stream", but for carriage returns alone, which our server never sends.
 
-/// Name of the event that tells how many events a reader has lost.
+/// Name of the event that reports how many events a reader has missed.
 pub const MISSED: &str = "missed";
 
 /// One message of the stream.

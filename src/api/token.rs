@@ -11,7 +11,7 @@ use crate::files::FromFiles;
 
 const MIN_LENGTH: usize = 16;
 
-/// A token, kept as its hash, so that lengths and beginnings of what is sent tell nothing. It is read
+/// A token, kept as its hash, so that lengths and beginnings of what is sent reveal nothing. It is read
 /// again when its file changes.
 pub(super) struct Token(FromFiles<[u8; 32]>);
 

@@ -5,7 +5,7 @@
 //! when it has all. What is new it reads from memory, where it is once for all followers, and what is
 //! older from the store. So it can neither lose nor repeat an event, a slow reader costs no memory, and
 //! whoever resumes is like one who was slow. Only what retention took in the meantime is missed: that
-//! is told, with how many they were and where it goes on.
+//! is reported, with how many they were and where it goes on.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -71,7 +71,7 @@ pub(super) async fn events(
     let first = place(after).retry(AGAIN);
     let number = api.backend.number(after).await?;
     let ready = VecDeque::from([first]);
-    let follower = Follower { api, query, changes, number, ready, told: false, _place: place_taken };
+    let follower = Follower { api, query, changes, number, ready, reported: false, _place: place_taken };
     let stream = futures_util::stream::unfold(follower, |mut f| async {
         let event = f.next().await?;
         Some((Ok::<_, Infallible>(event), f))
@@ -94,7 +94,7 @@ struct Follower {
     number: Option<i64>,
     ready: VecDeque<Event>,
     /// Whether the store's failure is logged already.
-    told: bool,
+    reported: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -121,14 +121,14 @@ impl Follower {
             let page = match page {
                 Ok(page) => page,
                 Err(e) => {
-                    if !std::mem::replace(&mut self.told, true) {
+                    if !std::mem::replace(&mut self.reported, true) {
                         tracing::warn!("a follower of events waits for the store: {e:#}");
                     }
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
             };
-            self.told = false;
+            self.reported = false;
             if let Some(gap) = page.gap {
                 let count = gap.upto.zip(self.number).map(|(now, before)| now - before).filter(|n| *n > 0);
                 self.ready.push_back(missed(from, page.events.first().map(|(id, _)| *id).or(page.upto), count));
@@ -145,7 +145,7 @@ impl Follower {
     }
 }
 
-/// Tells from when to when events are gone, how many (captures count too), and after which id what is
+/// Reports from when to when events are gone, how many (captures count too), and after which id what is
 /// left goes on. With it as its own id, whoever loses the connection right here resumes there.
 fn missed(after: EventId, before: Option<EventId>, count: Option<i64>) -> Event {
     let time = |id: EventId| Timestamp(id.time_ns()).rfc3339();

@@ -169,9 +169,12 @@ fn holds(held: &BTreeSet<String>, capability: &str) -> bool {
 fn cgroups(host: &Host) -> Fact {
     match Cgroups::read(host) {
         Ok(c) => Fact::new("cgroups", c.mode.as_str(), Verdict::Good, ""),
-        Err(e) => {
-            Fact::new("cgroups", e.to_string(), Verdict::Less, "nothing can be told by container: mount cgroupfs")
-        }
+        Err(e) => Fact::new(
+            "cgroups",
+            e.to_string(),
+            Verdict::Less,
+            "nothing can be attributed to containers: mount cgroupfs",
+        ),
     }
 }
 

@@ -54,7 +54,7 @@ pub fn with_table(text: &str, registrations: &[Registration]) -> Option<String> 
 }
 
 fn linked_table(registrations: &[Registration], base: &str) -> String {
-    let mut out = String::from("| collector | kind | what it tells | by default |\n|---|---|---|---|\n");
+    let mut out = String::from("| collector | kind | reports | by default |\n|---|---|---|---|\n");
     for kind in [Kind::Metrics, Kind::Events, Kind::Autotracing] {
         for r in registrations.iter().filter(|r| r.kind == kind) {
             let (name, on) = (r.info.name, if r.info.enabled { "on" } else { "off" });

@@ -88,7 +88,7 @@ impl Screen {
     }
 }
 
-/// A word on standard error; nobody is left to tell when that fails.
+/// A message on standard error; a failure to write it is ignored, as there is nowhere to report it.
 pub fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -91,7 +91,7 @@ impl Source {
     }
 
     /// The agent finds events only by what comes after an id: as ids are ordered, the first two after
-    /// the prefix tell.
+    /// the prefix show.
     fn event_item(&self, prefix: &str) -> Result<Item, Failure> {
         let Some(before) = just_before(prefix) else { return Err(nothing(prefix)) };
         let found = self.events(&Query { after: Some(before), limit: Some(2), ..Query::default() })?;

@@ -18,7 +18,7 @@ pub enum Origin {
         path: PathBuf,
         line: Option<usize>,
     },
-    /// One of the `OTEL_…` variables; which one, the key tells.
+    /// One of the `OTEL_…` variables; the key says which one.
     Otel,
     Variable(String),
     Flag(String),

@@ -276,7 +276,7 @@ impl Config {
     }
 }
 
-/// Below a second the readings cost more than they tell; beyond an hour a counter's start is forgotten.
+/// Below a second the readings cost more than they are worth; beyond an hour a counter's start is forgotten.
 fn interval_ok(d: HumanDuration) -> bool {
     (1_000..=3_600_000).contains(&d.as_millis())
 }

@@ -145,7 +145,7 @@ fn collector_sections() {
     assert!(matches!(typed.mode, Mode::Exact));
 }
 
-/// All that is wrong is told at once, each with file and line or variable, key, value and what is valid.
+/// All errors are reported at once, each with file and line or variable, key, value and what is valid.
 #[test]
 fn every_fault_is_told() {
     let file = "\
@@ -171,7 +171,7 @@ enabled = 'yes'
         ("BIANQUE_HTTP__LISTEN", "0.0.0.0:80"),
         ("BIANQUE_COLLECTORS__DEMO__PERCENT", "300"),
     ];
-    let told = with(file, &env, &[("api.socket", "relative.sock")]).unwrap_err();
+    let error = with(file, &env, &[("api.socket", "relative.sock")]).unwrap_err();
     let want = r#"
 c.toml:2: metrics.interval = "15x": expected a duration such as "200ms", "15s", "1m30s" or "7d"
 c.toml:3: metrics.max_series = "many": expected a whole number from 0 to 4294967295
@@ -189,17 +189,17 @@ BIANQUE_HTTP__LISTEN: http.listen = "0.0.0.0:80": expected a loopback address, o
 BIANQUE_COLLECTORS__DEMO__PERCENT: collectors.demo.percent = 300: expected a whole number from 0 to 255
 --set: api.socket = "relative.sock": expected an absolute path
 "#;
-    assert_eq!(told, want.trim());
+    assert_eq!(error, want.trim());
 }
 
 /// A syntax error has its line; a file that was asked for and is missing is an error.
 #[test]
 fn the_file_itself() {
-    let told = with("[metrics]\ninterval = \n", &[], &[]).unwrap_err();
-    assert!(told.starts_with("c.toml:2: is not TOML: "), "{told}");
+    let error = with("[metrics]\ninterval = \n", &[], &[]).unwrap_err();
+    assert!(error.starts_with("c.toml:2: is not TOML: "), "{error}");
     let missing = Sources { file: File::Named("/nonexistent/c.toml".into()), ..Sources::default() };
-    let told = load(&missing, DEMO).unwrap_err().to_string();
-    assert!(told.starts_with("/nonexistent/c.toml: cannot be read: "), "{told}");
+    let error = load(&missing, DEMO).unwrap_err().to_string();
+    assert!(error.starts_with("/nonexistent/c.toml: cannot be read: "), "{error}");
 }
 
 /// Text that looks like a number is text where text is wanted.
@@ -256,9 +256,9 @@ fn otel_variables() {
     assert_eq!(endpoint(&[]), "http://file:4317");
     assert_eq!(endpoint(&[otel]), "http://otel:4317");
     assert_eq!(endpoint(&[otel, ("BIANQUE_EXPORTERS__OTLP__ENDPOINT", "http://ours:4317")]), "http://ours:4317");
-    let told = with(file, &[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "ftp://u:pw@x")], &[]).unwrap_err();
-    assert!(told.starts_with("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT: exporters.otlp.logs.endpoint = "), "{told}");
-    assert!(!told.contains("pw"), "{told}");
+    let error = with(file, &[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "ftp://u:pw@x")], &[]).unwrap_err();
+    assert!(error.starts_with("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT: exporters.otlp.logs.endpoint = "), "{error}");
+    assert!(!error.contains("pw"), "{error}");
     assert_eq!(with(file, &[("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke")], &[]).unwrap().warnings.len(), 1);
 }
 
@@ -277,8 +277,8 @@ fn secrets_are_not_shown() {
         "[exporters.otlp]\nheaders = 'hunter2'",
         "[exporters.otlp]\nheader.a = 'hunter2'",
     ] {
-        let told = with(file, &[], &[]).unwrap_err();
-        assert!(!told.contains("hunter2"), "{told}");
+        let error = with(file, &[], &[]).unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
     }
 }
 

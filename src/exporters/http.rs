@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What all that speak HTTP to a server share: reading its answers, and telling of them.
+//! Shared by all HTTP clients: reading responses, and describing them in logs.
 
 use std::io::Write as _;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose a record is: the resource of the node and of what runs on it.
+//! OTLP resources of the node and of the workloads that run on it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -89,7 +89,7 @@ impl Clock {
         Timestamp(boot_ns.saturating_add_signed(self.offset(self.boot_ns())))
     }
 
-    /// Reads the offset now, e.g. when `TFD_TIMER_CANCEL_ON_SET` told of a step.
+    /// Reads the offset now, e.g. when `TFD_TIMER_CANCEL_ON_SET` reported a step.
     pub fn refresh(&self) {
         if let Source::Kernel { offset_ns, read_at_ns } = &*self.0 {
             offset_ns.store(measure_offset(), Ordering::Relaxed);

@@ -126,7 +126,7 @@ impl Host {
 mod tests {
     use super::*;
 
-    /// A missing file, a folder in a file's place and odd bytes are told apart, none panics.
+    /// A missing file, a folder in a file's place and odd bytes are different errors, none panics.
     #[test]
     fn unreadable_files_are_typed() {
         let d = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ use crate::signal::Severity;
 use crate::signal::entry::Entry;
 use crate::telemetry::SelfMetrics;
 
-/// A reader that sleeps while retention passes it by is told from when to when it has missed events, and
+/// A reader that sleeps while retention passes it by is informed from when to when it has missed events, and
 /// then gets all that is left, in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_readers_are_told_what_they_missed() {
@@ -44,8 +44,8 @@ async fn slow_readers_are_told_what_they_missed() {
     let jumps: Vec<_> = ids.windows(2).filter(|w| w[1] != w[0] + 1).collect();
     assert!(!jumps.is_empty(), "the reader was not slow enough to miss anything");
     assert!(jumps.iter().all(|w| w[1] > w[0]), "out of order: {jumps:?}");
-    let told = text.matches("event: missed\n").count();
-    assert_eq!(told, jumps.len(), "every jump is told: {jumps:?}");
+    let reported = text.matches("event: missed\n").count();
+    assert_eq!(reported, jumps.len(), "every jump is reported: {jumps:?}");
     let line = text.lines().find(|l| l.starts_with("data: {\"missed\"")).expect("what was missed");
     let said: Json = serde_json::from_str(&line["data: ".len()..]).unwrap();
     assert_eq!(said["since"], Timestamp(jumps[0][0]).rfc3339());
@@ -56,7 +56,7 @@ async fn slow_readers_are_told_what_they_missed() {
     assert!(resume < id(jumps[0][1]) && resume > id(jumps[0][1] - 1), "{resume}");
 }
 
-/// One more than there is room for is told so, and when to come again; a place that is left is free.
+/// A follower above the limit is refused with a time to retry; a place that is left is free again.
 #[tokio::test]
 async fn places_are_limited() {
     let server = Running::tcp(&Memory::new(10)).await;

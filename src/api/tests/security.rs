@@ -226,7 +226,7 @@ async fn requests_for_other_hosts() {
     let server = Running::start(&Memory::new(1), &Listen { tcp, token_file, ..Listen::default() }).await.unwrap();
     assert_eq!(ask(&server, "/v1/collectors", "Host: node-1\r\nAuthorization: Bearer 0123456789abcdef\r\n").await, 200);
     assert_eq!(ask(&server, "/v1/collectors", "Host: node-1\r\n").await, 401);
-    // The page's files tell nothing of the node; all that they ask for does.
+    // The page's files hold nothing about the node; everything they request does.
     assert_eq!(ask(&server, "/page/main.js", "Host: node-1\r\n").await, 200);
 }
 

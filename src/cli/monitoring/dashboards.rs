@@ -15,7 +15,7 @@ use crate::telemetry::{SELF_METRICS, SelfMetricDef};
 
 /// Prometheus as the dashboard's own variable names it.
 const SOURCE: &str = "${datasource}";
-/// More workloads than this in one panel cannot be told apart.
+/// More workloads than this in one panel cannot be distinguished.
 const TOP: usize = 20;
 
 /// Every dashboard, by name.
@@ -47,7 +47,7 @@ fn workloads(registrations: &[Registration]) -> Json {
 }
 
 fn agent() -> Json {
-    let about = "bianque itself: what it tells, what it loses and why, what it costs.";
+    let about = "bianque itself: what it reports, what it loses and why, what it costs.";
     let mut board = Board::new("agent", about, vec![variable(INSTANCE, &own(names::SERIES).sample, "")]);
     for d in SELF_METRICS {
         board.own(d);

@@ -6,7 +6,7 @@ use crate::signal::semconv::attr;
 use crate::signal::{Key, MetricDef};
 use crate::telemetry::SELF_METRICS;
 
-/// The label by which Prometheus tells agents, and so nodes, apart.
+/// The label by which Prometheus distinguishes agents, and so nodes.
 pub const INSTANCE: &str = "instance";
 
 /// The labels that name a workload.

@@ -194,7 +194,7 @@ mod tests {
         assert!(hint.contains("bianque setup elasticsearch"), "{hint}");
     }
 
-    /// A success counts only when it is Elasticsearch's and tells of every document.
+    /// A success counts only when it is Elasticsearch's and covers every document.
     #[test]
     fn only_whole_answers_of_elasticsearch_count() {
         let one = r#"{"errors":false,"items":[{"create":{"status":201}}]}"#;
@@ -204,7 +204,7 @@ mod tests {
         for garbage in ["", "<html>Sign in", r#"{"errors":false}"#, "{}", "[]", r#"{"items":[{"index":{}}]}"#] {
             assert!(matches!(answer(200, &[ES], garbage, 1), Outcome::Retry { .. }), "{garbage}");
         }
-        assert!(matches!(answer(200, &[ES], one, 2), Outcome::Retry { .. }), "it tells of one of two");
+        assert!(matches!(answer(200, &[ES], one, 2), Outcome::Retry { .. }), "it covers one of two");
     }
 
     /// A failure of the whole request is sorted by whose fault it is, with the server's reason.

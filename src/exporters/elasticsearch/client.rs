@@ -127,7 +127,7 @@ impl Client {
     }
 
     /// Nothing is sent to a server before it has said that it is Elasticsearch. Who may not ask for its
-    /// version is told so without that header (8.19); then the answers to bulk requests, which have it,
+    /// version says so without that header (8.19); then the answers to bulk requests, which have it,
     /// must do, and a document is taken for accepted by no other.
     async fn identify(&self) -> Result<String, Outcome> {
         let reply = self.send(Method::Get, "/", None).await;
@@ -142,7 +142,7 @@ impl Client {
             }
             _ => {
                 is_product(&headers).map_err(Outcome::Denied)?;
-                Ok(reply.body["version"]["number"].as_str().unwrap_or("of a version it does not tell").to_owned())
+                Ok(reply.body["version"]["number"].as_str().unwrap_or("of an unknown version").to_owned())
             }
         }
     }

@@ -96,7 +96,7 @@ enum Lifecycle {
 pub async fn plan(client: &Client, retention: &str) -> anyhow::Result<Plan> {
     let hello = client.request(Method::Get, "/", None).await?;
     allowed(&hello, "GET /")?;
-    let version = hello.body["version"]["number"].as_str().unwrap_or("(it does not tell)").to_owned();
+    let version = hello.body["version"]["number"].as_str().unwrap_or("(unknown)").to_owned();
     let mut plan = Plan { version, steps: Vec::new(), left_out: Vec::new() };
     let text = plan.choose(client, text_type("match_only_text"), "text").await?;
     let constant = plan.choose(client, constant_type("constant_keyword"), "keyword").await?;

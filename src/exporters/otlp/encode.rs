@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Entries of the log as OTLP requests: grouped by whose they are and by the collector.
+//! Entries of the log as OTLP requests: grouped by resource (workload) and scope (collector).
 
 use std::collections::BTreeMap;
 
@@ -120,7 +120,7 @@ mod tests {
         )])
     }
 
-    /// Records are filed by whose they are and by collector, in their order, with versions and schema.
+    /// Records are grouped by workload and by collector, in their order, with versions and schema.
     #[test]
     fn records_are_grouped() {
         let entries = [entry("oom", Some(7), "a"), entry("softirq", None, "b"), entry("oom", Some(7), "c")];

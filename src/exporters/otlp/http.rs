@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(after("soon"), None);
     }
 
-    /// A partial success tells its count; a page that is not OTLP is no success.
+    /// A partial success has its count; a page that is not OTLP is no success.
     #[test]
     fn success_is_read() {
         let partial = ExportLogsPartialSuccess { rejected_log_records: 3, error_message: "why".into() };

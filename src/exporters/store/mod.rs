@@ -172,7 +172,7 @@ impl Store {
             || segments.last().is_some_and(|s| busy(&s.entries) || busy(&s.records));
         drop(segments);
         if full {
-            // Tells whether anybody is still working on it.
+            // Its reference count shows whether anybody still works on it.
             db.database.persist(PersistMode::Buffer).map_err(|e| self.failed(&e))?;
         }
         Ok(!full)

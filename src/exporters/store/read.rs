@@ -318,7 +318,7 @@ impl Store {
             bytes += value.len();
             let Ok(id) = <[u8; 12]>::try_from(key.as_ref()).map(EventId) else { continue };
             let value: Arc<[u8]> = (*value).into();
-            // What is damaged is told by whoever takes the entry apart.
+            // Damage is reported by the decoder of the entry.
             let of = RawEntry::new(id, value.clone()).ok().and_then(|e| e.workload());
             out.push(NewEntry { id, bytes: value, workload: names.of(self, of)? });
         }

@@ -131,7 +131,10 @@ fn prefixes() {
     rig.store.commit(&c).unwrap();
     let find = |p: &str| rig.store.find(p).unwrap();
     assert!(matches!(find(&b.to_string()), Found::Event(s) if s.entry.id() == b && s.workload.is_some()));
-    assert!(matches!(find(&a.to_string()[..16]), Found::Event(s) if s.entry.id() == a), "16 digits tell them apart");
+    assert!(
+        matches!(find(&a.to_string()[..16]), Found::Event(s) if s.entry.id() == a),
+        "16 digits are a unique prefix"
+    );
     assert_eq!(find(&a.to_string()[..12]), Found::Ambiguous(vec![a.to_string(), b.to_string()]));
     assert!(matches!(find("aba"), Found::Incident(i) if i.record.trace() == TraceId([0xab; 16])));
     assert!(matches!(find("ACA"), Found::Incident(i) if !i.record.is_open()));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Processes: the table, and what one of them tells of itself.
+//! Processes: the table, and what procfs shows of one of them.
 
 use std::path::PathBuf;
 

@@ -29,7 +29,7 @@ const TURN: usize = 1024;
 /// What a listener hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkNotice {
-    /// A device as it is now; `listed`: found by a list, not told of by the kernel.
+    /// A device as it is now; `listed`: found by a list, not by a notification of the kernel.
     Is { link: Link, listed: bool },
     /// It is gone, or went to another namespace.
     Gone(Link),

@@ -37,7 +37,7 @@ pub struct Namespaces {
 
 impl Namespaces {
     /// # Errors
-    /// This process's own namespace cannot be told.
+    /// This process's own namespace cannot be determined.
     pub fn open(host: &Host) -> Reading<Self> {
         let path = host.proc.join("self/ns/net");
         let own = std::fs::metadata(&path).map_err(|e| ReadError::io(&path, e))?.ino();
@@ -107,7 +107,7 @@ impl Mounts {
         self.table.as_fd()
     }
 
-    /// Gives those that have no number one. The kernel tells of each that is new on the socket.
+    /// Gives those that have no number one. The kernel announces each new one on the socket.
     pub fn number(&mut self, rtnl: &mut Rtnl) {
         let mut text = String::new();
         if let Err(e) = self.table.seek(SeekFrom::Start(0)).and_then(|_| self.table.read_to_string(&mut text)) {

@@ -65,7 +65,7 @@ fn event_is_a_log_document() {
     assert_eq!(*document, expected);
 }
 
-/// A span keeps its ids, times, status and links; what happened in it is told elsewhere.
+/// A span keeps its ids, times, status and links; its events are documents of their own.
 #[test]
 fn span_is_a_trace_document() {
     let mut e = Entry::new(EventId([1; 12]), "oom", None);
