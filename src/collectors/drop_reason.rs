@@ -104,11 +104,11 @@ impl Reasons {
         [(0, Class::Vague)].into_iter().chain(known.filter(|(n, c)| *n != 0 && *c != Class::Loss))
     }
 
-    /// Tells the probe what each reason is; `ignored`: names that make no events.
+    /// Configures the probe with the class of each reason; `ignored`: names that make no events.
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn tell(&self, net: &Net, ignored: &[String]) -> anyhow::Result<()> {
+    pub fn configure(&self, net: &Net, ignored: &[String]) -> anyhow::Result<()> {
         let classes: HashMap<u32, Class> = self.classes(ignored).collect();
         // All anew: a reason that is no longer ignored is a loss again.
         (0..REASONS).try_for_each(|n| net.classify(n, classes.get(&n).copied().unwrap_or(Class::Loss) as u32))
@@ -155,7 +155,7 @@ mod tests {
         ])
     }
 
-    /// Names are the kernel's without their prefix; what has none is told by number.
+    /// Names are the kernel's without their prefix; a reason without one is a number.
     #[test]
     fn reasons_have_the_kernels_names() {
         let r = kernel();

@@ -22,13 +22,13 @@ pub struct Owners {
 
 impl Owners {
     /// # Errors
-    /// This process's own namespace cannot be told.
+    /// This process's own namespace cannot be determined.
     pub fn new(host: &Host, workloads: &Workloads) -> Result<Self, Unavailable> {
         let namespaces = Namespaces::open(host).map_err(|e| Unavailable::because(e.to_string()))?;
         Ok(Owners { namespaces, workloads: workloads.clone(), known: HashMap::new() })
     }
 
-    /// Whose a device is: the namespace's that it is in, else of the node's devices the namespace's
+    /// The owner of a device: the namespace's that it is in, else of the node's devices the namespace's
     /// that its peer is in (the node's end of a container's veth).
     pub fn of_link(&mut self, link: &Link) -> Option<Arc<Workload>> {
         self.of(link.ns.or(link.peer_ns)?)

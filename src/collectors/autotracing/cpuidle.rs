@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A container's CPU use jumps, or stays high against its own limit.
 //!
-//! ## What it tells
+//! ## What it reports
 //! Which container left too little CPU idle for itself, since when, how much it used of what it may
 //! use, and in which functions it spent it: a flame graph with user and kernel frames, taken while it
 //! lasted.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel, or a network device, dropped packets that somebody wanted.
 //!
-//! ## What it tells
+//! ## What it reports
 //! Why (the kernel's own name of the reason), where in the kernel, and of which conversation: both
 //! ends, device, network namespace, the state of the TCP socket, and whose it was: the container and
 //! the process that holds the socket.
@@ -184,7 +184,7 @@ impl Collector for DropWatch {
         for name in config.ignore.iter().filter(|n| !self.reasons.has(n)) {
             tracing::warn!("dropwatch: ignore: this kernel has no reason {name}");
         }
-        self.reasons.tell(&self.net, &config.ignore)
+        self.reasons.configure(&self.net, &config.ignore)
     }
 }
 

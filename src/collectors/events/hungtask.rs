@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A task sleeps and cannot be woken.
 //!
-//! ## What it tells
+//! ## What it reports
 //! A task is in uninterruptible sleep (state D) for longer than the limit: it waits for a disk, a file
 //! server or a lock, and nothing that it was to do gets done; no signal ends it, but where
 //! `linux.hung.killable` says so. With it how long, its container, its kernel stack, what the stack
-//! tells of what it waits for, and who has the lock where the kernel notes that.
+//! shows of what it waits for, and who holds the lock where the kernel records that.
 //!
 //! ## How
 //! A walk over all tasks (BPF's task iterator) four times within the limit. The scheduler keeps when a
-//! task was last on a CPU (`se.exec_start`), so one look tells for how long it has slept, to a few
+//! task was last on a CPU (`se.exec_start`), so one walk shows for how long it has slept, to a few
 //! milliseconds; where it does not, a task counts from the first walk that saw it, as long as its
 //! number of context switches stays the same. The kernel's own detector (`sched:sched_process_hang`,
-//! `kernel.hung_task_timeout_secs`) is heard too: it wakes the walk, and the event says that it spoke.
+//! `kernel.hung_task_timeout_secs`) is used too: it triggers a walk, and the event records it.
 //! Frozen and stopped tasks, idle workers and parents that wait for a vfork(2) child are no hang.
 //!
 //! ## Signals
 //! `linux.task.hung` of `linux.phase` `begun` when a task is over the limit, `lasting` when it has
-//! been so for ten times as long as when it was last told, and `ended` (INFO) with all its time.
+//! been so for ten times as long as when it was last reported, and `ended` (INFO) with all its time.
 //!
 //! ## Limits
-//! The end is seen by the next walk, a quarter of the limit late at most. Of what it waits for only
-//! functions' names tell: which inode or device it is, the kernel does not say. The lock and who has
+//! The end is seen by the next walk, a quarter of the limit late at most. What it waits for is derived
+//! from function names only: the kernel does not say which inode or device it is. The lock and who has
 //! it are known since 6.16 (`CONFIG_DETECT_HUNG_TASK_BLOCKER`). A task that may be frozen where it
 //! sleeps (TASK_FREEZABLE) is reported only if its stack shows that it waits for a file server. A walk
-//! tells of 4,096 tasks at most.
+//! reports 4,096 tasks at most.
 //!
 //! ## What to do next
 //! `linux.hung.wait` says what kind of thing is stuck. `frozen_filesystem`: who ran fsfreeze or a
@@ -128,7 +128,7 @@ pub struct HungTask {
 impl Collector for HungTask {
     const INFO: Info = Info {
         name: "hungtask",
-        summary: "tasks blocked in the kernel, where, and for what",
+        summary: "tasks in uninterruptible sleep: where, for how long, and what they wait for",
         doc: head_doc(include_str!("hungtask.rs")),
         enabled: true,
         needs: &[Feature::BlockedTasks],
@@ -163,7 +163,7 @@ impl Collector for HungTask {
 impl EventCollector for HungTask {
     type Records = Records;
 
-    /// The kernel's own detector spoke, whose limit may be below ours: what it speaks of is looked at
+    /// The kernel's own detector, with a limit that may be below ours, fired: that task is examined
     /// now. One that has woken up meanwhile lasted no longer than that limit, and is let go.
     fn on_record(&mut self, Record::KernelHung(r): Record<'_>, out: &mut Events) -> anyhow::Result<()> {
         if self.hangs.announce((r.thread.tid, r.start_ns, r.switches)) {
@@ -235,7 +235,7 @@ impl HungTask {
     }
 }
 
-/// One line that tells who, for how long and for what.
+/// One line: who, for how long and for what.
 fn message(phase: Phase, e: &Event, wait: &Wait) -> String {
     let thread = e.thread.clone().unwrap_or_default();
     let whose = Workload::whose(e.workload.as_ref());

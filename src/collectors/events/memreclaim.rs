@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A task has to free memory before it gets some.
 //!
-//! ## What it tells
+//! ## What it reports
 //! A task asked for memory and stood still while it freed some itself: because the node is short
 //! (`direct`), because its memory cgroup or one above is full (`memcg`), or because there is no block
 //! of pages large enough (`compaction`). How long, for what allocation, how many pages were looked at
@@ -12,15 +12,15 @@
 //! (include/trace/events/vmscan.h), `mm_compaction_*` of a task that came by
 //! `mm_compaction_try_to_compact_pages`. The cgroup and the allocation are read from the kernel's own
 //! scan_control, which current->reclaim_state stands in: no kprobe on any kernel. One stall of
-//! `stall_limit` is told by itself; shorter ones of a task and kind add up over `window`, and are told
-//! when together they took `window_limit`. The node's pressure (PSI) is read every two seconds, so that
+//! `stall_limit` is an event of its own; shorter ones of a task and kind add up over `window`, and are
+//! reported when together they took `window_limit`. The node's pressure (PSI) is read every two seconds, so that
 //! there is one from before.
 //!
 //! ## Signals
 //! `linux.memory.reclaim_stall`, for the workload of the task that paid.
 //!
 //! ## Limits
-//! A stall is told when it ends. Of a sum, order, flags and stack are the last one's. Compaction is
+//! A stall is reported when it ends. Of a sum, order, flags and stack are the last one's. Compaction is
 //! timed by zone, so one attempt is several stalls. Pages scanned are at least that many: where the
 //! multi-gen LRU is on and the kernel is older than 6.8, only the last pass counts; before 5.19 those
 //! of compaction are not known. What memory.high makes a task sleep on top of reclaim, and NUMA node
@@ -143,7 +143,7 @@ pub struct MemReclaim {
 impl Collector for MemReclaim {
     const INFO: Info = Info {
         name: "memreclaim",
-        summary: "tasks that stand still to free memory, and whose memory",
+        summary: "tasks stalled in direct reclaim or compaction, and the cgroup that is short",
         doc: head_doc(include_str!("memreclaim.rs")),
         enabled: true,
         needs: &[],
@@ -239,7 +239,7 @@ impl MemReclaim {
         e.attributes.set_some(attr::LINUX_RECLAIM_WINDOW, (r.window_ns != 0).then_some(r.window_ns));
     }
 
-    /// Whose memory it was, and how full that is.
+    /// The cgroup that was reclaimed, and how full it is.
     fn say_cgroup(&self, e: &mut Event, r: &ReclaimStall) {
         if r.reclaimed.id == 0 {
             return;
@@ -290,7 +290,7 @@ fn figures(p: &Pressure) -> Value {
     )
 }
 
-/// One line that tells who, how long and over what.
+/// One line: who, how long and why.
 fn message(e: &Event, r: &ReclaimStall) -> String {
     let thread = e.thread.clone().unwrap_or_default();
     let whose = Workload::whose(e.workload.as_ref());

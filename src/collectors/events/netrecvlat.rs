@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Packets that were received, and then waited.
+//! Received packets that waited too long on the way to their reader.
 //!
-//! ## What it tells
+//! ## What it reports
 //! How long, and how far the packet had come: `stack`: it waited for the network stack (the backlog
 //! of a CPU: loopback, veth, receive packet steering); `transport`: for TCP to take it, e.g. as the
 //! socket was busy with its owner; `user`: for the process to read it. With both ends, and the
@@ -162,7 +162,7 @@ impl Offset {
 impl Collector for NetRecvLat {
     const INFO: Info = Info {
         name: "netrecvlat",
-        summary: "received packets that waited: for the stack, for TCP, for their reader",
+        summary: "received packets that waited: for the network stack, for TCP, for their reader",
         doc: head_doc(include_str!("netrecvlat.rs")),
         enabled: true,
         needs: &[Feature::NetOwners],
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!((e.key, e.expected.as_str()), ("user_limit", "from 1ms to 60s"));
     }
 
-    /// A slewed clock is followed; a step either way is told from it.
+    /// A slewed clock is followed; a step in either direction is recognised.
     #[test]
     fn steps_are_told_from_slewing() {
         let clock = Clock::fixed(Timestamp(1_000_000_000_000), 500);

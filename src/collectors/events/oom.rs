@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The OOM killer chose a task.
+//! The OOM killer killed a task.
 //!
-//! ## What it tells
-//! Who was killed and in which container, whose allocation it was that could not be met, which limit
+//! ## What it reports
+//! Who was killed and in which container, which thread's allocation failed, which limit
 //! was reached (the node's memory, a memory cgroup's, a cpuset's), and how memory stood: the cgroup's
 //! `memory.stat` and `memory.events`, its largest processes, the victim's memory by kind, the node's. The
-//! stacks are those of whose allocation it was (`linux.trigger`).
+//! stacks are those of the thread that allocated (`linux.trigger`).
 //!
 //! ## How
 //! `oom:mark_victim` (include/trace/events/oom.h), once for each task that is killed, so group kills
@@ -20,7 +20,7 @@
 //! ## Limits
 //! `memory.stat` is read some milliseconds after the kill began: what the victim held may be gone from
 //! it already; usage and limit are of the kill itself. Where the trigger is the victim, there is a user
-//! stack only if it was faster read than the program was gone. Without CAP_SYSLOG (where `dmesg_restrict` is
+//! stack only if it was read before the program was gone. Without CAP_SYSLOG (where `dmesg_restrict` is
 //! set) and without kprobes the constraint is `unknown`.
 //!
 //! ## What to do next
@@ -159,7 +159,7 @@ impl EventCollector for Oom {
         let trigger = self.workloads.of_cgroup(r.trigger_cgroup.into());
         e.involve(Role::Trigger, trigger, r.trigger.into());
         e.kernel_stack = self.symbols.kernel(r.stack.kernel());
-        // Addresses in a program that is gone tell nothing.
+        // Addresses in a program that is gone mean nothing.
         if user.iter().any(|f| f.module.is_some()) {
             e.user_stack = user;
         }
@@ -262,7 +262,7 @@ impl Oom {
         e.attributes.set(attr::LINUX_OOM_SCORE_ADJ, r.oom_score_adj);
     }
 
-    /// What the node's files tell of the group that ran out, or of the node.
+    /// Memory figures of the cgroup that ran out, or of the node, from its files.
     fn add_evidence(&self, e: &mut Event) {
         let memcg = e.attributes.get(attr::LINUX_OOM_CONSTRAINT.name).and_then(Value::as_str) != Some(CONSTRAINTS[0]);
         let named = e.attributes.get(attr::LINUX_OOM_CGROUP.name).and_then(Value::as_str).map(str::to_owned);
@@ -315,7 +315,7 @@ fn figures(m: &crate::host::cgroup::MemoryEvents) -> Vec<(&'static str, u64)> {
     all.into_iter().filter_map(|(n, v)| Some((n, v?))).collect()
 }
 
-/// One line that tells who, why and how much.
+/// One line: who, why and how much.
 fn message(e: &Event) -> String {
     let victim = e.thread.clone().unwrap_or_default();
     let whose = Workload::whose(e.workload.as_ref());

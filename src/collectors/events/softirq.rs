@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Softirqs that were raised but not run, and CPUs that could not take their timer interrupt.
 //!
-//! ## What it tells
+//! ## What it reports
 //! `linux.softirq.delay`: on this CPU a softirq (network, timer, RCU, …) waited longer than its
 //! limit between being raised and being run. Packets, timers and grace periods were late by as much.
 //! `linux.irq.held_off`: on this CPU no interrupt could be taken for longer than the limit: some
@@ -112,7 +112,7 @@ pub struct Softirq {
 impl Collector for Softirq {
     const INFO: Info = Info {
         name: "softirq",
-        summary: "softirqs not run in time, CPUs that take no interrupts",
+        summary: "softirqs that run late, CPUs with interrupts held off",
         doc: head_doc(include_str!("softirq.rs")),
         enabled: true,
         needs: &[],

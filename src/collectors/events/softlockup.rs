@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A task keeps a CPU in the kernel and lets nobody else run there.
 //!
-//! ## What it tells
+//! ## What it reports
 //! A CPU runs one task in kernel mode for longer than the limit, though it was asked to give way:
 //! everything else that is to run on that CPU stands still, and sooner or later the node does. With it
 //! the CPU, the task, its container, its kernel stack and how its program came there, and what each
@@ -16,7 +16,7 @@
 //!
 //! ## Signals
 //! `linux.cpu.soft_lockup` of `linux.phase` `begun` when the limit is crossed, `lasting` when it has
-//! lasted for ten times as long as when it was last told, or the watchdog had been first, and `ended`
+//! lasted for ten times as long as when it was last reported, or the watchdog had been first, and `ended`
 //! (INFO) with all its time. The thread and its container are `linux.culprit`: the node suffers.
 //!
 //! ## Limits
@@ -103,7 +103,7 @@ impl Settings for Config {
     }
 }
 
-/// A lockup that was told.
+/// A lockup that was reported.
 struct Known {
     tid: u32,
     /// When the watchdog last spoke of it; `None`: it did not.
@@ -130,7 +130,7 @@ pub struct SoftLockup {
 impl Collector for SoftLockup {
     const INFO: Info = Info {
         name: "softlockup",
-        summary: "CPUs that a task keeps in the kernel",
+        summary: "CPUs kept in kernel mode by one task",
         doc: head_doc(include_str!("softlockup.rs")),
         enabled: true,
         needs: &[],
@@ -236,8 +236,8 @@ impl SoftLockup {
     fn listen(&mut self, now: Now) -> anyhow::Result<()> {
         let Some(log) = self.log.as_mut() else { return Ok(()) };
         for line in log.drain()?.iter().filter_map(|r| WatchdogLine::parse(&r.text)) {
-            let told = self.known.get_mut(&line.cpu).filter(|k| k.tid == line.tid);
-            if let Some(known) = told {
+            let known = self.known.get_mut(&line.cpu).filter(|k| k.tid == line.tid);
+            if let Some(known) = known {
                 known.by_kernel = Some(now.boot_ns);
                 self.pending.iter_mut().filter(|p| p.cpu == line.cpu).for_each(|p| p.by_kernel = true);
                 continue;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TCP had to send a segment again.
 //!
-//! ## What it tells
+//! ## What it reports
 //! Which connection, of which container and process, by which of TCP's ways (`rto`: no answer until
 //! the timer ran out; `fast`: later segments were acknowledged; `tlp`: a probe of the tail; `syn`,
 //! `syn_ack`: the connection is not there yet), how the connection stands (round-trip time, congestion
@@ -154,7 +154,7 @@ impl Collector for TcpRetransmit {
         let reasons = Reasons::of_kernel()
             .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
         // Without dropwatch nobody else says which drops are none.
-        let told = net.is_classified().and_then(|told| if told { Ok(()) } else { reasons.tell(&net, &[]) });
+        let told = net.is_classified().and_then(|told| if told { Ok(()) } else { reasons.configure(&net, &[]) });
         told.map_err(|e| Unavailable::because(format!("{e:#}")))?;
         cx.take_records(net.object(), "tcp_retransmit")?;
         Ok(TcpRetransmit {

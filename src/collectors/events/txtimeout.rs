@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A network device that does not send any more.
+//! A network device stopped transmitting.
 //!
-//! ## What it tells
+//! ## What it reports
 //! A transmit queue was stopped and its device took nothing from it for longer than its driver
 //! allows: which device and queue, by which driver, how long, and how often that queue had it.
 //!
@@ -69,7 +69,7 @@ pub struct TxTimeout {
 impl Collector for TxTimeout {
     const INFO: Info = Info {
         name: "txtimeout",
-        summary: "network devices that stopped sending",
+        summary: "network devices that stopped transmitting",
         doc: head_doc(include_str!("txtimeout.rs")),
         object: Some(&SKELETON),
         capabilities: &["CAP_BPF", "CAP_PERFMON"],
@@ -128,11 +128,11 @@ fn nanoseconds(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// CONFIG_HZ, which no file tells: kernel/Kconfig.hz has these, arch/alpha and test builds others.
+/// CONFIG_HZ, which is in no file: kernel/Kconfig.hz has these, arch/alpha and test builds others.
 const RATES: [u64; 4] = [100, 250, 300, 1000];
 
 /// Jiffies start at 2^32 - 300 HZ on 64-bit machines (INITIAL_JIFFIES in include/linux/jiffies.h),
-/// so that both clocks tell the rate, but when they are at 300 s: then every rate fits.
+/// so that both clocks give the rate, but when they are at 300 s: then every rate fits.
 fn jiffies_a_second(jiffies: u64, monotonic: Duration) -> Option<u64> {
     let since_wrap = monotonic.as_secs_f64() - 300.0;
     if since_wrap.abs() < 2.0 {
@@ -149,7 +149,7 @@ fn jiffies_a_second(jiffies: u64, monotonic: Duration) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Before and after the counter's wrap, and where it cannot be told.
+    /// Before and after the counter's wrap, and where it is unknown.
     #[test]
     fn the_rate_is_found_from_both_clocks() {
         for hz in RATES {

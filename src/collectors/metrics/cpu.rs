@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! # What it tells
+//! # What it reports
 //! Who uses the CPUs: the node by mode (user, system, idle, stolen …), each workload in CPU seconds
 //! and CPUs, what limit it has, and how long that limit held it back.
 //!

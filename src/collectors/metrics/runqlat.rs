@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! # What it tells
+//! # What it reports
 //! How long threads that could run had to wait for a CPU: the node's tasks as a whole, and each
 //! workload's. It is what a user feels as slowness while the CPU graph still looks fine.
 //!

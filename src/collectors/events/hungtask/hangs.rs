@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::probe::shared::tasks::Blocked;
 
-/// A hang is told again when it has lasted so many times as long as when it was last told.
+/// A hang is reported again when it has lasted this many times as long as at its last report.
 const AGAIN: u32 = 10;
 
 /// One sleep of one task: a task that ran in between has another number of switches.
 pub type Sleep = (u32, u64, u64);
 
-/// What is to be told of a hang.
+/// What is to be reported of a hang.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Begun,
@@ -36,9 +36,9 @@ pub struct Hang {
     pub task: Blocked,
     /// When it went to sleep, or was first seen asleep (`CLOCK_BOOTTIME`); the earliest of all walks.
     pub since_ns: u64,
-    /// How long it had lasted when it was last told; `None`: not told.
-    told: Option<Duration>,
-    /// The kernel's own detector has told of it.
+    /// How long it had lasted when it was last reported; `None`: not reported.
+    reported: Option<Duration>,
+    /// The kernel's own detector has reported it.
     pub by_kernel: bool,
     /// It is no hang after all, as its stack shows.
     excused: bool,
@@ -47,7 +47,7 @@ pub struct Hang {
 
 impl Hang {
     fn new(excused: bool, task: &Blocked) -> Self {
-        Hang { task: task.clone(), since_ns: task.time_ns, told: None, by_kernel: false, excused, walk: 0 }
+        Hang { task: task.clone(), since_ns: task.time_ns, reported: None, by_kernel: false, excused, walk: 0 }
     }
 
     fn seen(&mut self, task: Blocked, walk: u64) {
@@ -57,12 +57,12 @@ impl Hang {
         (self.task, self.walk) = (task, walk);
     }
 
-    /// What is to be told of it now, if anything.
+    /// What is to be reported of it now, if anything.
     fn due(&self, limit: Duration) -> Option<Phase> {
-        match self.told {
+        match self.reported {
             _ if self.excused => None,
             None => (self.by_kernel || self.lasted() >= limit).then_some(Phase::Begun),
-            Some(told) => (self.lasted() >= told * AGAIN).then_some(Phase::Lasting),
+            Some(last) => (self.lasted() >= last * AGAIN).then_some(Phase::Lasting),
         }
     }
 
@@ -75,7 +75,7 @@ impl Hang {
 #[derive(Debug, Default)]
 pub struct Hangs {
     hangs: HashMap<Sleep, Hang>,
-    /// Those that the kernel's own detector told of.
+    /// Those that the kernel's own detector reported.
     announced: HashSet<Sleep>,
     walks: u64,
 }
@@ -89,33 +89,33 @@ impl Hangs {
         excused: impl Fn(&Blocked) -> bool,
     ) -> Vec<(Phase, Hang)> {
         self.walks += 1;
-        let mut tell = Vec::new();
+        let mut reports = Vec::new();
         for task in found {
             let sleep = (task.thread.tid, task.started_ns, task.switches);
             let hang = self.hangs.entry(sleep).or_insert_with(|| Hang::new(excused(&task), &task));
             hang.seen(task, self.walks);
             hang.by_kernel |= self.announced.contains(&sleep);
             if let Some(phase) = hang.due(limit) {
-                hang.told = Some(hang.lasted());
-                tell.push((phase, hang.clone()));
+                hang.reported = Some(hang.lasted());
+                reports.push((phase, hang.clone()));
             }
         }
         let gone = self.hangs.extract_if(|_, h| h.walk != self.walks);
-        tell.extend(gone.filter(|(_, h)| h.told.is_some()).map(|(_, h)| (Phase::Ended, h)));
+        reports.extend(gone.filter(|(_, h)| h.reported.is_some()).map(|(_, h)| (Phase::Ended, h)));
         self.announced.retain(|sleep| self.hangs.contains_key(sleep));
-        tell
+        reports
     }
 
-    /// The kernel told of this one. `false`: it has to be looked for.
+    /// The kernel reported this one. `false`: it has to be looked for.
     pub fn announce(&mut self, sleep: Sleep) -> bool {
         self.announced.insert(sleep);
-        let told = self.hangs.get_mut(&sleep).filter(|h| h.told.is_some() || h.excused);
-        told.map(|h| h.by_kernel = true).is_some()
+        let known = self.hangs.get_mut(&sleep).filter(|h| h.reported.is_some() || h.excused);
+        known.map(|h| h.by_kernel = true).is_some()
     }
 
-    /// Those that were told and have not ended.
+    /// Those that were reported and have not ended.
     pub fn under_way(&self) -> impl Iterator<Item = &Hang> {
-        self.hangs.values().filter(|h| h.told.is_some())
+        self.hangs.values().filter(|h| h.reported.is_some())
     }
 }
 
@@ -144,11 +144,11 @@ mod tests {
         }
     }
 
-    fn phases(tell: &[(Phase, Hang)]) -> Vec<(Phase, u64)> {
-        tell.iter().map(|(p, h)| (*p, h.lasted().as_secs())).collect()
+    fn phases(reports: &[(Phase, Hang)]) -> Vec<(Phase, u64)> {
+        reports.iter().map(|(p, h)| (*p, h.lasted().as_secs())).collect()
     }
 
-    /// Told when it is over the limit, again at ten times that, and at its end with all of it.
+    /// Reported when it is over the limit, again at ten times that, and at its end with all of it.
     #[test]
     fn a_hang_from_its_onset_to_its_end() {
         let mut h = Hangs::default();
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(walk(121, 6), [(Phase::Begun, 10)]);
     }
 
-    /// An excused one is never told, not even its end. One that the kernel told of is told, though it
+    /// An excused one is never reported, not even its end. One that the kernel reported is reported, though it
     /// is below the limit.
     #[test]
     fn excused_and_told_by_the_kernel() {
@@ -182,8 +182,8 @@ mod tests {
         assert!(h.announce((7, 1, 5)));
         assert_eq!(phases(&h.walked(vec![], LIMIT, |_| true)), []);
         assert!(!h.announce((7, 1, 6)));
-        let told = h.walked(vec![task(100, Some(3), 6), task(100, Some(3), 7)], LIMIT, |_| false);
-        assert_eq!(phases(&told), [(Phase::Begun, 3)]);
-        assert!(told[0].1.by_kernel && h.announce((7, 1, 6)));
+        let reports = h.walked(vec![task(100, Some(3), 6), task(100, Some(3), 7)], LIMIT, |_| false);
+        assert_eq!(phases(&reports), [(Phase::Begun, 3)]);
+        assert!(reports[0].1.by_kernel && h.announce((7, 1, 6)));
     }
 }

@@ -28,7 +28,7 @@ const SLEEPS: &[&str] = &[
 ];
 
 /// Beginnings of functions' names, and what is waited for in them. The innermost function that is
-/// listed tells; of two beginnings of one name the first.
+/// listed decides; of two beginnings of one name the first.
 const WAITS: &[(&str, &str)] = &[
     ("percpu_rwsem_wait", "percpu_rwsem"),
     ("__percpu_down_read", "percpu_rwsem"),

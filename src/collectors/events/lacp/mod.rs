@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Link aggregation (802.3ad, LACP): ports that fall out of a bond, and partners that change.
 //!
-//! ## What it tells
+//! ## What it reports
 //! Which bond and port, what changed (a port carries traffic or does not any more, its state or its
 //! partner's, another partner or aggregator), and aggregator, partner, number of ports and both
 //! sides' port states before and after.
 //!
 //! ## How
-//! rtnetlink tells when a bond or a port changes, also of bonds that are made later and of those in
+//! rtnetlink notifies when a bond or a port changes, also of bonds that are made later and of those in
 //! other network namespaces (see `linkwatch`); then the bond and its ports are asked for and compared
 //! with the last look. As the kernel gives no notice of some changes of a partner, bonds are looked
 //! at every five seconds too. A node without such a bond is not asked at all.
@@ -87,7 +87,7 @@ pub struct Lacp {
     clock: Clock,
     owners: Owners,
     rtnl: Rtnl,
-    /// As they were when a change of them was last told of.
+    /// As they were when a change was last reported.
     bonds: BTreeMap<(NsId, u32), State>,
     /// Namespaces in which something of a bond changed since the last look.
     changed: BTreeSet<NsId>,
@@ -98,7 +98,7 @@ impl Collector for Lacp {
         name: "lacp",
         summary: "802.3ad bonds: ports and partners lost and found",
         doc: head_doc(include_str!("mod.rs")),
-        // CAP_NET_ADMIN: the partner, and other namespaces; CAP_SYS_PTRACE: whose they are.
+        // CAP_NET_ADMIN: the partner, and other namespaces; CAP_SYS_PTRACE: their owners.
         capabilities: &["CAP_NET_ADMIN", "CAP_SYS_PTRACE"],
         events: &[&LACP_CHANGE],
         ..Info::DEFAULT
@@ -181,9 +181,9 @@ impl Lacp {
             for change in &changes {
                 self.emit(*change, &bond, &before, &now, out);
             }
-            // The number of ports runs ahead of the ports' states: what was not told stays "before".
-            let told = if changes.is_empty() { State { name: now.name, ..before } } else { now };
-            self.bonds.insert(key, told);
+            // The number of ports runs ahead of the ports' states: what was not reported stays "before".
+            let last = if changes.is_empty() { State { name: now.name, ..before } } else { now };
+            self.bonds.insert(key, last);
         }
         Ok(())
     }
@@ -234,7 +234,7 @@ fn describe_port(e: &mut Event, index: u32, before: &State, now: &State) {
     }
 }
 
-/// One line that tells which bond and port, and what.
+/// One line: which bond and port, and what.
 fn message(change: Change, before: &State, now: &State) -> String {
     let port = |i: u32| now.ports.get(&i).or(before.ports.get(&i)).map_or("", |p| p.name.as_str());
     let ports = format!("{} of {} ports are aggregated", now.aggregation.ports, now.ports.len());

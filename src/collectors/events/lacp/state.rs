@@ -11,8 +11,8 @@ const STATES: [&str; 8] =
     ["activity", "timeout", "aggregation", "synchronization", "collecting", "distributing", "defaulted", "expired"];
 const COLLECTING: u8 = 1 << 4;
 const DISTRIBUTING: u8 = 1 << 5;
-/// What tells of trouble when it changes; the others are how the port is set, or come with these.
-const TELLING: u8 = 0b1111_1000;
+/// State bits that mean trouble when they change; the others are configuration, or change with these.
+const SIGNIFICANT: u8 = 0b1111_1000;
 
 /// Names of the bits that are set.
 pub fn state_names(state: u8) -> Vec<&'static str> {
@@ -33,9 +33,9 @@ impl Port {
         self.link.mii_status == 0 && self.link.actor_state.is_some_and(|s| s & COLLECTING != 0 && s & DISTRIBUTING != 0)
     }
 
-    fn tells(&self) -> (Option<u16>, Option<u8>, Option<u8>) {
-        let telling = |s: Option<u8>| s.map(|s| s & TELLING);
-        (self.link.aggregator, telling(self.link.actor_state), telling(self.link.partner_state))
+    fn significant(&self) -> (Option<u16>, Option<u8>, Option<u8>) {
+        let bits = |s: Option<u8>| s.map(|s| s & SIGNIFICANT);
+        (self.link.aggregator, bits(self.link.actor_state), bits(self.link.partner_state))
     }
 }
 
@@ -124,7 +124,7 @@ pub fn between(old: &State, new: &State) -> Vec<Change> {
             Some(before) => match (before.carries(), port.carries()) {
                 (false, true) => all.push(Change::PortUp(*index)),
                 (true, false) => all.push(Change::PortDown(*index)),
-                _ if before.tells() != port.tells() => all.push(Change::PortState(*index)),
+                _ if before.significant() != port.significant() => all.push(Change::PortState(*index)),
                 _ => {}
             },
         }

@@ -108,7 +108,7 @@ mod tests {
         Link { index: 3, name: "eth0".into(), flags, state: Some("up"), ..Link::default() }
     }
 
-    /// A cable that is pulled, and a device that is set down, are told apart.
+    /// A cable that is pulled, and a device that is set down, are different changes.
     #[test]
     fn carrier_and_admin_state() {
         assert_eq!(between(&link(UP | CARRIER), &link(UP)), [Change::CarrierDown]);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Network devices that come, go, change their state or lose their link.
 //!
-//! ## What it tells
+//! ## What it reports
 //! Which device changed and how: set up or down and by which process, carrier found or lost, made,
 //! removed, renamed, moved to another network namespace, made part of a bond or bridge or taken from
 //! it, active or backup in a bond. With its driver, speed and, for a container's device, the container.
 //!
 //! ## How
 //! rtnetlink's notices (RTNLGRP_LINK), compared with what was known of the device: devices that come
-//! later are heard of as those of the start are. Other network namespaces are heard of through the
+//! later are watched like those at start. Other network namespaces are watched through the
 //! same socket, as soon as the kernel has a number for one: it has where a device went there or has
 //! its peer there, which is so for containers; one that a mount keeps (`ip netns`) is given a number.
 //! When notices are lost, all devices are listed and compared. The process is the one in which
@@ -21,7 +21,7 @@
 //! down or up is part of that change.
 //!
 //! ## Limits
-//! Other network namespaces are heard of where the agent starts with CAP_NET_BROADCAST (root has it).
+//! Other network namespaces are watched where the agent starts with CAP_NET_BROADCAST (root has it).
 //! Without fentry, who set a device up for a second time is `unknown`. Two changes between two notices
 //! of the kernel are one or none. Speed and duplex are of devices in the agent's own network
 //! namespace only. At most 20 events of a device at once, one more each second; what was limited is a
@@ -100,7 +100,7 @@ pub static LINK_CHANGE: EventDef = EventDef {
     container_counter: Some(&CONTAINER_CHANGES),
 };
 
-/// How often it is asked whose a device is before that is given up: a container's processes come
+/// How often the owner of a device is looked up before giving up: a container's processes come
 /// after its devices.
 const OWNER_TRIES: u8 = 6;
 const OWNER_PERIOD: Duration = Duration::from_secs(5);
@@ -113,7 +113,7 @@ pub struct LinkWatch {
     owners: Owners,
     admin: AdminChanges,
     devices: HashMap<Key, Device>,
-    /// Namespaces whose devices were listed once: what is found after that is new.
+    /// Namespaces in which devices were listed once: what is found after that is new.
     listed: Vec<NsId>,
 }
 
@@ -133,14 +133,14 @@ struct Device {
 impl Collector for LinkWatch {
     const INFO: Info = Info {
         name: "linkwatch",
-        summary: "network devices: link and carrier, who, made, renamed, removed",
+        summary: "network devices: carrier lost or found, set up or down and by whom, added, renamed, removed",
         doc: head_doc(include_str!("mod.rs")),
         object: Some(&SKELETON),
         optional: &[
             Optional { slot: "admin", lost: "which process set a device up or down" },
             Optional { slot: "first_up", lost: "which process set a device up for the first time" },
         ],
-        // CAP_NET_ADMIN: lists of other namespaces; CAP_SYS_PTRACE: whose they are.
+        // CAP_NET_ADMIN: lists of other namespaces; CAP_SYS_PTRACE: their owners.
         capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_PTRACE"],
         events: &[&LINK_CHANGE],
         ..Info::DEFAULT
@@ -218,7 +218,7 @@ impl LinkWatch {
             }
             LinkNotice::Listed(ns) => self.on_listed(ns, out),
             LinkNotice::NamespaceGone(id) => {
-                // Its devices went with it; the kernel tells of none.
+                // Its devices went with it; the kernel sends no notice for them.
                 self.devices.retain(|k, _| k.0 != Some(id));
                 self.listed.retain(|ns| *ns != Some(id));
                 self.owners.forget(id);
@@ -365,7 +365,7 @@ fn describe(e: &mut Event, change: Change, device: &Device, before: Option<&Link
     }
 }
 
-/// One line that tells which device, whose, and what.
+/// One line: which device, its owner, and what.
 fn message(change: Change, device: &Device, before: Option<&Link>) -> String {
     let link = &device.link;
     let what =

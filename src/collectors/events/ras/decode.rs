@@ -136,7 +136,7 @@ pub fn mca_code(status: u64) -> String {
     ];
     const MEMORY: [&str; 5] = ["generic", "read", "write", "address or command", "scrubbing"];
     const PARTICIPANTS: [&str; 4] = ["local source", "local responder", "local observer", "generic"];
-    // Bit 12 only tells that corrections are filtered.
+    // Bit 12 only means that corrections are filtered.
     let code = usize::try_from(status & 0xefff).unwrap_or(0);
     let level = LEVELS[code & 3];
     let transaction = TRANSACTIONS[code >> 2 & 3];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Errors that the hardware itself reports: memory, CPUs, PCI Express.
 //!
-//! ## What it tells
+//! ## What it reports
 //! Which component erred (DIMM, CPU and bank, PCI device), what kind of error, whether it was
 //! corrected, at which physical address; and which process in which container lost a page to it.
 //!
@@ -17,7 +17,7 @@
 //! machine check, EDAC's decoding of it, the page that is lost, and each process that had it.
 //!
 //! ## Limits
-//! What firmware handles without telling the kernel is not seen; many machines need EDAC's driver
+//! What firmware handles without reporting it to the kernel is not seen; many machines need EDAC's driver
 //! (`edac_mc`) for the DIMM's name. At most 20 records of a component at once, one more each second;
 //! what was limited is a number on the next.
 //!
@@ -109,7 +109,7 @@ pub struct Ras {
 impl Collector for Ras {
     const INFO: Info = Info {
         name: "ras",
-        summary: "errors that the hardware reports: memory, CPU, PCI Express",
+        summary: "hardware errors: memory, CPU, PCI Express",
         doc: head_doc(include_str!("mod.rs")),
         object: Some(&SKELETON),
         optional: OPTIONAL,
@@ -346,7 +346,7 @@ impl Ras {
         let mut e = self.event(Report {
             source: "memory_failure",
             hw_type: "memory",
-            // Taken out of use in time: who needs its data is told when it uses it.
+            // Taken out of use in time: its user gets the error when it touches the page.
             sense: if outcome == "recovered" { Sense::Deferred } else { Sense::Uncorrected },
             kind: format!("{}: {outcome}", decode::page_kind(r.kind)),
             name: &format!("page {address:#x}"),

@@ -37,7 +37,7 @@ impl WatchdogLine {
     }
 }
 
-/// Addresses and whose they are.
+/// Addresses, and the process that they belong to.
 struct Found {
     cgroup: Option<CgroupId>,
     thread: Thread,
