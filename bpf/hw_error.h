@@ -183,7 +183,7 @@ struct page_victim {
 	/* in the memory controller's hierarchy */
 	struct cgroup_ref cgroup;
 	struct thread_ref thread;
-	/* 0: told of it, and has not used it */
+	/* 0: notified, has not used the page */
 	u32 used;
 	u32 suppressed;
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Who set a network device up or down. That it was done, rtnetlink tells user
+ * Who set a network device up or down. That it was done, rtnetlink reports to user
  * space; by whom, only the thread that does it knows, in which these hooks run
  * before rtnetlink's notice is made.
  */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * A task has to free memory before it gets some: direct reclaim, reclaim of its memory cgroup,
- * direct compaction. Each is timed from its begin to its end; one that is long is told, and so are
+ * direct compaction. Each is timed from its begin to its end; one that is long is reported, and so are
  * many short ones that add up.
  */
 #include "memreclaim_report.h"

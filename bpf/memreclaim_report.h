@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What is told of a stall in reclaim, and where it is read.
+ * What is reported of a stall in reclaim, and where it is read.
  *
  * What was asked for, how hard it was tried and which cgroup was reclaimed is read at the end from
  * the kernel's own scan_control: current->reclaim_state stands within it from before the begin to
@@ -67,7 +67,7 @@ struct stall_window {
 #define WINDOWS 4
 
 struct task_stalls {
-	/* whose they are: ids of threads are used again */
+	/* their owners: thread ids are reused */
 	u64 start_ns;
 	/* the one under way; 0: none */
 	u64 begun_ns;
@@ -100,7 +100,7 @@ static __always_inline bool read_control(struct reclaim_stall *r, struct task_st
 	r->order = BPF_CORE_READ(sc, order);
 	r->gfp_mask = BPF_CORE_READ(sc, gfp_mask);
 	r->priority = BPF_CORE_READ(sc, priority);
-	/* Of the last pass only; the multi-gen LRU tells no more before 6.8. */
+	/* Of the last pass only; the multi-gen LRU shows no more before 6.8. */
 	scanned = BPF_CORE_READ(sc, nr_scanned);
 	if (r->work.scanned < scanned)
 		r->work.scanned = scanned;

@@ -115,7 +115,7 @@ static __always_inline int report(void *ctx, u32 pid, struct task_struct *task)
 	struct task_struct *current = (void *)bpf_get_current_task();
 	u32 tid = (u32)bpf_get_current_pid_tgid();
 	struct kill *kill = bpf_map_lookup_elem(&kills, &tid);
-	struct cgroup_ref whose = {};
+	struct cgroup_ref victim_cgroup = {};
 	struct oom_victim *r;
 
 	if (!task)
@@ -123,8 +123,8 @@ static __always_inline int report(void *ctx, u32 pid, struct task_struct *task)
 	if (!task && tid == pid)
 		task = current;
 	if (task)
-		cgroup_of_any(&whose, task, memory_cgrp_id);
-	if (FILTERED(oom_victim, &whose))
+		cgroup_of_any(&victim_cgroup, task, memory_cgrp_id);
+	if (FILTERED(oom_victim, &victim_cgroup))
 		goto out;
 	r = RESERVE(oom_victim);
 	if (!r)
@@ -142,7 +142,7 @@ static __always_inline int report(void *ctx, u32 pid, struct task_struct *task)
 		r->order = kill->order;
 		r->total_pages = kill->total_pages;
 	}
-	r->victim_cgroup = whose;
+	r->victim_cgroup = victim_cgroup;
 	if (task)
 		read_victim(r, task);
 	SUBMIT(oom_victim, r);

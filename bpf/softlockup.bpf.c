@@ -19,7 +19,7 @@ enum lockup_phase {
 	LOCKUP_ENDED,
 };
 
-/* A lockup is told again when it has lasted so many times as long as when it was last told. */
+/* A lockup is reported again when it has lasted this many times as long as at its last report. */
 #define AGAIN 10
 
 struct lockup {
@@ -67,8 +67,8 @@ struct cpu_state {
 	/* at the last look */
 	u64 seen_ns;
 	u64 booked_ns;
-	/* what was told of it; 0: nothing */
-	u64 told_ns;
+	/* how long it had lasted when last reported; 0: not reported */
+	u64 reported_ns;
 	u64 answered;
 };
 
@@ -79,7 +79,7 @@ struct {
 	__type(value, struct cpu_state);
 } cpu_states SEC(".maps");
 
-static __always_inline struct lockup *tell(struct cpu_state *s, enum lockup_phase phase)
+static __always_inline struct lockup *report(struct cpu_state *s, enum lockup_phase phase)
 {
 	struct lockup *r = RESERVE(lockup);
 
@@ -103,13 +103,13 @@ static __always_inline void ask_all(u64 now)
 		*question = now;
 }
 
-/* Another task, or this one was found to be in order: what was told of is over. */
+/* Another task, or this one was found to be in order: what was reported is over. */
 static __always_inline void begin_anew(struct cpu_state *s, struct task_struct *task, u64 switches)
 {
 	struct lockup *r;
 
-	if (s->told_ns) {
-		r = tell(s, LOCKUP_ENDED);
+	if (s->reported_ns) {
+		r = report(s, LOCKUP_ENDED);
 		if (r)
 			SUBMIT(lockup, r);
 	}
@@ -117,7 +117,7 @@ static __always_inline void begin_anew(struct cpu_state *s, struct task_struct *
 	s->switches = switches;
 	s->stuck_ns = 0;
 	s->stolen_ns = 0;
-	s->told_ns = 0;
+	s->reported_ns = 0;
 }
 
 static __always_inline void stuck(struct bpf_perf_event_data *ctx, struct cpu_state *s, struct task_struct *task,
@@ -131,15 +131,15 @@ static __always_inline void stuck(struct bpf_perf_event_data *ctx, struct cpu_st
 	s->stolen_ns += steal;
 	gap = gap > steal ? gap - steal : 0;
 	s->stuck_ns += gap > period_ns + period_ns / 2 ? period_ns : gap;
-	if (s->stuck_ns < limit_ns || s->stuck_ns < s->told_ns * AGAIN)
+	if (s->stuck_ns < limit_ns || s->stuck_ns < s->reported_ns * AGAIN)
 		return;
 	cgroup_of_any(&s->cgroup, task, cpu_cgrp_id);
 	thread_of(&s->thread, task);
-	r = tell(s, s->told_ns ? LOCKUP_LASTING : LOCKUP_BEGUN);
+	r = report(s, s->reported_ns ? LOCKUP_LASTING : LOCKUP_BEGUN);
 	/* Without room it is tried again at the next look. */
 	if (!r)
 		return;
-	s->told_ns = s->stuck_ns;
+	s->reported_ns = s->stuck_ns;
 	take_stack(ctx, &r->at.stack);
 	SUBMIT(lockup, r);
 	ask_all(now);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Which network device, whose, and by which driver. */
+/* Which network device, its namespace, and its driver. */
 #pragma once
 
 #include "probe.h"

@@ -4,7 +4,7 @@
  *
  * Blocked tasks: those in uninterruptible sleep for so long, with how long, where, and on which
  * lock. No state is kept for that: the scheduler notes in se.exec_start when a task was last on a
- * CPU, so one look tells how long it has slept.
+ * CPU, so one walk shows how long it has slept.
  */
 #include "probe.h"
 
@@ -59,7 +59,7 @@ struct {
  * How long ago the task was last on a CPU, by CLOCK_MONOTONIC; 0: not known.
  *
  * exec_start is on the run queue's clock_task, which leaves out interrupts and stolen time; the two
- * clocks of a run queue tell how much that was. What the run queues' clock is against
+ * clocks of a run queue show how much that was. What the run queues' clock is against
  * CLOCK_MONOTONIC is seen on this CPU, whose clock is at most a tick old.
  */
 static __always_inline u64 off_cpu_ns(struct task_struct *task, u64 now)

@@ -16,7 +16,7 @@ pub struct Member {
     pub bit_size: u32,
 }
 
-/// A variable of a section. Its offset is the symbol table's to tell.
+/// A variable of a section. Its offset is in the symbol table.
 #[derive(Debug, Clone)]
 pub struct Placed {
     pub var: Id,

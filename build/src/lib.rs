@@ -6,7 +6,7 @@
 //! bianque_build::compile("bpf");
 //! ```
 //! and in the crate, which must depend on `bianque`: `bianque::include_skeletons!();`, which gives
-//! one module for each `bpf/NAME.bpf.c`. How a probe is written is told at the head of
+//! one module for each `bpf/NAME.bpf.c`. How to write a probe is described at the head of
 //! `bpf/include/probe.h`.
 
 mod btf;
