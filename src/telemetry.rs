@@ -187,6 +187,7 @@ fn sdk_value(v: &Value) -> opentelemetry::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signal::Stage;
 
     /// The export stack is told by crate, not by the beginning of a name.
     #[test]
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn self_metrics_are_gathered() {
         let t = Telemetry::start(options(&otlp::Settings::default())).unwrap();
-        t.own().dropped("otlp", "rejected", 3);
+        t.own().dropped(Stage::Exporter("otlp"), "rejected", 3);
         t.own().collector_state("oom", "idle");
         t.own().collector_state("oom", "running");
         t.own().probe_cost("oom", "tp_btf/mark_victim", 3, Duration::from_millis(1));

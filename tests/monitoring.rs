@@ -16,8 +16,8 @@ use bianque::exporters::otlp;
 use bianque::exporters::prometheus::{Format, Prometheus};
 use bianque::pipeline::metrics::MetricState;
 use bianque::signal::{
-    Attributes, Histogram, Instrument, Key, MetricDef, Metrics, Panel, Pod, Severity, Timestamp, Value, Workload,
-    WorkloadKey, WorkloadKind,
+    Attributes, Histogram, Instrument, Key, MetricDef, Metrics, Panel, Pod, Severity, Stage, Timestamp, Value,
+    Workload, WorkloadKey, WorkloadKind,
 };
 use bianque::telemetry::{Options, SelfMetrics, Telemetry};
 use serde_json::Value as Json;
@@ -85,8 +85,10 @@ fn exported() -> Exported {
 
 fn count_all(own: &SelfMetrics) {
     own.accepted("c", 1);
-    own.dropped("e", "r", 1);
-    own.suppressed("c", "r", 1);
+    for stage in [Stage::Collector("c"), Stage::Exporter("e")] {
+        own.dropped(stage, "r", 1);
+        own.suppressed(stage, "r", 1);
+    }
     own.lost("p", "r", 1);
     own.probe_missed("p", "h", 1);
     own.record_rejected("c", "r");
@@ -301,6 +303,14 @@ fn alerts_fire_when_they_should() {
     let delayed =
         "1 in five minutes. On the node, `bianque events --name linux.softirq.delay` shows what was captured.";
     let dropped = [(r#"bianque_events_dropped_total{instance="n1",exporter="otlp",reason="retention"}"#, "_x5 70x9")];
+    let kept = [
+        (r#"bianque_events_dropped_total{instance="n1",exporter="otlp",reason="retention"}"#, "3x30"),
+        (r#"bianque_events_suppressed_total{instance="n1",collector="cpuidle",reason="did_not_last"}"#, "0x5 70x9"),
+        (r#"bianque_events_suppressed_total{instance="n1",exporter="otlp",reason="unsupported"}"#, "0x5 70x9"),
+    ];
+    let failed = [(r#"bianque_events_dropped_total{instance="n1",collector="oom",reason="queue_full"}"#, "_x5 2x9")];
+    let lost_by = "collector=oom instance=n1 reason=queue_full (2)";
+    let oom_queue: &[(&str, &str)] = &[("instance", "n1"), ("collector", "oom"), ("reason", "queue_full")];
     let lost = "exporter=otlp instance=n1 reason=retention (70)";
     let gone = [(r#"bianque_series{instance="n1"}"#, "9x9 stale"), (r#"bianque_series{instance="n2"}"#, "9x30")];
     let n1: &[(&str, &str)] = &[("instance", "n1")];
@@ -312,6 +322,9 @@ fn alerts_fire_when_they_should() {
         Case { series: &softirq, at: "15m", alert: alert("BianqueSoftirqDelay"), fires: &[] },
         Case { series: &again, at: "16m", alert: alert("BianqueSoftirqDelay"), fires: &[(n1, delayed)] },
         Case { series: &dropped, at: "7m", alert: alert("BianqueEventsDropped"), fires: &[(why, lost)] },
+        Case { series: &failed, at: "7m", alert: alert("BianqueEventsDropped"), fires: &[(oom_queue, lost_by)] },
+        // What was left out on purpose is no loss.
+        Case { series: &kept, at: "7m", alert: alert("BianqueEventsDropped"), fires: &[] },
         Case { series: &gone, at: "12m", alert: alert("BianqueAgentGone"), fires: &[] },
         Case { series: &gone, at: "16m", alert: alert("BianqueAgentGone"), fires: &[(n1, "instance=n1 (9)")] },
     ];

@@ -14,6 +14,7 @@ use crate::host::Clock;
 use crate::pipeline::metrics::MetricState;
 use crate::probe::Object;
 use crate::probe::stacks::Symbols;
+use crate::signal::Stage;
 use crate::telemetry::SelfMetrics;
 use crate::workload::Workloads;
 use crate::workload::kubernetes::{Facts, Source};
@@ -71,11 +72,11 @@ impl Housekeeping {
             self.own.lost(name, "overrun", lost.swap(0, Ordering::Relaxed));
         }
         if births_lost && let Err(e) = self.workloads.scan() {
-            tracing::warn!("cgroups were born unseen, and cannot be read: {e}");
+            tracing::warn!("cgroup creation events were lost and the rescan failed: {e}");
         }
         self.kernel_filter.judge();
         for (collector, n) in self.kernel_filter.counted() {
-            self.own.suppressed(collector, "filter", n);
+            self.own.suppressed(Stage::Collector(collector), "filter", n);
         }
         for source in Source::ALL {
             self.own.source_state(source.name(), self.facts.state(source).name());

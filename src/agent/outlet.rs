@@ -18,7 +18,7 @@ use crate::host::Clock;
 use crate::pipeline::metrics::MetricState;
 use crate::pipeline::{Input, Observer, Sender};
 use crate::signal::ids::TraceId;
-use crate::signal::{Capture, Change, Event, Metrics, Workload};
+use crate::signal::{Capture, Change, Event, Metrics, Stage, Workload};
 use crate::telemetry::SelfMetrics;
 use crate::workload::Filters;
 
@@ -40,7 +40,7 @@ impl Junction {
     fn wants(&self, collector: &'static str, workload: Option<&Arc<Workload>>, n: u64) -> bool {
         let wants = self.filters.pass(collector, workload.map(AsRef::as_ref));
         if !wants {
-            self.own.suppressed(collector, "filter", n);
+            self.own.suppressed(Stage::Collector(collector), "filter", n);
         }
         wants
     }
@@ -78,7 +78,11 @@ impl Outlet for Junction {
     }
 
     fn dropped(&self, collector: &'static str, reason: &'static str, n: u64) {
-        self.own.dropped(collector, reason, n);
+        self.own.dropped(Stage::Collector(collector), reason, n);
+    }
+
+    fn suppressed(&self, collector: &'static str, reason: &'static str, n: u64) {
+        self.own.suppressed(Stage::Collector(collector), reason, n);
     }
 
     fn ran(&self, collector: &'static str, took: Duration, ok: bool) {
@@ -106,14 +110,12 @@ impl Observer for Counting {
         self.state.count_event(e.def, e.workload.as_ref(), &e.attributes, trace, e.time);
     }
 
-    fn dropped(&self, who: &str, reason: &'static str, n: u64) {
-        self.own.dropped(who, reason, n);
+    fn dropped(&self, stage: Stage<'_>, reason: &'static str, n: u64) {
+        self.own.dropped(stage, reason, n);
     }
 
-    fn suppressed(&self, collector: &str, n: u64) {
-        if n > 0 {
-            self.own.suppressed(collector, "limit", n);
-        }
+    fn suppressed(&self, stage: Stage<'_>, reason: &'static str, n: u64) {
+        self.own.suppressed(stage, reason, n);
     }
 
     fn accepted(&self, n: u64) {

@@ -11,7 +11,7 @@ use super::health::{Fares, Health};
 use super::node::Resources;
 use super::retry::{Backoff, OnceAMinute, Stop};
 use crate::pipeline::log;
-use crate::signal::RawEntry;
+use crate::signal::{RawEntry, Stage};
 use crate::telemetry::SelfMetrics;
 
 /// Entries taken from the log at once.
@@ -156,7 +156,7 @@ impl<S: Source> Feed<S> {
     /// They need not be delivered again.
     pub fn ack(&mut self, batch: &S::Batch) {
         if batch.damaged() > 0 {
-            self.own.dropped(&self.exporter, "damaged", batch.damaged());
+            self.own.dropped(Stage::Exporter(&self.exporter), "damaged", batch.damaged());
             error!("{} entries of the store are damaged; left out of the delivery of {}", batch.damaged(), self.what);
         }
         self.source.ack(batch);

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::signal::entry::IncidentRecord;
 use crate::signal::ids::{EventId, EventIds, TraceId};
-use crate::signal::{Capture, Change, Event, Workload, otlp};
+use crate::signal::{Capture, Change, Event, Stage, Workload, otlp};
 use incident::{Identity, Incidents, Moment};
 use limits::{Limits, RateLimit};
 use log::{Append, Log};
@@ -53,14 +53,26 @@ pub enum Input {
     Answer(Arc<AtomicBool>),
 }
 
+impl Input {
+    /// Whose loss it is when there is no room: what is no collector's (a new name) is missing in the store.
+    fn stage(&self) -> Stage<'static> {
+        match self {
+            Input::Event { collector, .. } | Input::Change { collector, .. } | Input::Capture { collector, .. } => {
+                Stage::Collector(collector)
+            }
+            Input::Workload(_) | Input::Incidents(_) | Input::Answer(_) => Stage::Exporter("store"),
+        }
+    }
+}
+
 /// Who wants to know what passes: the metric state, and the agent's own counters.
 pub trait Observer: Send + Sync {
     /// An event or onset has happened; each one, also those that are then suppressed.
     fn event(&self, _e: &Event, _trace: Option<TraceId>) {}
-    /// `n` of what `who` should have delivered is gone.
-    fn dropped(&self, _who: &str, _reason: &'static str, _n: u64) {}
-    /// `n` events of a collector were limited on purpose.
-    fn suppressed(&self, _collector: &str, _n: u64) {}
+    /// `n` events are gone.
+    fn dropped(&self, _stage: Stage<'_>, _reason: &'static str, _n: u64) {}
+    /// `n` events were left out on purpose.
+    fn suppressed(&self, _stage: Stage<'_>, _reason: &'static str, _n: u64) {}
     /// `n` entries are in the store.
     fn accepted(&self, _n: u64) {}
     fn incidents_open(&self, _n: usize) {}
@@ -84,8 +96,8 @@ pub struct Sender {
 impl Sender {
     /// Never blocks: the ring buffers' readers must go on. A full queue is a counted loss.
     pub fn send(&self, input: Input) {
-        if let Err(TrySendError::Full(_)) = self.tx.try_send(input) {
-            self.observer.dropped("pipeline", "queue_full", 1);
+        if let Err(TrySendError::Full(input)) = self.tx.try_send(input) {
+            self.observer.dropped(input.stage(), "pipeline_full", 1);
         }
     }
 
@@ -199,12 +211,12 @@ impl Pipeline {
                 self.observer.event(&otlp::trigger_event(&t), trace);
             }
             Input::Change { change: Change::Recovered(target, at), .. } => self.incidents.recovered(&target, at, now),
-            Input::Change { collector, change: Change::Discarded(_, samples) } => {
-                self.observer.suppressed(collector, samples);
+            Input::Change { collector, change: Change::Discarded(..) } => {
+                self.observer.suppressed(Stage::Collector(collector), "did_not_last", 1);
             }
             Input::Capture { collector, capture } => {
                 if !self.incidents.capture(collector, &capture, &mut self.ids, now, out) {
-                    self.observer.dropped("pipeline", "no_incident", 1);
+                    self.observer.dropped(Stage::Collector(collector), "no_incident", 1);
                 }
             }
             Input::Workload(w) => {
@@ -221,7 +233,7 @@ impl Pipeline {
         let key = event.workload.as_ref().map(|w| w.key);
         let carried = event.suppressed;
         let passed = self.limits.pass(event.def.name, key, carried, now.steady);
-        self.observer.suppressed(collector, carried + u64::from(passed.is_none()));
+        self.observer.suppressed(Stage::Collector(collector), "limit", carried + u64::from(passed.is_none()));
         let Some(suppressed) = passed else {
             self.observer.event(&event, None);
             return;

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use super::*;
 use crate::pipeline::testing::{DEF, Fake, event, workload};
-use crate::signal::Timestamp;
+use crate::signal::{Stage, Timestamp};
 
 #[derive(Default)]
 struct Seen {
     events: Mutex<Vec<Option<TraceId>>>,
-    dropped: Mutex<u64>,
-    suppressed: Mutex<u64>,
+    dropped: Mutex<BTreeMap<String, u64>>,
+    suppressed: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Observer for Seen {
@@ -17,13 +18,18 @@ impl Observer for Seen {
         self.events.lock().unwrap().push(trace);
     }
 
-    fn dropped(&self, _who: &str, _reason: &'static str, n: u64) {
-        *self.dropped.lock().unwrap() += n;
+    fn dropped(&self, stage: Stage<'_>, reason: &'static str, n: u64) {
+        *self.dropped.lock().unwrap().entry(key(stage, reason)).or_default() += n;
     }
 
-    fn suppressed(&self, _collector: &str, n: u64) {
-        *self.suppressed.lock().unwrap() += n;
+    fn suppressed(&self, stage: Stage<'_>, reason: &'static str, n: u64) {
+        *self.suppressed.lock().unwrap().entry(key(stage, reason)).or_default() += n;
     }
+}
+
+fn key(stage: Stage<'_>, reason: &str) -> String {
+    let (label, name) = stage.label();
+    format!("{label}={name} {reason}")
 }
 
 fn setup(
@@ -60,7 +66,7 @@ fn events_are_counted_limited_and_stored() {
     committer.run(&stop);
     assert_eq!(seen.events.lock().unwrap().len(), 5);
     assert_eq!(seen.events.lock().unwrap().iter().flatten().count(), 3);
-    assert_eq!(*seen.suppressed.lock().unwrap(), 2);
+    assert_eq!(seen.suppressed.lock().unwrap()["collector=test limit"], 2);
     assert_eq!(fake.ids().len(), 3);
     let incidents = fake.incidents.lock().unwrap();
     assert_eq!(incidents.values().map(|i| (i.events, i.is_open())).collect::<Vec<_>>(), [(3, true)]);
@@ -79,7 +85,19 @@ fn left_open_incidents_are_closed_at_start() {
     assert_eq!(fake.ids().len(), 1, "its root");
 }
 
-/// A full queue never blocks the sender; each loss is counted.
+/// A peak that did not last is left out on purpose: nothing is lost.
+#[test]
+fn a_peak_that_did_not_last_is_no_loss() {
+    let seen = Arc::new(Seen::default());
+    let (sender, pipeline, _committer) = setup(seen.clone(), Arc::default(), Vec::new());
+    let target = crate::signal::Target { collector: "test", workload: Some(workload(1).key), detail: None };
+    sender.send(Input::Change { collector: "test", change: Change::Discarded(target, 99) });
+    pipeline.run(&AtomicBool::new(true));
+    assert!(seen.dropped.lock().unwrap().values().all(|n| *n == 0));
+    assert_eq!(*seen.suppressed.lock().unwrap(), [("collector=test did_not_last".to_owned(), 1)].into());
+}
+
+/// A full queue never blocks the sender; each loss is counted where it happened.
 #[test]
 fn a_full_queue_is_counted() {
     let seen = Arc::new(Seen::default());
@@ -87,6 +105,8 @@ fn a_full_queue_is_counted() {
     for _ in 0..QUEUE + 7 {
         sender.send(Input::Workload(workload(1)));
     }
-    assert_eq!(*seen.dropped.lock().unwrap(), 7);
+    sender.send(Input::Event { collector: "test", event: event(&DEF, 1, None) });
+    let dropped = seen.dropped.lock().unwrap();
+    assert_eq!((dropped["exporter=store pipeline_full"], dropped["collector=test pipeline_full"]), (7, 1));
     drop(pipeline);
 }

@@ -7,6 +7,7 @@ pub mod event;
 pub mod ids;
 pub mod incident;
 pub mod json;
+pub mod loss;
 pub mod metric;
 pub mod otlp;
 pub mod profile;
@@ -22,6 +23,7 @@ pub mod workload;
 
 pub use event::{Event, EventDef, Related, Role, Severity, Thread};
 pub use incident::{Capture, Change, StackSample, Target, Trigger};
+pub use loss::Stage;
 pub use metric::{Histogram, Instrument, MetricDef, Metrics, Panel, Point};
 pub use query::Query;
 pub use raw::RawEntry;

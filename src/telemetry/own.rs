@@ -11,8 +11,8 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 
-use crate::signal::Instrument;
 use crate::signal::semconv::own::{self, key};
+use crate::signal::{Instrument, Stage};
 
 /// A counter of the agent itself, for the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,15 +45,16 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         own::EVENTS_DROPPED,
         COUNTER,
         "{event}",
-        &[key::EXPORTER, key::REASON],
-        "What could not be delivered, by whom and why",
+        &[key::COLLECTOR, key::EXPORTER, key::REASON],
+        "Events that are gone because the agent could not process (collector) or deliver (exporter) them",
     ),
     def(
         own::EVENTS_SUPPRESSED,
         COUNTER,
         "{event}",
-        &[key::COLLECTOR, key::REASON],
-        "Events that were not told on purpose: `limit`, too many at once; `filter`, of whom the settings want none",
+        &[key::COLLECTOR, key::EXPORTER, key::REASON],
+        "Events that were left out on purpose: `limit`, too many at once; `filter`, the workload is excluded; `did_not_last`, a \
+         peak that was over before its window; `too_many_captures`; `unsupported`, the back end does not take such signals",
     ),
     def(
         own::RECORDS_LOST,
@@ -193,6 +194,11 @@ impl std::fmt::Debug for SelfMetrics {
     }
 }
 
+fn of_stage(stage: Stage<'_>, reason: &'static str) -> [KeyValue; 2] {
+    let (label, name) = stage.label();
+    [KeyValue::new(label, name.to_owned()), KeyValue::new(key::REASON, reason)]
+}
+
 fn unit_and_help(name: &str) -> (&'static str, &'static str) {
     SELF_METRICS.iter().find(|d| d.name == name).map_or(("", ""), |d| (d.unit, d.help))
 }
@@ -292,18 +298,18 @@ impl SelfMetrics {
         self.accepted.add(n, &[KeyValue::new(key::COLLECTOR, collector.to_owned())]);
     }
 
-    /// `n` of what `exporter` (or `store`, `pipeline`) should have delivered is gone.
-    pub fn dropped(&self, exporter: &str, reason: &'static str, n: u64) {
+    /// `n` events (records, points, captures) are gone.
+    pub fn dropped(&self, stage: Stage<'_>, reason: &'static str, n: u64) {
         if n > 0 {
-            let attributes = [KeyValue::new(key::EXPORTER, exporter.to_owned()), KeyValue::new(key::REASON, reason)];
-            self.dropped.add(n, &attributes);
+            self.dropped.add(n, &of_stage(stage, reason));
         }
     }
 
-    /// `n` events of a collector were not told on purpose; `reason`: limit, filter.
-    pub fn suppressed(&self, collector: &str, reason: &'static str, n: u64) {
-        let attributes = [KeyValue::new(key::COLLECTOR, collector.to_owned()), KeyValue::new(key::REASON, reason)];
-        self.suppressed.add(n, &attributes);
+    /// `n` events were left out on purpose.
+    pub fn suppressed(&self, stage: Stage<'_>, reason: &'static str, n: u64) {
+        if n > 0 {
+            self.suppressed.add(n, &of_stage(stage, reason));
+        }
     }
 
     /// The kernel could not hand over `n` more records of a probe.

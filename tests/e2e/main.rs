@@ -163,7 +163,7 @@ async fn own_telemetry_comes_through_without_feeding_itself() {
         let otlp = backend.settings(protocol);
         let options = Options { resource: node(), otlp: &otlp, interval: Duration::from_millis(300) };
         let telemetry = Telemetry::start(options).unwrap();
-        telemetry.own().dropped("store", "retention", 4);
+        telemetry.own().dropped(bianque::signal::Stage::Exporter("store"), "retention", 4);
         let subscriber = telemetry.subscriber("trace", Output::Text).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info_span!(target: "bianque::agent", "start").in_scope(|| {

@@ -69,9 +69,9 @@ async fn server_without_profiles_is_left_alone() {
             text.lines().find_map(|l| l.strip_prefix(series)?.trim().parse::<u64>().ok()).unwrap_or(0)
         };
         let end = Instant::now() + Duration::from_secs(20);
-        let dropped = "bianque_events_dropped_total{exporter=\"otlp\",reason=\"unsupported\"}";
-        while count(dropped) < 3 {
-            assert!(Instant::now() < end, "{} of 3 counted", count(dropped));
+        let suppressed = "bianque_events_suppressed_total{exporter=\"otlp\",reason=\"unsupported\"}";
+        while count(suppressed) < 3 {
+            assert!(Instant::now() < end, "{} of 3 counted", count(suppressed));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let asked = "bianque_exporter_failures_total{exporter=\"otlp\",reason=\"unsupported\",signal=\"profiles\"}";

@@ -116,7 +116,11 @@ fn about_the_agent() -> Vec<Alert> {
     let [lag, source] = [names::EXPORTER_LAG, names::SOURCE_STATE].map(sample);
     let state = names::key::STATE;
     let by = |keys: &[&str]| [&[INSTANCE], keys].concat().join(", ");
-    let dropped = grown(&sample(names::EVENTS_DROPPED), "", &by(&[names::key::EXPORTER, names::key::REASON]));
+    let dropped = grown(
+        &sample(names::EVENTS_DROPPED),
+        "",
+        &by(&[names::key::COLLECTOR, names::key::EXPORTER, names::key::REASON]),
+    );
     let lost = grown(&sample(names::RECORDS_LOST), "", &by(&[names::key::PROBE, names::key::REASON]));
     let folded = grown(&sample(names::SERIES_OVERFLOWED), "", &by(&[names::key::METRIC]));
     vec![
@@ -181,8 +185,8 @@ const DROPPED: Own = Own {
     name: "BianqueEventsDropped",
     lasts: "",
     severity: "critical",
-    summary: "Events are lost: what could not be delivered was dropped",
-    next: "The labels say by whom and why. `retention`: the back end was away for longer than the store holds, so raise \
+    summary: "Events are lost: they could not be processed or delivered, and are gone",
+    next: "The labels say where and why. `retention`: the back end was away for longer than the store holds, so raise \
            `store.max_size` or `store.max_age`. `store`: see BianqueStoreDegraded. Otherwise the back end refuses them: the agent's \
            log has its answer.",
 };
@@ -192,7 +196,7 @@ const LOST: Own = Own {
     severity: "warning",
     summary: "The kernel cannot hand over all records of a probe",
     next: "More happens than is read: see whether the agent's CPU is throttled (its cgroup's limit), and raise the threshold of \
-           the collector, or filter, so that less is told.",
+           the collector, or filter, so that fewer records are made.",
 };
 const BEHIND: Own = Own {
     name: "BianqueExporterBehind",
@@ -206,7 +210,7 @@ const NAMES: Own = Own {
     name: "BianqueNamesOld",
     lasts: "10m",
     severity: "warning",
-    summary: "A source of workloads' names is down; what it told before is kept",
+    summary: "A source of workloads' names is down; earlier metadata is kept",
     next: "New pods may have no names. The label says which: the runtime's CRI socket, the kubelet or the API server. See whether \
            it answers on the node, and whether its permissions or certificates have changed.",
 };
@@ -215,7 +219,7 @@ const SERIES: Own = Own {
     lasts: "5m",
     severity: "warning",
     summary: "A metric has more series than allowed; the rest is folded into overflow=\"true\"",
-    next: "Raise `metrics.max_series`, or filter what the collector tells of.",
+    next: "Raise `metrics.max_series`, or filter the workloads that the collector reports.",
 };
 const COST: Own = Own {
     name: "BianqueProbesCostly",

@@ -72,10 +72,9 @@ impl AutotracingLoop {
                             self.capture(i, &trigger);
                         }
                     }
-                    Change::Discarded(_, samples) => {
-                        self.outlet.dropped(self.slots[i].name, "did_not_last", samples);
+                    Change::Discarded(..) | Change::Recovered(..) => {
+                        self.outlet.change(self.slots[i].name, change);
                     }
-                    Change::Recovered(..) => drop(self.outlet.change(self.slots[i].name, change)),
                 }
             }
         }
@@ -89,7 +88,7 @@ impl AutotracingLoop {
             under_way.len() >= MAX_CAPTURES || under_way.contains(&target)
         };
         if busy {
-            self.outlet.dropped(name, "too_many_captures", 1);
+            self.outlet.suppressed(name, "too_many_captures", 1);
             return;
         }
         let Some(future) = slot.run(&*self.outlet, |t| Ok(t.capture(trigger, limits))) else { return };

@@ -29,8 +29,10 @@ pub(crate) trait Outlet: Send + Sync {
     /// `false`: nobody wants to hear of it, nor of its capture.
     fn change(&self, collector: &'static str, change: Change) -> bool;
     fn capture(&self, collector: &'static str, capture: Capture);
-    /// Records, samples or captures that yielded nothing.
+    /// Records or captures that are gone.
     fn dropped(&self, collector: &'static str, reason: &'static str, n: u64);
+    /// Captures that were not taken, on purpose.
+    fn suppressed(&self, collector: &'static str, reason: &'static str, n: u64);
     /// One run of a collector's method.
     fn ran(&self, collector: &'static str, took: Duration, ok: bool);
     /// Runs a capture beside the loop.

@@ -24,7 +24,10 @@ use crate::exporters::feed::{Batch, Feed, Source};
 use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{Backoff, OnceAMinute, Shutdown, Stop};
+use crate::signal::Stage;
 use crate::telemetry::SelfMetrics;
+
+const STAGE: Stage<'static> = Stage::Exporter(EXPORTER);
 
 /// Requests above this are split. Elastic advises a few MiB; nodes take 100 MiB at most by default
 /// (`http.max_content_length`), what stands before them often less.
@@ -162,7 +165,7 @@ impl<S: Source> Delivery<S> {
             }
             return false;
         }
-        self.own.dropped(EXPORTER, "damaged", documents.damaged);
+        self.own.dropped(STAGE, "damaged", documents.damaged);
         true
     }
 
@@ -260,7 +263,7 @@ impl<S: Source> Delivery<S> {
         let document = &documents.all[d];
         let (target, kind) = (self.client.target(), document.kind.name());
         let id = batch.entries().get(document.entry).map(|e| e.id().to_string()).unwrap_or_default();
-        self.own.dropped(EXPORTER, reason, 1);
+        self.own.dropped(STAGE, reason, 1);
         error!("{target} does not take the {kind} document of entry {id} ({reason}); left out: {why}");
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::{EXPORTER, Outcome, Signal, Transport, encode};
+use super::{EXPORTER, Outcome, STAGE, Signal, Transport, encode};
 use crate::exporters::feed::{Batch as _, Feed, Source, halve};
 use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
@@ -117,7 +117,7 @@ impl<S: Source> Delivery<S> {
                 continue;
             }
             if self.unserved.is_some_and(|until| Instant::now() < until) {
-                self.own.dropped(EXPORTER, "unsupported", records);
+                self.own.suppressed(STAGE, "unsupported", records);
                 continue;
             }
             let is_one = part.len() == 1;
@@ -128,7 +128,7 @@ impl<S: Source> Delivery<S> {
                     self.strikes = 0;
                     self.unserved = None;
                     self.own.exporter_sent(EXPORTER, self.signal.name(), records.saturating_sub(rejected));
-                    self.own.dropped(EXPORTER, "rejected", rejected.min(records));
+                    self.own.dropped(STAGE, "rejected", rejected.min(records));
                 }
                 Sent::TooLarge if is_one => {
                     self.set_aside(&entries[part.start], "too_large", records);
@@ -150,12 +150,12 @@ impl<S: Source> Delivery<S> {
             info!("{target} takes no {name} ({why}): they stay in the store, and it is asked again now and then");
         }
         self.feed.tell(Fares::Unserved(why.to_owned()));
-        self.own.dropped(EXPORTER, "unsupported", records);
+        self.own.suppressed(STAGE, "unsupported", records);
         self.unserved = Some(Instant::now() + ASK_AGAIN);
     }
 
     fn set_aside(&self, entry: &RawEntry, reason: &'static str, records: u64) {
-        self.own.dropped(EXPORTER, reason, records);
+        self.own.dropped(STAGE, reason, records);
         let target = self.transport.target();
         error!("{target} does not take the {} of entry {} ({reason}); left out", self.signal.name(), entry.id());
     }

@@ -10,7 +10,7 @@ use hyper::body::Bytes;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use super::{EXPORTER, Outcome, Signal, Transport};
+use super::{EXPORTER, Outcome, STAGE, Signal, Transport};
 use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{OnceAMinute, Shutdown, Stop};
@@ -102,7 +102,7 @@ impl MetricDelivery {
             let (reason, why) = match self.transport.export(body).await {
                 Outcome::Accepted { rejected, message } => {
                     self.own.exporter_sent(EXPORTER, Signal::Metrics.name(), points.saturating_sub(rejected));
-                    self.own.dropped(EXPORTER, "rejected", rejected);
+                    self.own.dropped(STAGE, "rejected", rejected);
                     if rejected > 0 && self.complaints.may_speak() {
                         warn!("{} rejected {rejected} metric points: {message}", self.transport.target());
                     }

@@ -23,3 +23,4 @@ pub use super::settings::{Invalid, Secret};
 
 /// Our name in self-metrics.
 const EXPORTER: &str = "otlp";
+const STAGE: crate::signal::Stage<'static> = crate::signal::Stage::Exporter(EXPORTER);

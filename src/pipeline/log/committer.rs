@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::Shared;
+use super::{STORE, Shared};
 use crate::pipeline::backing::{Commit, Stored};
 use crate::signal::entry::Entry;
 
@@ -113,7 +113,7 @@ impl Committer {
             Err(e) => {
                 let why = format!("{e:#}");
                 let lost = self.shared.memory().failed(c, &why);
-                self.shared.observer.dropped("store", "store", lost);
+                self.shared.observer.dropped(STORE, "store", lost);
                 self.fail(&why);
             }
         }
@@ -187,7 +187,7 @@ impl Committer {
         let lowest = self.shared.memory().lowest_cursor();
         match self.shared.backing.expire(now.0, lowest) {
             Ok(e) if e.segments > 0 => {
-                self.shared.observer.dropped("store", "retention", e.undelivered);
+                self.shared.observer.dropped(STORE, "retention", e.undelivered);
                 if e.undelivered > 0 {
                     tracing::error!(entries = e.undelivered, "retention has dropped what an exporter had not sent yet");
                 }

@@ -21,8 +21,11 @@ use super::Observer;
 use super::backing::{Backing, Stored};
 use crate::signal::entry::{EntryBuf, IncidentRecord};
 use crate::signal::ids::EventId;
-use crate::signal::{Timestamp, Workload};
+use crate::signal::{Stage, Timestamp, Workload};
 use memory::Memory;
+
+/// What the log loses because the store does not take it.
+const STORE: Stage<'static> = Stage::Exporter("store");
 
 /// Bytes of encoded entries that memory holds.
 pub const MEMORY: usize = 8 * 1024 * 1024;
@@ -128,7 +131,7 @@ impl Log {
             }
             (m.evict(), m.degraded().is_some() || !a.workloads.is_empty())
         };
-        self.shared.observer.dropped("store", "store", lost);
+        self.shared.observer.dropped(STORE, "store", lost);
         self.shared.appended.notify_one();
         if deliverable {
             self.shared.wake_readers();

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::pipeline::testing::{Fake, Mood, workload};
+use crate::signal::Stage;
 use crate::signal::ids::EventIds;
 use crate::signal::otlp::text;
 
@@ -15,7 +16,7 @@ struct Counts {
 }
 
 impl Observer for Counts {
-    fn dropped(&self, _who: &str, _reason: &'static str, n: u64) {
+    fn dropped(&self, _stage: Stage<'_>, _reason: &'static str, n: u64) {
         self.dropped.fetch_add(n, Ordering::Relaxed);
     }
 
