@@ -96,7 +96,6 @@ fn count_all(own: &SelfMetrics) {
     own.collector_state("c", "failed");
     own.source_state("cri", "down");
     own.collector_ran("c", Duration::from_secs(1), true);
-    own.collector_restarted("c");
     own.probe_cost("p", "h", 1, Duration::from_secs(1));
     own.store_state("degraded");
     own.store_size(1);

@@ -27,7 +27,7 @@ pub(super) struct Front {
     pub kubernetes: Kubernetes,
     pub shared: Shared,
     pub junction: Arc<Junction>,
-    pub built: Built,
+    pub built: Vec<Built>,
 }
 
 impl Front {
@@ -51,7 +51,7 @@ impl Front {
         let filters = Filters::default();
         filters.set(config.filters());
         let builder = Builder {
-            registrations: registrations.to_vec(),
+            registrations,
             host: host.clone(),
             clock: clock.clone(),
             workloads: workloads.clone(),
@@ -59,7 +59,7 @@ impl Front {
             symbols: Symbols::new(),
             shared: shared.clone(),
             statuses: statuses.clone(),
-            config: Mutex::new(config.clone()),
+            config,
         };
         let built = builder.build_all(&mut loader, &rear.state, &rear.own);
         let kernel_filter = Arc::new(KernelFilter::new(&filters, &workloads, &built));
@@ -71,7 +71,9 @@ impl Front {
             clock: clock.clone(),
             runtime: tokio::runtime::Handle::current(),
             captures: TaskTracker::new(),
-            builder,
+            workloads: workloads.clone(),
+            symbols: builder.symbols,
+            config: Mutex::new(config.clone()),
             filters,
             kernel_filter,
         });
@@ -79,8 +81,8 @@ impl Front {
     }
 
     pub fn housekeeping(&self, config: &Config, rear: &Rear, clock: Clock) -> Housekeeping {
-        let own_objects = self.built.read.objects.iter().map(|o| o.object.clone());
-        let sources = self.built.read.sources.iter().map(|s| (s.name, s.source.lost.clone())).collect();
+        let own_objects = self.built.iter().flat_map(|b| b.objects.iter().cloned());
+        let sources = self.built.iter().flat_map(|b| b.sources.iter().map(|s| (b.name, s.lost.clone()))).collect();
         Housekeeping {
             objects: own_objects.chain(self.shared.objects()).collect(),
             sources,
@@ -90,7 +92,7 @@ impl Front {
             facts: self.kubernetes.facts(),
             state: rear.state.clone(),
             own: rear.own.clone(),
-            symbols: self.junction.builder.symbols.clone(),
+            symbols: self.junction.symbols.clone(),
             interval: config.metrics.interval.get(),
             clock,
         }

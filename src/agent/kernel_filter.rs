@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::collectors::Built;
+use crate::collectors::Kind;
 use crate::probe::{CgroupId, CgroupRef, Object, Setting, Table};
 use crate::signal::Workload;
 use crate::workload::{Filters, Workloads};
@@ -42,11 +43,10 @@ struct Ring {
 }
 
 impl KernelFilter {
-    pub fn new(filters: &Filters, workloads: &Workloads, built: &Built) -> Self {
-        let name = |slot: usize| built.events.get(slot).map(|s| s.name);
-        let owned = built.read.objects.iter().filter_map(|o| Some((&o.object, name(o.slot?)?, None)));
-        let taken = built.read.taken.iter();
-        let taken = taken.filter_map(|t| Some((&t.records.object, name(t.slot)?, Some(t.records.ring))));
+    pub fn new(filters: &Filters, workloads: &Workloads, built: &[Built]) -> Self {
+        let events = built.iter().filter(|b| b.running.kind() == Kind::Events);
+        let owned = events.clone().flat_map(|b| b.objects.iter().map(|o| (o, b.name, None)));
+        let taken = events.flat_map(|b| b.rings.iter().map(|r| (&r.object, b.name, Some(r.ring))));
         let mut probes: Vec<Probe> = Vec::new();
         for (object, collector, only) in owned.chain(taken) {
             let at = probes.iter().position(|p| p.object.name() == object.name());

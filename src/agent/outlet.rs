@@ -4,23 +4,23 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use super::collectors::Builder;
 use super::kernel_filter::KernelFilter;
-use crate::collectors::registry::{BuildError, Running};
-use crate::collectors::run::Outlet;
+use crate::collectors::run::{Outlet, State};
+use crate::config::Config;
 use crate::host::Clock;
 use crate::pipeline::metrics::MetricState;
 use crate::pipeline::{Input, Observer, Sender};
+use crate::probe::stacks::Symbols;
 use crate::signal::ids::TraceId;
 use crate::signal::{Capture, Change, Event, Metrics, Stage, Workload};
 use crate::telemetry::SelfMetrics;
-use crate::workload::Filters;
+use crate::workload::{Filters, Workloads};
 
 /// The agent's side of the collectors' loops.
 pub(super) struct Junction {
@@ -30,7 +30,10 @@ pub(super) struct Junction {
     pub clock: Clock,
     pub runtime: Handle,
     pub captures: TaskTracker,
-    pub builder: Builder,
+    pub workloads: Workloads,
+    pub symbols: Symbols,
+    /// As it was read last.
+    pub config: Mutex<Config>,
     pub filters: Filters,
     pub kernel_filter: Arc<KernelFilter>,
 }
@@ -89,13 +92,12 @@ impl Outlet for Junction {
         self.own.collector_ran(collector, took, !ok);
     }
 
-    fn spawn(&self, capture: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.captures.spawn_on(capture, &self.runtime);
+    fn state(&self, collector: &'static str, state: State) {
+        self.own.collector_state(collector, state.name());
     }
 
-    fn rebuild(&self, collector: &'static str) -> Result<Running, BuildError> {
-        self.own.collector_restarted(collector);
-        self.builder.rebuild(collector)
+    fn spawn(&self, capture: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.captures.spawn_on(capture, &self.runtime);
     }
 }
 

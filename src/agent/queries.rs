@@ -75,7 +75,7 @@ pub(super) fn readiness(log: &Log, health: &Health, statuses: &Statuses) -> Read
     let collectors = statuses.snapshot();
     let exporters = exporters(log.behind(), health);
     Readiness {
-        ready: store.degraded.is_none() && collectors.iter().all(|c| c.state != State::Failed),
+        ready: store.degraded.is_none() && collectors.iter().all(|c| !matches!(c.state, State::Failed | State::Stuck)),
         store: StoreReadiness {
             state: if store.degraded.is_some() { "degraded" } else { "ok" },
             reason: store.degraded,

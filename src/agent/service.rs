@@ -140,8 +140,8 @@ impl Pulse {
 /// For one line of `systemctl status`.
 fn in_words(r: &Readiness) -> String {
     let of = |state| r.collectors.iter().filter(|c| c.state == state).map(|c| c.name).collect::<Vec<_>>();
-    let mut text = format!("{} collectors run", of(State::Running).len() + of(State::Idle).len());
-    for state in [State::Unavailable, State::Failed] {
+    let mut text = format!("{} collectors run", of(State::Running).len());
+    for state in [State::Unavailable, State::Failed, State::Stuck] {
         let names = of(state);
         if !names.is_empty() {
             text += &format!("; {}: {}", state.name(), names.join(", "));
@@ -205,7 +205,7 @@ mod tests {
             ready: true,
             store: StoreReadiness { state: "ok", reason: None, dropped: 0 },
             exporters: Vec::new(),
-            collectors: vec![row("cpu", State::Running), row("lacp", State::Idle), row("ras", State::Disabled)],
+            collectors: vec![row("cpu", State::Running), row("lacp", State::Running), row("ras", State::Disabled)],
         };
         assert_eq!(in_words(&r), "2 collectors run");
         r.collectors.push(row("softirq", State::Unavailable));

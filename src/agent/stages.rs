@@ -15,8 +15,8 @@ use super::service::Answer;
 use super::threads::{Loops, Stoppable, Worker};
 use super::{Kept, deliver, drop_privileges, queries, threads};
 use crate::api::{self, Readiness};
-use crate::collectors::run::{Command, Statuses};
-use crate::collectors::{Kind, Registration};
+use crate::collectors::Registration;
+use crate::collectors::run::Statuses;
 use crate::config::{self, Config, Loaded, Sources};
 use crate::exporters::health::Health;
 use crate::exporters::prometheus::Prometheus;
@@ -29,8 +29,12 @@ use crate::telemetry::Telemetry;
 /// For the last captures to be written down.
 const CAPTURE_END: Duration = Duration::from_secs(3);
 
-/// Who must answer for the agent to be alive; the committer need not, as a disk may hang.
-pub(super) const LOOPS: &[&str] = &["pipeline", "metrics", "events", "autotracing", "tasks"];
+/// For collectors to work off their records and end; one that is stuck is left behind.
+const COLLECTORS_END: Duration = Duration::from_secs(2);
+
+/// Who must answer for the agent to be alive; the committer need not, as a disk may hang, nor a collector:
+/// the supervisor reports one that is stuck.
+pub(super) const LOOPS: &[&str] = &["pipeline", "supervisor", "tasks"];
 
 /// The agent while it runs.
 pub(super) struct Stages {
@@ -88,7 +92,7 @@ impl Stages {
         tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen.clone()));
         tasks.spawn(until(stop_seen, front.kubernetes.run()));
         let names = threads::start_names(front.resolver, &front.workloads, &front.junction)?;
-        let loops = Loops::start(front.built, &front.shared, &front.workloads, &front.junction, clock)?;
+        let loops = Loops::start(front.built, &front.shared, &front.junction, &statuses, clock)?;
         tracing::info!(listen = %config.http.listen, store = %config.store.path.display(), "running");
         Ok(Stages {
             junction: front.junction,
@@ -118,10 +122,8 @@ impl Stages {
             }
         };
         let new = loaded.config;
-        let old = std::mem::replace(
-            &mut *self.junction.builder.config.lock().unwrap_or_else(PoisonError::into_inner),
-            new.clone(),
-        );
+        let old =
+            std::mem::replace(&mut *self.junction.config.lock().unwrap_or_else(PoisonError::into_inner), new.clone());
         self.junction.filters.set(new.filters());
         self.junction.kernel_filter.judge();
         self.junction.sender.send(Input::Incidents(incident_settings(&new)));
@@ -133,8 +135,7 @@ impl Stages {
             if before.settings == after.settings || !before.enabled {
                 continue;
             }
-            let command = Command::Reload { collector: r.info.name, section: after.settings };
-            self.loops.tell(r.kind, command);
+            self.loops.reload(r.info.name, after.settings);
         }
         let fixed =
             |c: &Config| (c.store.clone(), c.http.clone(), c.api.clone(), c.exporters.clone(), c.workload.clone());
@@ -153,9 +154,7 @@ impl Stages {
     pub fn ask(&self, who: &'static str, answer: &Answer) -> bool {
         match who {
             "pipeline" => self.junction.sender.ask(answer),
-            "metrics" => self.loops.ask(Kind::Metrics, answer),
-            "autotracing" => self.loops.ask(Kind::Autotracing, answer),
-            "events" => self.loops.ask(Kind::Events, answer),
+            "supervisor" => self.loops.ask(answer),
             _ => {
                 let answer = answer.clone();
                 tokio::spawn(async move { answer.store(true, Ordering::Relaxed) });
@@ -182,10 +181,10 @@ impl Stages {
             tracing::warn!("a capture did not end in time and is lost");
         }
         let rest = tokio::task::spawn_blocking(move || {
-            self.loops.stop();
+            self.loops.stop(COLLECTORS_END);
             for (stop, worker) in self.names.into_iter().chain([self.pipeline, self.committer]) {
                 stop.store(true, Ordering::Relaxed);
-                self.junction.builder.workloads.wake();
+                self.junction.workloads.wake();
                 worker.join();
             }
         });

@@ -1,30 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent's threads: each with a name, and a way to be asked to end.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::collectors::{Built, Taken, ToRead};
+use super::collectors::Built;
 use super::outlet::Junction;
 use super::{Kept, drop_privileges};
-use crate::collectors::run::{AutotracingLoop, Command, EventsLoop, MetricsLoop, RecordQueue};
-use crate::collectors::sources::RING;
-use crate::collectors::{Kind, Limits};
+use crate::collectors::run::{self, Captures, Command, Inbox, Statuses, Supervisor};
+use crate::collectors::sources::{Named, RING};
+use crate::collectors::{Limits, SharedRecords};
 use crate::host::Clock;
 use crate::pipeline::Input;
-use crate::probe::shared::{Shared, SharedRing};
-use crate::probe::{Object, Reader, Stop};
+use crate::probe::shared::{OnRecord, Shared};
+use crate::probe::{Object, Reader, Source, Stop};
 use crate::workload::{NameResolver, Workloads};
 
 /// What one capture may cost.
 const CAPTURE: Limits = Limits { duration: Duration::from_secs(300), stacks: 2000 };
 /// A thread that has nothing to do waits so long, unless it is woken.
-const LOOK: Duration = Duration::from_secs(3600);
+const IDLE_WAIT: Duration = Duration::from_secs(3600);
 
 /// A thread of ours and how it is asked to end.
 pub(super) struct Worker {
@@ -86,7 +87,7 @@ pub(super) fn start_names(
     let telling = move |stop: &AtomicBool| {
         while !stop.load(Ordering::Relaxed) {
             // Woken when the agent stops, too.
-            for w in changes.wait(LOOK) {
+            for w in changes.wait(IDLE_WAIT) {
                 state.rename(&w);
                 sender.send(Input::Workload(w));
             }
@@ -96,130 +97,162 @@ pub(super) fn start_names(
     Ok([stoppable("names", |stop| resolver.run(stop))?, stoppable("workloads", telling)?])
 }
 
-/// The threads that run collectors, and how they are told something.
+/// How often it is looked whether the collectors have ended.
+const END_POLL: Duration = Duration::from_millis(5);
+
+/// The threads that run collectors: one for each, one that reads their records, one that watches them.
 pub(super) struct Loops {
-    metrics: SyncSender<Command>,
-    autotracing: SyncSender<Command>,
-    events: RecordQueue,
+    inboxes: HashMap<&'static str, Inbox>,
     collectors: Vec<Worker>,
+    statuses: Arc<Statuses>,
+    questions: SyncSender<Arc<AtomicBool>>,
+    supervisor: Worker,
     reader: (Stop, Worker),
 }
 
 impl Loops {
     pub fn start(
-        built: Built,
+        built: Vec<Built>,
         shared: &Shared,
-        workloads: &Workloads,
         junction: &Arc<Junction>,
+        statuses: &Arc<Statuses>,
         clock: Clock,
     ) -> anyhow::Result<Loops> {
-        let names: Arc<[&'static str]> = built.events.iter().map(|s| s.name).collect();
-        let (events, messages) = RecordQueue::new(names, junction.clone());
-        let (metrics, metrics_commands) = mpsc::sync_channel(16);
-        let (autotracing, autotracing_commands) = mpsc::sync_channel(16);
-        let metrics_loop = MetricsLoop::new(built.metrics, junction.clone());
-        let events_loop = EventsLoop::new(built.events, clock.clone(), junction.clone());
-        let autotracing_loop = AutotracingLoop::new(built.autotracing, CAPTURE, clock, junction.clone());
-        let reader = start_reader(built.read, shared, workloads, &events)?;
-        let collectors = vec![
-            worker("metrics", move || metrics_loop.run(&metrics_commands))?,
-            worker("events", move || events_loop.run(&messages))?,
-            worker("autotracing", move || autotracing_loop.run(&autotracing_commands))?,
-        ];
-        Ok(Loops { metrics, autotracing, events, collectors, reader })
+        let for_tasks = run::Shared {
+            outlet: junction.clone(),
+            statuses: statuses.clone(),
+            clock,
+            captures: Captures::default(),
+            limits: CAPTURE,
+        };
+        let mut reading = Reading::of_shared(shared, &junction.workloads);
+        let (mut inboxes, mut tasks) = (HashMap::new(), Vec::new());
+        for b in built {
+            let (inbox, task) = run::task(b.name, b.running, b.interval, &for_tasks);
+            reading.add(b.objects, b.sources, b.rings, &inbox);
+            inboxes.insert(b.name, inbox);
+            tasks.push(task);
+        }
+        let supervisor = Supervisor::new(tasks.iter(), statuses.clone(), junction.clone());
+        let (questions, asked) = mpsc::sync_channel(1);
+        let reader = reading.start()?;
+        let start = |task: run::Task| worker(task.name, move || task.run());
+        let collectors = tasks.into_iter().map(start).collect::<anyhow::Result<_>>()?;
+        let supervisor = worker("supervisor", move || supervisor.run(&asked))?;
+        Ok(Loops { inboxes, collectors, statuses: statuses.clone(), questions, supervisor, reader })
     }
 
-    /// Hands a command to the loop of a kind.
-    pub fn tell(&self, kind: Kind, command: Command) {
-        match kind {
-            Kind::Metrics => drop(self.metrics.try_send(command)),
-            Kind::Autotracing => drop(self.autotracing.try_send(command)),
-            Kind::Events => self.events.command(command),
+    /// Hands a collector its changed settings; one that cannot take them now is named in the log.
+    pub fn reload(&self, collector: &'static str, settings: toml::Table) {
+        let Some(inbox) = self.inboxes.get(collector) else {
+            tracing::warn!(collector, "does not run: its changed settings take effect at the next start");
+            return;
+        };
+        if self.statuses.is_stuck(collector) {
+            tracing::error!(collector, "is stuck: its changed settings take effect once it answers");
         }
+        inbox.command(Command::Reload(settings));
     }
 
-    /// Has the loop of a kind set `answer`; `false`: its queue is full and takes no question.
-    pub fn ask(&self, kind: Kind, answer: &Arc<AtomicBool>) -> bool {
-        let question = Command::Answer(answer.clone());
-        match kind {
-            Kind::Metrics => self.metrics.try_send(question).is_ok(),
-            Kind::Autotracing => self.autotracing.try_send(question).is_ok(),
-            Kind::Events => self.events.try_command(question),
-        }
+    /// Has the supervisor set `answer`; `false`: it has not taken the last question yet.
+    pub fn ask(&self, answer: &Arc<AtomicBool>) -> bool {
+        self.questions.try_send(answer.clone()).is_ok()
     }
 
     /// Those of the threads that are no more.
     pub fn ended(&self) -> impl Iterator<Item = &'static str> {
-        self.collectors.iter().chain([&self.reader.1]).filter_map(Worker::ended)
+        self.collectors.iter().chain([&self.supervisor, &self.reader.1]).filter_map(Worker::ended)
     }
 
-    /// Reads what is left in the rings, works it off, and ends. Blocks.
-    pub fn stop(self) {
-        drop(self.metrics.send(Command::Stop));
-        drop(self.autotracing.send(Command::Stop));
+    /// Reads what is left in the rings, works it off, and ends; collectors that do not end within `limit`
+    /// are left behind. Blocks.
+    pub fn stop(self, limit: Duration) {
+        drop(self.questions);
         self.reader.0.stop();
         self.reader.1.join();
-        self.events.command(Command::Stop);
-        self.collectors.into_iter().for_each(Worker::join);
+        self.inboxes.values().for_each(|inbox| inbox.command(Command::Stop));
+        self.supervisor.join();
+        let deadline = Instant::now() + limit;
+        let (mut ended, mut running): (Vec<_>, Vec<_>) = (Vec::new(), self.collectors);
+        while !running.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(END_POLL);
+            ended.extend(running.extract_if(.., |w| w.ended().is_some()));
+        }
+        ended.into_iter().for_each(Worker::join);
+        for left in running {
+            tracing::error!(collector = left.name, "did not end in time: the records that it had are lost");
+        }
     }
 }
 
-/// Rings of shared probes whose records go to event collectors.
-fn taken_rings(taken: Vec<Taken>, queue: &RecordQueue) -> Vec<SharedRing> {
-    let mut objects: Vec<(Object, Vec<(usize, usize)>)> = Vec::new();
-    for Taken { slot, records } in taken {
-        match objects.iter_mut().find(|(o, _)| o.name() == records.object.name()) {
-            Some((_, slots)) => slots.push((records.ring, slot)),
-            None => objects.push((records.object, vec![(records.ring, slot)])),
+/// What the reader's thread reads, each with who takes its records.
+struct Reading {
+    objects: Vec<(Object, OnRecord)>,
+    sources: Vec<(Box<dyn Source>, OnRecord)>,
+    /// Rings of shared probes that collectors take.
+    taken: Vec<(SharedRecords, Inbox)>,
+}
+
+impl Reading {
+    /// The shared probes' own records.
+    fn of_shared(shared: &Shared, workloads: &Workloads) -> Self {
+        let workloads = workloads.clone();
+        let rings = shared.rings(move |change| workloads.on_change(change));
+        let objects = rings.into_iter().map(|r| (r.object, r.on_record)).collect();
+        Reading { objects, sources: Vec::new(), taken: Vec::new() }
+    }
+
+    /// What is read on behalf of a collector.
+    fn add(&mut self, objects: Vec<Object>, sources: Vec<Named>, rings: Vec<SharedRecords>, inbox: &Inbox) {
+        let to = |inbox: Inbox| -> OnRecord { Arc::new(move |ring, bytes| inbox.record(ring, bytes)) };
+        self.objects.extend(objects.into_iter().map(|o| (o, to(inbox.clone()))));
+        for named in sources {
+            let inbox = inbox.clone();
+            self.sources.push((named.source, Arc::new(move |_, bytes| inbox.record(RING, bytes))));
+        }
+        self.taken.extend(rings.into_iter().map(|r| (r, inbox.clone())));
+    }
+
+    /// One callback for each shared object whose rings are taken.
+    fn join_taken(&mut self) {
+        let mut by_object: Vec<(Object, Vec<(usize, Inbox)>)> = Vec::new();
+        for (SharedRecords { object, ring }, inbox) in self.taken.drain(..) {
+            match by_object.iter_mut().find(|(o, _)| o.name() == object.name()) {
+                Some((_, takers)) => takers.push((ring, inbox)),
+                None => by_object.push((object, vec![(ring, inbox)])),
+            }
+        }
+        for (object, takers) in by_object {
+            let on_record = move |ring: usize, bytes: &[u8]| {
+                if let Some((_, inbox)) = takers.iter().find(|(r, _)| *r == ring) {
+                    inbox.record(ring, bytes);
+                }
+            };
+            self.objects.push((object, Arc::new(on_record)));
         }
     }
-    let ring = |(object, slots): (Object, Vec<(usize, usize)>)| {
-        let queue = queue.clone();
-        let on_record = move |ring: usize, bytes: &[u8]| {
-            if let Some((_, slot)) = slots.iter().find(|(r, _)| *r == ring) {
-                queue.record(*slot, ring, bytes);
+
+    /// One thread reads all of it.
+    fn start(mut self) -> anyhow::Result<(Stop, Worker)> {
+        self.join_taken();
+        let (objects, mut takers): (Vec<Object>, Vec<OnRecord>) = self.objects.into_iter().unzip();
+        let (sources, of_sources): (Vec<_>, Vec<OnRecord>) = self.sources.into_iter().unzip();
+        // The reader numbers sources behind the objects.
+        takers.extend(of_sources);
+        let stop = Stop::new().context("make the readers' stop handle")?;
+        let reader = Reader::new(&objects).context("read the ring buffers")?;
+        let reader = reader.with_sources(sources).context("read the sources beside the ring buffers")?;
+        let seen = stop.clone();
+        let body = move || {
+            let result = reader.run(&seen, |from, ring, bytes| {
+                if let Some(take) = takers.get(from) {
+                    take(ring, bytes);
+                }
+            });
+            if let Err(e) = result {
+                tracing::error!("records are no longer read: {e}");
             }
         };
-        SharedRing { object, on_record: Arc::new(on_record) }
-    };
-    objects.into_iter().map(ring).collect()
-}
-
-/// One thread reads all rings: those of the shared probes for their handles or takers, the others for
-/// the events loop.
-fn start_reader(
-    read: ToRead,
-    shared: &Shared,
-    workloads: &Workloads,
-    queue: &RecordQueue,
-) -> anyhow::Result<(Stop, Worker)> {
-    let ToRead { objects: owned, sources, taken } = read;
-    let workloads = workloads.clone();
-    let mut readers = shared.rings(move |change| workloads.on_change(change));
-    readers.extend(taken_rings(taken, queue));
-    let first_owned = readers.len();
-    let objects: Vec<_> =
-        readers.iter().map(|r| r.object.clone()).chain(owned.iter().map(|o| o.object.clone())).collect();
-    let slots: Vec<Option<usize>> = owned.iter().map(|o| o.slot).collect();
-    let first_source = objects.len();
-    let heard: Vec<usize> = sources.iter().map(|s| s.slot).collect();
-    let (stop, queue) = (Stop::new().context("make the readers' stop handle")?, queue.clone());
-    let reader = Reader::new(&objects).context("read the ring buffers")?;
-    let reader = reader.with_sources(sources.into_iter().map(|s| s.source.source).collect());
-    let (seen, reader) = (stop.clone(), reader.context("read the sources beside the ring buffers")?);
-    let body = move || {
-        let result = reader.run(&seen, |object, ring, bytes| match readers.get(object) {
-            Some(shared) => (shared.on_record)(ring, bytes),
-            None if object >= first_source => queue.record(heard[object - first_source], RING, bytes),
-            None => {
-                if let Some(slot) = slots.get(object - first_owned).copied().flatten() {
-                    queue.record(slot, ring, bytes);
-                }
-            }
-        });
-        if let Err(e) = result {
-            tracing::error!("records are no longer read: {e}");
-        }
-    };
-    Ok((stop, worker("records", body)?))
+        Ok((stop, worker("records", body)?))
+    }
 }

@@ -377,7 +377,6 @@ pub mod own {
     pub const COLLECTOR_STATE: &str = "bianque.collector.state";
     pub const COLLECTOR_DURATION: &str = "bianque.collector.duration";
     pub const COLLECTOR_FAILURES: &str = "bianque.collector.failures";
-    pub const COLLECTOR_RESTARTS: &str = "bianque.collector.restarts";
     pub const PROBE_RUNS: &str = "bianque.probe.runs";
     pub const PROBE_TIME: &str = "bianque.probe.time";
     pub const PROBE_MISSED: &str = "bianque.probe.missed";

@@ -80,7 +80,6 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
     ),
     def(own::COLLECTOR_DURATION, HISTOGRAM, "s", &[key::COLLECTOR], "Time that one run of the collector took"),
     def(own::COLLECTOR_FAILURES, COUNTER, "{run}", &[key::COLLECTOR], "Runs of the collector that failed"),
-    def(own::COLLECTOR_RESTARTS, COUNTER, "{restart}", &[key::COLLECTOR], "Restarts of the collector after a failure"),
     def(own::PROBE_RUNS, COUNTER, "{run}", &[key::PROBE, key::HOOK], "Runs of the BPF program"),
     def(
         own::PROBE_TIME,
@@ -172,7 +171,6 @@ pub struct SelfMetrics {
     source_state: Gauge<u64>,
     duration: Histogram<f64>,
     failures: Counter<u64>,
-    restarts: Counter<u64>,
     store_state: Gauge<u64>,
     store_size: Gauge<u64>,
     commit: Histogram<f64>,
@@ -269,7 +267,6 @@ impl SelfMetrics {
             source_state: gauge(meter, own::SOURCE_STATE),
             duration: histogram(meter, own::COLLECTOR_DURATION),
             failures: counter(meter, own::COLLECTOR_FAILURES),
-            restarts: counter(meter, own::COLLECTOR_RESTARTS),
             store_state: gauge(meter, own::STORE_STATE),
             store_size: gauge(meter, own::STORE_SIZE),
             commit: histogram(meter, own::STORE_COMMIT_DURATION),
@@ -333,7 +330,7 @@ impl SelfMetrics {
         self.incidents.record(n as u64, &[]);
     }
 
-    /// `state`: running, idle, disabled, unavailable, failed.
+    /// `state`: running, disabled, unavailable, failed, stuck.
     pub fn collector_state(&self, collector: &str, state: &str) {
         let who = KeyValue::new(key::COLLECTOR, collector.to_owned());
         self.change_state(collector, state, |value, state| {
@@ -359,10 +356,6 @@ impl SelfMetrics {
         runs.runs += 1;
         runs.failures += u64::from(failed);
         runs.seconds += d.as_secs_f64();
-    }
-
-    pub fn collector_restarted(&self, collector: &str) {
-        self.restarts.add(1, &[KeyValue::new(key::COLLECTOR, collector.to_owned())]);
     }
 
     /// A BPF program ran `runs` times more and took `time` more.

@@ -31,7 +31,7 @@ fn named_capabilities_are_enough() {
     agent.wait_ready();
     for row in agent.json(&["list"]) {
         let state = row["state"].as_str().unwrap_or_default();
-        assert!(matches!(state, "running" | "idle" | "disabled"), "{row}\n{}", agent.log());
+        assert!(matches!(state, "running" | "disabled"), "{row}\n{}", agent.log());
     }
 }
 

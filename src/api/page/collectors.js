@@ -44,7 +44,7 @@ export async function collectors(main, { signal, refused }) {
     try {
       const [all, spent] = await Promise.all([lines('/v1/collectors', null, signal), lines('/v1/costs', null, signal)]);
       const now = costs.take(spent, Date.now());
-      const running = all.filter((c) => c.state === 'running' || c.state === 'idle').length;
+      const running = all.filter((c) => c.state === 'running').length;
       put(status, `${running} of ${all.length} run`);
       put(table, KINDS.map((kind) => section(kind, all.filter((c) => c.kind === kind), now)));
       put(probes, programs(now.filter((r) => r.probe)));

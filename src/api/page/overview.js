@@ -97,8 +97,8 @@ function drawDelivery(node) {
 }
 
 function drawCollectors(all) {
-  const states = ['running', 'idle', 'failed', 'unavailable', 'disabled'].map((state) => [state, all.filter((c) => c.state === state)]);
-  const ill = all.filter((c) => c.state === 'failed' || c.state === 'unavailable');
+  const states = ['running', 'stuck', 'failed', 'unavailable', 'disabled'].map((state) => [state, all.filter((c) => c.state === state)]);
+  const ill = all.filter((c) => ['stuck', 'failed', 'unavailable'].includes(c.state));
   return [h('div', { class: 'head' }, h('h2', { id: 'runs-title' }, 'Collectors'), h('a', { href: '#/collectors' }, 'Their cost')),
     h('ul', { class: 'tally' }, states.filter(([, c]) => c.length).map(([state, c]) => h('li', null, h('b', null, String(c.length)), ' ', h('span', { class: `state ${state}` }, state)))),
     ill.length ? h('ul', { class: 'states' }, ill.map((c) => h('li', null, h('b', null, c.name), h('span', { class: `state ${c.state}` }, c.state), h('p', { class: 'reason' }, c.reason)))) : null];

@@ -1,100 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Autotracing collectors: cheap checks on one thread; captures run beside them.
+//! Autotracing collectors: a cheap check at a time; captures run beside them.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Command, Outlet, Slot, reload};
+use super::inbox::{Inbox, inbox};
+use super::slot::Slot;
+use super::task::{Task, Work};
+use super::{Outlet, Shared};
 use crate::collectors::Limits;
-use crate::collectors::registry::{Running, RunningTracer};
+use crate::collectors::registry::RunningTracer;
 use crate::host::Clock;
 use crate::signal::{Change, Target, Trigger};
 
-/// Captures at once: each may sample the whole node.
+/// Captures at once, of all tracers: each may sample the whole node.
 const MAX_CAPTURES: usize = 4;
+/// A check may take so long.
+const LIMIT: Duration = Duration::from_secs(10);
 
-pub(crate) type AutotracingSlot = Slot<Box<dyn RunningTracer>>;
+/// Targets whose capture is under way.
+#[derive(Clone, Default)]
+pub(crate) struct Captures(Arc<Mutex<HashSet<Target>>>);
 
-/// All autotracing collectors.
-pub(crate) struct AutotracingLoop {
-    slots: Vec<AutotracingSlot>,
-    due: Vec<Instant>,
-    limits: Limits,
-    clock: Clock,
-    outlet: Arc<dyn Outlet>,
-    under_way: Arc<Mutex<HashSet<Target>>>,
+impl Captures {
+    fn lock(&self) -> MutexGuard<'_, HashSet<Target>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `false`: there are too many, or one of this target.
+    fn begin(&self, target: &Target) -> bool {
+        let mut all = self.lock();
+        all.len() < MAX_CAPTURES && all.insert(target.clone())
+    }
+
+    fn end(&self, target: &Target) {
+        self.lock().remove(target);
+    }
 }
 
-impl AutotracingLoop {
-    pub fn new(slots: Vec<AutotracingSlot>, limits: Limits, clock: Clock, outlet: Arc<dyn Outlet>) -> Self {
-        let due = vec![Instant::now(); slots.len()];
-        AutotracingLoop { slots, due, limits, clock, outlet, under_way: Arc::default() }
-    }
+struct Watching {
+    slot: Slot<Box<dyn RunningTracer>>,
+    due: Instant,
+    limits: Limits,
+    clock: Clock,
+    captures: Captures,
+}
 
-    pub fn run(mut self, commands: &Receiver<Command>) {
-        loop {
-            let wait = self
-                .due
-                .iter()
-                .min()
-                .map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
-            match commands.recv_timeout(wait) {
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(Command::Reload { collector, section }) => {
-                    reload(&mut self.slots, collector, |c| c.reload(&section));
-                }
-                Ok(Command::Answer(answer)) => answer.store(true, Ordering::Relaxed),
-                Err(RecvTimeoutError::Timeout) => self.check_due(),
-            }
-        }
-    }
+pub(super) fn task(name: &'static str, tracer: Box<dyn RunningTracer>, shared: &Shared) -> (Inbox, Task) {
+    let slot = Slot::new(name, tracer, LIMIT, shared);
+    let progress = slot.progress.clone();
+    let (inbox, outbox) = inbox(name, 1, shared.outlet.clone());
+    let (clock, captures) = (shared.clock.clone(), shared.captures.clone());
+    let work = Watching { slot, due: Instant::now(), limits: shared.limits, clock, captures };
+    (inbox, Task::new(name, progress, work, outbox))
+}
 
-    fn check_due(&mut self) {
-        let now = Instant::now();
-        for i in 0..self.slots.len() {
-            if self.due[i] > now {
-                continue;
-            }
-            let slot = &mut self.slots[i];
-            slot.restart_if_due(&*self.outlet, |r| if let Running::Autotracing(t) = r { Some(t) } else { None });
-            let period = slot.running.as_ref().map_or(Duration::from_secs(1), |t| t.period());
-            self.due[i] = (self.due[i] + period).max(now + period / 2);
-            let at = self.clock.now();
-            let changes = slot.run(&*self.outlet, |t| t.check(at)).unwrap_or_default();
-            for change in changes {
-                match change {
-                    Change::Onset(trigger) => {
-                        let wanted = self.outlet.change(self.slots[i].name, Change::Onset(trigger.clone()));
-                        if wanted && trigger.capture {
-                            self.capture(i, &trigger);
-                        }
-                    }
-                    Change::Discarded(..) | Change::Recovered(..) => {
-                        self.outlet.change(self.slots[i].name, change);
-                    }
-                }
-            }
-        }
-    }
-
-    fn capture(&mut self, slot: usize, trigger: &Trigger) {
-        let slot = &mut self.slots[slot];
-        let (name, target, limits) = (slot.name, trigger.target.clone(), self.limits);
-        let busy = {
-            let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            under_way.len() >= MAX_CAPTURES || under_way.contains(&target)
-        };
-        if busy {
-            self.outlet.suppressed(name, "too_many_captures", 1);
+impl Watching {
+    fn capture(&mut self, trigger: &Trigger) {
+        let (name, target, limits) = (self.slot.name, trigger.target.clone(), self.limits);
+        if !self.captures.begin(&target) {
+            self.slot.outlet.suppressed(name, "too_many_captures", 1);
             return;
         }
-        let Some(future) = slot.run(&*self.outlet, |t| Ok(t.capture(trigger, limits))) else { return };
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone());
-        let (outlet, under_way) = (self.outlet.clone(), self.under_way.clone());
-        self.outlet.spawn(Box::pin(async move {
+        let Some(future) = self.slot.run(|t| Ok(t.capture(trigger, limits))) else {
+            self.captures.end(&target);
+            return;
+        };
+        let (outlet, captures): (Arc<dyn Outlet>, _) = (self.slot.outlet.clone(), self.captures.clone());
+        self.slot.outlet.spawn(Box::pin(async move {
             match future.await {
                 Ok(capture) => outlet.capture(name, capture),
                 Err(e) => {
@@ -102,7 +76,44 @@ impl AutotracingLoop {
                     outlet.dropped(name, "capture_failed", 1);
                 }
             }
-            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&target);
+            captures.end(&target);
         }));
+    }
+}
+
+impl Work for Watching {
+    fn due(&self) -> Option<Instant> {
+        Some(self.due)
+    }
+
+    fn on_time(&mut self) {
+        let (now, period) = (Instant::now(), self.slot.collector.period());
+        self.due = (self.due + period).max(now + period / 2);
+        if !self.slot.may_run() {
+            return;
+        }
+        let at = self.clock.now();
+        for change in self.slot.run(|t| t.check(at)).unwrap_or_default() {
+            match change {
+                Change::Onset(trigger) => {
+                    let wanted = self.slot.outlet.change(self.slot.name, Change::Onset(trigger.clone()));
+                    if wanted && trigger.capture {
+                        self.capture(&trigger);
+                    }
+                }
+                Change::Discarded(..) | Change::Recovered(..) => {
+                    self.slot.outlet.change(self.slot.name, change);
+                }
+            }
+        }
+    }
+
+    fn on_record(&mut self, _ring: usize, _bytes: &[u8]) {
+        // Records of a tracer's own object have no taker.
+        self.slot.outlet.dropped(self.slot.name, "not_read", 1);
+    }
+
+    fn reload(&mut self, settings: &toml::Table) {
+        self.slot.reload(|t| t.reload(settings));
     }
 }

@@ -13,12 +13,12 @@ use crate::probe::Hook;
 #[serde(rename_all = "lowercase")]
 pub enum State {
     Running,
-    /// Enabled and able, but there is nothing to watch.
-    Idle,
+    /// One call of it has not returned for too long. It is not called again until then.
+    Stuck,
     Disabled,
     /// This node cannot run it; [`Status::reason`] says why.
     Unavailable,
-    /// It broke; it will be started again.
+    /// Its last run panicked; it is tried again.
     Failed,
 }
 
@@ -27,7 +27,7 @@ impl State {
     pub fn name(self) -> &'static str {
         match self {
             State::Running => "running",
-            State::Idle => "idle",
+            State::Stuck => "stuck",
             State::Disabled => "disabled",
             State::Unavailable => "unavailable",
             State::Failed => "failed",
@@ -49,12 +49,18 @@ pub struct Status {
     pub emits: Vec<&'static str>,
 }
 
-/// All collectors' states, shared between the loops and the readers.
-#[derive(Debug, Default)]
-pub struct Statuses(Mutex<Vec<Status>>);
+struct Row {
+    status: Status,
+    /// Beside the state: what it had been doing goes on once the call returns.
+    stuck: Option<String>,
+}
+
+/// All collectors' states, shared between the tasks and the readers.
+#[derive(Default)]
+pub struct Statuses(Mutex<Vec<Row>>);
 
 impl Statuses {
-    /// A row for each registration, disabled until told otherwise.
+    /// A row for each registration, disabled at first.
     #[must_use]
     pub fn new(registrations: &[Registration]) -> Self {
         let rows = registrations.iter().map(|r| Status {
@@ -65,15 +71,49 @@ impl Statuses {
             reason: None,
             emits: r.info.metrics.iter().map(|m| m.name).chain(r.info.events.iter().map(|e| e.name)).collect(),
         });
-        Statuses(Mutex::new(rows.collect()))
+        Statuses(Mutex::new(rows.map(|status| Row { status, stuck: None }).collect()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_names(names: impl Iterator<Item = &'static str>) -> Self {
+        let row = |name| Row {
+            status: Status {
+                name,
+                kind: Kind::Metrics,
+                state: State::Running,
+                hook: None,
+                reason: None,
+                emits: Vec::new(),
+            },
+            stuck: None,
+        };
+        Statuses(Mutex::new(names.map(row).collect()))
+    }
+
+    /// Applies a change to the row of one collector.
+    fn with<R>(&self, name: &str, f: impl FnOnce(&mut Row) -> R) -> Option<R> {
+        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.iter_mut().find(|r| r.status.name == name).map(f)
     }
 
     pub fn set(&self, name: &str, state: State, reason: Option<String>) {
-        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(row) = rows.iter_mut().find(|r| r.name == name) {
-            row.state = state;
-            row.reason = reason;
-        }
+        self.with(name, |row| (row.status.state, row.status.reason) = (state, reason));
+    }
+
+    /// Why it is stuck; `None`: it is not.
+    pub fn set_stuck(&self, name: &str, why: Option<String>) {
+        self.with(name, |row| row.stuck = why);
+    }
+
+    #[must_use]
+    pub fn is_stuck(&self, name: &str) -> bool {
+        self.with(name, |row| row.stuck.is_some()).unwrap_or(false)
+    }
+
+    /// What is lost while it runs, or why it does not.
+    #[must_use]
+    pub fn reason(&self, name: &str) -> Option<String> {
+        self.with(name, |row| row.status.reason.clone()).flatten()
     }
 
     /// Says by which hooks a collector runs, and what is lost for want of others.
@@ -84,14 +124,18 @@ impl Statuses {
         sources: impl Iterator<Item = String>,
     ) {
         let words: Vec<String> = hooks.filter_map(|h| h.attached.map(ToString::to_string)).chain(sources).collect();
-        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(row), false) = (rows.iter_mut().find(|r| r.name == name), words.is_empty()) {
-            row.hook = Some(words.join(", "));
+        if !words.is_empty() {
+            self.with(name, |row| row.status.hook = Some(words.join(", ")));
         }
     }
 
     #[must_use]
     pub fn snapshot(&self) -> Vec<Status> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = |row: &Row| match &row.stuck {
+            Some(why) => Status { state: State::Stuck, reason: Some(why.clone()), ..row.status.clone() },
+            None => row.status.clone(),
+        };
+        rows.iter().map(now).collect()
     }
 }
