@@ -7,14 +7,7 @@ use bianque::prelude::*;
 
 const STATE: Key = Key::new("acme.state", "open: in use; limit: the most there can be");
 
-static HANDLES: MetricDef = MetricDef {
-    name: "acme.file.handles",
-    instrument: Instrument::Gauge,
-    unit: "{handle}",
-    help: "File handles of the node",
-    attributes: &[STATE],
-    panel: Panel::Gauge,
-};
+static HANDLES: MetricDef = MetricDef::gauge("acme.file.handles", "{handle}", "File handles of the node").by(&[STATE]);
 
 struct FileHandles {
     file: std::path::PathBuf,

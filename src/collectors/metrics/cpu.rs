@@ -37,71 +37,28 @@ use crate::host::{Clock, Host};
 use crate::probe::CgroupId;
 use crate::probe::shared::Feature;
 use crate::probe::shared::sched::{Differences, Sched};
-use crate::signal::semconv::{attr, metric};
-use crate::signal::{Instrument, Key, MetricDef, Metrics, Panel, Value, Workload, WorkloadKey};
+use crate::signal::semconv::attr;
+use crate::signal::{Key, MetricDef, Metrics, Value, Workload, WorkloadKey};
 use crate::workload::Workloads;
-
-const fn def(
-    name: &'static str,
-    instrument: Instrument,
-    unit: &'static str,
-    help: &'static str,
-    attributes: &'static [Key],
-) -> MetricDef {
-    let panel = if matches!(instrument, Instrument::Counter) { Panel::Rate } else { Panel::Gauge };
-    MetricDef { name, instrument, unit, help, attributes, panel }
-}
 
 const MODES: &[Key] = &[attr::CPU_MODE, attr::CPU_LOGICAL_NUMBER];
 
-static NODE_TIME: MetricDef =
-    def(metric::SYSTEM_CPU_TIME, Instrument::Counter, "s", "What the node's CPUs did, by mode", MODES);
-static NODE_UTILIZATION: MetricDef = def(
-    metric::SYSTEM_CPU_UTILIZATION,
-    Instrument::Gauge,
-    "1",
-    "Share of the CPUs' time in each mode, since the reading before",
-    MODES,
-);
-static NODE_COUNT: MetricDef =
-    def(metric::LINUX_CPU_ONLINE, Instrument::UpDownCounter, "{cpu}", "CPUs that are online", &[]);
-static TIME: MetricDef =
-    def(metric::CONTAINER_CPU_TIME, Instrument::Counter, "s", "CPU time that the workload used", &[]);
-static USAGE: MetricDef = def(
-    metric::CONTAINER_CPU_USAGE,
-    Instrument::Gauge,
-    "{cpu}",
-    "CPUs that the workload used, since the reading before",
-    &[],
-);
-static LIMIT: MetricDef = def(
-    metric::LINUX_CONTAINER_CPU_LIMIT,
-    Instrument::Gauge,
-    "{cpu}",
-    "CPUs that the workload may use: the tightest limit of its cgroup and that one's ancestors",
-    &[],
-);
-static THROTTLED_TIME: MetricDef = def(
-    metric::LINUX_CONTAINER_CPU_THROTTLED_TIME,
-    Instrument::Counter,
-    "s",
-    "Time that the workload's CPU limit held it back, summed over CPUs",
-    &[],
-);
-static THROTTLED_PERIODS: MetricDef = def(
-    metric::LINUX_CONTAINER_CPU_THROTTLED_PERIODS,
-    Instrument::Counter,
-    "{period}",
-    "Periods in which the CPU limit held the workload back",
-    &[],
-);
-static PERIODS: MetricDef = def(
-    metric::LINUX_CONTAINER_CPU_PERIODS,
-    Instrument::Counter,
-    "{period}",
-    "Periods of the CPU limit in which the workload ran",
-    &[],
-);
+static NODE_TIME: MetricDef = MetricDef::counter("system.cpu.time", "s", "What the node's CPUs did, by mode").by(MODES);
+static NODE_UTILIZATION: MetricDef =
+    MetricDef::gauge("system.cpu.utilization", "1", "Share of the CPUs' time since the reading before").by(MODES);
+/// How many there are; the alert on the agent's cost divides by it.
+pub static CPU_COUNT: MetricDef = MetricDef::up_down_counter("linux.cpu.online", "{cpu}", "CPUs that are online");
+static TIME: MetricDef = MetricDef::counter("container.cpu.time", "s", "CPU time that the workload used");
+static USAGE: MetricDef =
+    MetricDef::gauge("container.cpu.usage", "{cpu}", "CPUs that the workload used, since the reading before");
+static LIMIT: MetricDef =
+    MetricDef::gauge("linux.container.cpu.limit", "{cpu}", "CPUs that its cgroup and that one's ancestors allow it");
+static THROTTLED_TIME: MetricDef =
+    MetricDef::counter("linux.container.cpu.throttled.time", "s", "Time that its limit held it back, over all CPUs");
+static THROTTLED_PERIODS: MetricDef =
+    MetricDef::counter("linux.container.cpu.throttled.periods", "{period}", "Periods in which its limit held it back");
+static PERIODS: MetricDef =
+    MetricDef::counter("linux.container.cpu.periods", "{period}", "Periods of its limit in which it ran");
 
 /// Settings of `cpu`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -138,7 +95,7 @@ impl Collector for Cpu {
         metrics: &[
             &NODE_TIME,
             &NODE_UTILIZATION,
-            &NODE_COUNT,
+            &CPU_COUNT,
             &TIME,
             &USAGE,
             &LIMIT,
@@ -190,7 +147,7 @@ struct Node {
 
 impl Node {
     fn write(&mut self, stat: &Stat, per_cpu: bool, out: &mut Metrics) {
-        out.value(&NODE_COUNT, None, &[], f64::from(u32::try_from(stat.cpus.len()).unwrap_or(u32::MAX)));
+        out.value(&CPU_COUNT, None, &[], f64::from(u32::try_from(stat.cpus.len()).unwrap_or(u32::MAX)));
         if !per_cpu {
             return self.write_one(None, stat.all, out);
         }
