@@ -76,7 +76,8 @@ pub mod attr {
     pub const PROCESS_COMMAND: Key = Key::new("process.command", "The thread's name (comm)");
     pub const THREAD_ID: Key = Key::new("thread.id", "Thread id, in the node's pid namespace");
     pub const THREAD_NAME: Key = Key::new("thread.name", "The thread's name (comm)");
-    pub const CPU_MODE: Key = Key::new("cpu.mode", "What the CPU did: user, system, idle, iowait, …");
+    pub const CPU_MODE: Key =
+        Key::new("cpu.mode", "What the CPU did: user, nice, system, idle, iowait, interrupt (hard and soft), steal");
     pub const CPU_LOGICAL_NUMBER: Key = Key::new("cpu.logical_number", "The CPU");
     pub const LINUX_STACK_KERNEL: Key = Key::new("linux.stack.kernel", "Kernel stack, a frame a line, innermost first");
     pub const LINUX_STACK_USER: Key = Key::new("linux.stack.user", "User stack, a frame a line, innermost first");
@@ -374,7 +375,7 @@ pub mod own {
     pub const EVENTS_SUPPRESSED: &str = "bianque.events.suppressed";
     pub const RECORDS_LOST: &str = "bianque.records.lost";
     pub const RECORDS_REJECTED: &str = "bianque.records.rejected";
-    pub const INCIDENTS_OPEN: &str = "bianque.incidents.open";
+    pub const INCIDENT_COUNT: &str = "bianque.incident.count";
     pub const COLLECTOR_STATE: &str = "bianque.collector.state";
     pub const COLLECTOR_DURATION: &str = "bianque.collector.duration";
     pub const COLLECTOR_FAILURES: &str = "bianque.collector.failures";
@@ -387,12 +388,12 @@ pub mod own {
     pub const STORE_COMMIT_DURATION: &str = "bianque.store.commit.duration";
     pub const EXPORTER_SENT: &str = "bianque.exporter.sent";
     pub const EXPORTER_FAILURES: &str = "bianque.exporter.failures";
-    pub const EXPORTER_BEHIND: &str = "bianque.exporter.behind";
-    pub const EXPORTER_BEHIND_SIZE: &str = "bianque.exporter.behind_size";
+    pub const EXPORTER_BEHIND_COUNT: &str = "bianque.exporter.behind.count";
+    pub const EXPORTER_BEHIND_SIZE: &str = "bianque.exporter.behind.size";
     pub const EXPORTER_LAG: &str = "bianque.exporter.lag";
     pub const SOURCE_STATE: &str = "bianque.workload.source.state";
     pub const SERIES_OVERFLOWED: &str = "bianque.series.overflowed";
-    pub const SERIES: &str = "bianque.series";
+    pub const SERIES_COUNT: &str = "bianque.series.count";
 
     /// Their attributes.
     pub mod key {

@@ -113,7 +113,7 @@ struct Own {
 
 fn about_the_agent() -> Vec<Alert> {
     let sample = |name| own(name).sample;
-    let [series, collector, store] = [names::SERIES, names::COLLECTOR_STATE, names::STORE_STATE].map(sample);
+    let [series, collector, store] = [names::SERIES_COUNT, names::COLLECTOR_STATE, names::STORE_STATE].map(sample);
     let [lag, source] = [names::EXPORTER_LAG, names::SOURCE_STATE].map(sample);
     let state = names::key::STATE;
     let by = |keys: &[&str]| [&[INSTANCE], keys].concat().join(", ");
