@@ -27,8 +27,8 @@ use bianque::signal::ids::{EventId, SpanId, TraceId};
 use bianque::signal::otlp::{self, Place};
 use bianque::signal::semconv::attr;
 use bianque::signal::{
-    Attributes, Capture, Event, EventDef, Frame, Instrument, MetricDef, Panel, Severity, StackSample, Target, Thread,
-    Timestamp, Workload, WorkloadKey, WorkloadKind, profile,
+    Attributes, Capture, Event, EventDef, Frame, MetricDef, Panel, Severity, StackSample, Target, Thread, Timestamp,
+    Workload, WorkloadKey, WorkloadKind, profile,
 };
 use kills::eat;
 use rig::Agent;
@@ -269,14 +269,7 @@ impl Template {
     /// As the pipeline makes it of a softirq delay: four attributes, a thread, a kernel stack of twelve; and, if told to,
     /// with the profile of a capture.
     fn new(profiled: bool) -> Template {
-        static METRIC: MetricDef = MetricDef {
-            name: "linux.bench",
-            instrument: Instrument::Counter,
-            unit: "{event}",
-            help: "",
-            attributes: &[],
-            panel: Panel::None,
-        };
+        static METRIC: MetricDef = MetricDef::counter("linux.bench", "{event}", "").shown_as(Panel::None);
         static DEF: EventDef = EventDef {
             name: "linux.softirq.delay",
             summary: "",

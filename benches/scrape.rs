@@ -11,9 +11,7 @@ use std::time::Duration;
 use bianque::exporters::prometheus::{Format, Prometheus};
 use bianque::pipeline::metrics::MetricState;
 use bianque::signal::semconv::attr;
-use bianque::signal::{
-    Attributes, Instrument, MetricDef, Metrics, Panel, Pod, Timestamp, Workload, WorkloadKey, WorkloadKind,
-};
+use bianque::signal::{Attributes, MetricDef, Metrics, Pod, Timestamp, Workload, WorkloadKey, WorkloadKind};
 use criterion::{Criterion, criterion_group, criterion_main};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider as _;
@@ -23,14 +21,7 @@ const SERIES: usize = 2000;
 
 macro_rules! defs {
     ($($name:literal),*) => {
-        [$(MetricDef {
-            name: $name,
-            instrument: Instrument::Counter,
-            unit: "s",
-            help: "Time that the workload's threads spent in one state",
-            attributes: &[attr::CPU_MODE],
-            panel: Panel::Rate,
-        }),*]
+        [$(MetricDef::counter($name, "s", "Time that the workload's threads spent in one state").by(&[attr::CPU_MODE])),*]
     };
 }
 static DEFS: [MetricDef; 10] = defs![

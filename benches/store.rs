@@ -17,20 +17,13 @@ use bianque::pipeline::log::Log;
 use bianque::pipeline::{Input, Observer, Pipeline, Setup};
 use bianque::signal::ids::EventId;
 use bianque::signal::semconv::attr;
-use bianque::signal::{Event, EventDef, Frame, Instrument, Key, MetricDef, Panel, Severity, Thread, Timestamp};
+use bianque::signal::{Event, EventDef, Frame, Key, MetricDef, Panel, Severity, Thread, Timestamp};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 
 const BATCH: u64 = 100;
 
-static METRIC: MetricDef = MetricDef {
-    name: "linux.bench",
-    instrument: Instrument::Counter,
-    unit: "{event}",
-    help: "",
-    attributes: &[],
-    panel: Panel::None,
-};
+static METRIC: MetricDef = MetricDef::counter("linux.bench", "{event}", "").shown_as(Panel::None);
 static DEF: EventDef = EventDef {
     name: "linux.softirq.delay",
     summary: "",

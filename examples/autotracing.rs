@@ -13,8 +13,9 @@ const HOLDERS: Key = Key::new("acme.file.holders", "Processes that hold the most
 const PID: Key = Key::new("process.pid", "Process id");
 const COMMAND: Key = Key::new("process.command", "Its name");
 
-static COUNT: MetricDef = counter("acme.file.bursts", "Jumps of the file handles in use", &[]);
-static CONTAINER_COUNT: MetricDef = counter("acme.container.file.bursts", "The same of a workload", &[]);
+static COUNT: MetricDef = MetricDef::counter("acme.file.bursts", "{event}", "Jumps of the file handles in use");
+static CONTAINER_COUNT: MetricDef =
+    MetricDef::counter("acme.container.file.bursts", "{event}", "The same of a workload");
 static BURST: EventDef = EventDef {
     name: "acme.file.burst",
     summary: "The file handles in use jumped",

@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A metric collector of your own: how many file handles the node has open.
 //!
-//! `cargo run --example metrics -- run`, then look for `acme_file_handles` on `/metrics`.
+//! `cargo run --example metrics -- run`, then look for `acme_file_handle_count` on `/metrics`.
 
 use bianque::prelude::*;
 
 const STATE: Key = Key::new("acme.state", "open: in use; limit: the most there can be");
 
-static HANDLES: MetricDef = MetricDef {
-    name: "acme.file.handles",
-    instrument: Instrument::Gauge,
-    unit: "{handle}",
-    help: "File handles of the node",
-    attributes: &[STATE],
-    panel: Panel::Gauge,
-};
+static HANDLES: MetricDef =
+    MetricDef::up_down_counter("acme.file.handle.count", "{handle}", "File handles of the node").by(&[STATE]);
 
 struct FileHandles {
     file: std::path::PathBuf,

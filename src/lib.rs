@@ -37,7 +37,6 @@ pub mod prelude {
         NoSettings, Settings, Unavailable, head_doc,
     };
     pub use crate::host::{Clock, Host, Now};
-    pub use crate::signal::event::counter;
     pub use crate::signal::{
         Attributes, Capture, Change, Event, EventDef, Instrument, Key, MetricDef, Metrics, Panel, Severity, Target,
         Timestamp, Trigger, Value,

@@ -94,6 +94,15 @@ impl Source {
         lines.filter_map(|(i, l)| found(l).map(|what| format!("{}:{}: {what}", self.path, i + 1))).collect()
     }
 
+    /// Before each of [`Self::strings`]: the code that leads to it, on one line.
+    fn before_strings(&self) -> Vec<String> {
+        let before = |at: usize| {
+            let start = self.code[..at].rfind(['=', ';']).map_or(0, |at| at + 1);
+            self.code[start..at].split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        self.code.match_indices("\"\"").map(|(at, _)| before(at)).collect()
+    }
+
     /// The first folder or file below `src/`.
     fn module(&self) -> &str {
         let rest = self.path.strip_prefix("src/").unwrap_or("");
@@ -343,18 +352,47 @@ fn literals(below: &str, bad: impl Fn(&Source, &str) -> Option<String>) -> Vec<S
     problems
 }
 
-/// A name is spelled once, so that it cannot be spelled in two ways.
+/// What declares names, as it stands before the literal, and what kind of name that is.
+const DECLARATIONS: &[(&str, &str)] = &[
+    ("MetricDef::counter(", "metric"),
+    ("MetricDef::up_down_counter(", "metric"),
+    ("MetricDef::gauge(", "metric"),
+    ("MetricDef::histogram(", "metric"),
+    ("EventDef { name:", "event"),
+    ("Key::new(", "attribute"),
+];
+
+/// A name stands once, in its declaration, so that it cannot be spelled in two ways nor mean two things.
 #[test]
-fn names_of_signals_stand_in_semconv() {
-    const SPACES: &[&str] = &["linux.", "system.", "container.", "k8s.", "process.", "thread.", "host.", "service."];
-    let problems = literals("src", |source, text| {
-        let is_name = SPACES.iter().any(|s| text.starts_with(s))
-            && !text.ends_with('.')
-            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_'));
-        let elsewhere = !source.path.starts_with("src/signal/semconv");
-        (is_name && elsewhere).then(|| format!("{text:?} is a name of an attribute, metric or event"))
-    });
-    none(&problems, "names are constants of signal::semconv, never literals elsewhere");
+fn names_of_signals_stand_in_their_declaration() {
+    let mut problems = Vec::new();
+    let mut seen: BTreeMap<(&str, String), String> = BTreeMap::new();
+    for source in rust("src") {
+        let names = source.strings.iter().zip(source.before_strings()).filter(|((_, text), _)| is_signal_name(text));
+        for ((line, text), before) in names {
+            let place = format!("{}:{line}", source.path);
+            let Some((_, kind)) = DECLARATIONS.iter().find(|(d, _)| before.ends_with(d)) else {
+                problems.push(format!("{place}: {text:?} is a name outside of a declaration: use the declared one"));
+                continue;
+            };
+            if let Some(first) = seen.insert((kind, text.clone()), place.clone()) {
+                problems.push(format!("{place}: the {kind} {text:?} is declared at {first} already"));
+            }
+        }
+    }
+    assert!(seen.len() > 100, "declarations are found: {}", seen.len());
+    none(
+        &problems,
+        "names are literals in MetricDef, EventDef and Key only, each once; what several read is in signal::semconv",
+    );
+}
+
+fn is_signal_name(text: &str) -> bool {
+    const SPACES: &[&str] =
+        &["linux.", "system.", "container.", "k8s.", "process.", "thread.", "host.", "service.", "hw."];
+    SPACES.iter().any(|s| text.starts_with(s))
+        && !text.ends_with('.')
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_'))
 }
 
 /// Names of collectors, over all kinds: files or folders below `src/collectors/KIND`.
@@ -540,6 +578,7 @@ fn sources_are_taken_apart() {
     let source = Source::parse("src/x.rs".into(), text.into());
     assert_eq!(source.strings, [(2, "/proc/x \\\" y".to_owned()), (4, "a\"b".to_owned())]);
     assert!(!source.code.contains("unsafe") && !source.code.contains("no"));
+    assert_eq!(source.before_strings(), ["", ""]);
     assert_eq!(source.code.lines().nth(4), Some("fn f<'a>(x: &'a str) {}"));
 }
 

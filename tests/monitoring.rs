@@ -311,7 +311,8 @@ fn alerts_fire_when_they_should() {
     let lost_by = "collector=oom instance=n1 reason=queue_full (2)";
     let oom_queue: &[(&str, &str)] = &[("instance", "n1"), ("collector", "oom"), ("reason", "queue_full")];
     let lost = "exporter=otlp instance=n1 reason=retention (70)";
-    let gone = [(r#"bianque_series{instance="n1"}"#, "9x9 stale"), (r#"bianque_series{instance="n2"}"#, "9x30")];
+    let gone =
+        [(r#"bianque_series_count{instance="n1"}"#, "9x9 stale"), (r#"bianque_series_count{instance="n2"}"#, "9x30")];
     let n1: &[(&str, &str)] = &[("instance", "n1")];
     let why: &[(&str, &str)] = &[("instance", "n1"), ("exporter", "otlp"), ("reason", "retention")];
     let cases = [

@@ -134,22 +134,8 @@ mod tests {
     use crate::pipeline::metrics::MetricState;
     use crate::signal::{Histogram, MetricDef, Metrics, Timestamp};
 
-    static LOAD: MetricDef = MetricDef {
-        name: "a.load",
-        instrument: Instrument::Gauge,
-        unit: "1",
-        help: "Load",
-        attributes: &[],
-        panel: Panel::Gauge,
-    };
-    static WAIT: MetricDef = MetricDef {
-        name: "b.wait",
-        instrument: Instrument::Histogram,
-        unit: "s",
-        help: "Waiting",
-        attributes: &[],
-        panel: Panel::Heatmap,
-    };
+    static LOAD: MetricDef = MetricDef::gauge("a.load", "1", "Load");
+    static WAIT: MetricDef = MetricDef::histogram("b.wait", "s", "Waiting");
 
     fn given(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()

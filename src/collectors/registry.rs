@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::{AutoTracer, Collector, Context, EventCollector, Events, Info, Kind, Limits, MetricCollector};
-use super::{Settings, Unavailable};
+use super::{Settings, Unavailable, declared};
 use crate::host::Now;
 use crate::probe::RecordSet;
 use crate::signal::{Capture, Change, Metrics, Trigger};
@@ -143,7 +143,9 @@ pub(crate) trait RunningTracer: Send {
 
 impl<C: MetricCollector> RunningMetrics for C {
     fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()> {
-        MetricCollector::collect(self, out)
+        let result = MetricCollector::collect(self, out);
+        declared::assert_metrics(&C::INFO, out);
+        result
     }
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()> {
         Collector::reload(self, settings::<C>(section)?)
@@ -152,13 +154,17 @@ impl<C: MetricCollector> RunningMetrics for C {
 
 impl<C: EventCollector> RunningEvents for C {
     fn on_record(&mut self, ring: usize, bytes: &[u8], out: &mut Events) -> anyhow::Result<()> {
-        EventCollector::on_record(self, C::Records::decode(ring, bytes)?, out)
+        let result = EventCollector::on_record(self, C::Records::decode(ring, bytes)?, out);
+        declared::assert_events(&C::INFO, out);
+        result
     }
     fn period(&self) -> Option<Duration> {
         EventCollector::period(self)
     }
     fn tick(&mut self, now: Now, out: &mut Events) -> anyhow::Result<()> {
-        EventCollector::tick(self, now, out)
+        let result = EventCollector::tick(self, now, out);
+        declared::assert_events(&C::INFO, out);
+        result
     }
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()> {
         Collector::reload(self, settings::<C>(section)?)
@@ -167,7 +173,9 @@ impl<C: EventCollector> RunningEvents for C {
 
 impl<C: AutoTracer> RunningTracer for C {
     fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>> {
-        AutoTracer::check(self, now)
+        let changes = AutoTracer::check(self, now)?;
+        declared::assert_changes(&C::INFO, &changes);
+        Ok(changes)
     }
     fn capture(&self, trigger: &Trigger, limits: Limits) -> CaptureFuture {
         Box::pin(AutoTracer::capture(self, trigger, limits))

@@ -10,18 +10,9 @@ use prost::Message;
 use super::backing::{Backing, Commit, Expired, NewEntry};
 use crate::signal::entry::{Entry, IncidentRecord, ResourceAttrs};
 use crate::signal::ids::EventId;
-use crate::signal::{
-    Event, EventDef, Instrument, MetricDef, Panel, Severity, Timestamp, Workload, WorkloadKey, WorkloadKind,
-};
+use crate::signal::{Event, EventDef, MetricDef, Panel, Severity, Timestamp, Workload, WorkloadKey, WorkloadKind};
 
-pub(crate) static METRIC: MetricDef = MetricDef {
-    name: "made.up",
-    instrument: Instrument::Counter,
-    unit: "{event}",
-    help: "",
-    attributes: &[],
-    panel: Panel::None,
-};
+pub(crate) static METRIC: MetricDef = MetricDef::counter("made.up", "{event}", "").shown_as(Panel::None);
 
 pub(crate) static DEF: EventDef = EventDef {
     name: "made.up.warning",

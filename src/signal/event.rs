@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::semconv::attr;
-use super::{Attributes, Instrument, Key, MetricDef, Panel, Stack, Timestamp, Value, Workload};
+use super::{Attributes, Key, MetricDef, Stack, Timestamp, Value, Workload};
 
 /// OTel severities that we use; the numbers are OTel's `SeverityNumber`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,13 +63,6 @@ pub struct EventDef {
     pub counter: &'static MetricDef,
     /// The same per workload, from the first hit; `None` where only the node suffers.
     pub container_counter: Option<&'static MetricDef>,
-}
-
-/// The counter that every event has, in the two families that design keeps apart: the node's and
-/// the workloads'.
-#[must_use]
-pub const fn counter(name: &'static str, help: &'static str, attributes: &'static [Key]) -> MetricDef {
-    MetricDef { name, instrument: Instrument::Counter, unit: "{event}", help, attributes, panel: Panel::Rate }
 }
 
 /// The thread in whose context something happened.

@@ -27,7 +27,13 @@ pub enum Panel {
     None,
 }
 
-/// What a metric is called and means; a constant of the collector that emits it, named in [`super::semconv`].
+/// What a metric is called and means; a static of the collector that emits it, one line each:
+///
+/// ```
+/// # use bianque::prelude::*;
+/// const MODES: &[Key] = &[Key::new("cpu.mode", "What the CPU did")];
+/// static TIME: MetricDef = MetricDef::counter("system.cpu.time", "s", "What the CPUs did").by(MODES);
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct MetricDef {
     /// Dotted OTel name, e.g. `system.cpu.time`.
@@ -37,7 +43,56 @@ pub struct MetricDef {
     pub unit: &'static str,
     pub help: &'static str,
     pub attributes: &'static [Key],
+    /// Follows from the instrument; [`Self::shown_as`] changes it.
     pub panel: Panel,
+}
+
+impl MetricDef {
+    /// A sum that only grows, since the agent or the node started.
+    #[must_use]
+    pub const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Self {
+        Self::new(name, Instrument::Counter, unit, help, Panel::Rate)
+    }
+
+    /// What may be added up over series and can fall: a usage, a limit, a size, a number of things.
+    #[must_use]
+    pub const fn up_down_counter(name: &'static str, unit: &'static str, help: &'static str) -> Self {
+        Self::new(name, Instrument::UpDownCounter, unit, help, Panel::Gauge)
+    }
+
+    /// What cannot be added up: a share, an age, a temperature.
+    #[must_use]
+    pub const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Self {
+        Self::new(name, Instrument::Gauge, unit, help, Panel::Gauge)
+    }
+
+    /// A distribution.
+    #[must_use]
+    pub const fn histogram(name: &'static str, unit: &'static str, help: &'static str) -> Self {
+        Self::new(name, Instrument::Histogram, unit, help, Panel::Heatmap)
+    }
+
+    /// The attributes that tell its series apart, besides the workload.
+    #[must_use]
+    pub const fn by(self, attributes: &'static [Key]) -> Self {
+        MetricDef { attributes, ..self }
+    }
+
+    /// Another panel than the instrument's.
+    #[must_use]
+    pub const fn shown_as(self, panel: Panel) -> Self {
+        MetricDef { panel, ..self }
+    }
+
+    const fn new(
+        name: &'static str,
+        instrument: Instrument,
+        unit: &'static str,
+        help: &'static str,
+        panel: Panel,
+    ) -> Self {
+        MetricDef { name, instrument, unit, help, attributes: &[], panel }
+    }
 }
 
 /// A base-2 exponential histogram of scale 0 in seconds: bucket `i` holds `(2^i, 2^(i+1)]` s.
@@ -125,5 +180,28 @@ impl Metrics {
 
     pub fn drain(&mut self) -> std::vec::Drain<'_, Point> {
         self.points.drain(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A declaration of one line says all: the instrument gives the panel, what follows refines it.
+    #[test]
+    fn instruments_choose_their_panels() {
+        const KEY: Key = Key::new("k", "");
+        let panels = [
+            (MetricDef::counter("a", "s", ""), Instrument::Counter, Panel::Rate),
+            (MetricDef::up_down_counter("a", "By", ""), Instrument::UpDownCounter, Panel::Gauge),
+            (MetricDef::gauge("a", "1", ""), Instrument::Gauge, Panel::Gauge),
+            (MetricDef::histogram("a", "s", ""), Instrument::Histogram, Panel::Heatmap),
+        ];
+        for (def, instrument, panel) in panels {
+            assert_eq!((def.instrument, def.panel, def.attributes), (instrument, panel, &[] as &[Key]));
+        }
+        let def = MetricDef::counter("a", "s", "What").by(&[KEY]).shown_as(Panel::None);
+        assert_eq!((def.name, def.unit, def.help), ("a", "s", "What"));
+        assert_eq!((def.attributes, def.panel), (&[KEY] as &[Key], Panel::None));
     }
 }

@@ -228,7 +228,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::signal::{EventDef, Frame, Instrument, MetricDef, Panel};
+    use crate::signal::{EventDef, Frame, MetricDef, Panel};
 
     /// What was written, as any reader of OTLP sees it.
     fn log_record(e: &Event, span: Option<(TraceId, SpanId)>) -> LogRecord {
@@ -237,14 +237,7 @@ mod tests {
         ScopeLogs::decode(out.as_slice()).unwrap().log_records.remove(0)
     }
 
-    static METRIC: MetricDef = MetricDef {
-        name: "linux.test",
-        instrument: Instrument::Counter,
-        unit: "{event}",
-        help: "",
-        attributes: &[],
-        panel: Panel::None,
-    };
+    static METRIC: MetricDef = MetricDef::counter("linux.test", "{event}", "").shown_as(Panel::None);
     static DEF: EventDef = EventDef {
         name: "linux.test.event",
         summary: "",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Every attribute, metric and event name, once. OpenTelemetry semantic conventions where they
-//! exist, `linux.*` in the same style where they do not.
+//! Attribute keys, the agent's own names and the schema. OpenTelemetry semantic conventions where
+//! they exist, `linux.*` in the same style where they do not. Names of metrics and events stand in
+//! their definitions, in the collectors' files.
 
 /// An attribute's name and meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +76,8 @@ pub mod attr {
     pub const PROCESS_COMMAND: Key = Key::new("process.command", "The thread's name (comm)");
     pub const THREAD_ID: Key = Key::new("thread.id", "Thread id, in the node's pid namespace");
     pub const THREAD_NAME: Key = Key::new("thread.name", "The thread's name (comm)");
-    pub const CPU_MODE: Key = Key::new("cpu.mode", "What the CPU did: user, system, idle, iowait, …");
+    pub const CPU_MODE: Key =
+        Key::new("cpu.mode", "What the CPU did: user, nice, system, idle, iowait, interrupt (hard and soft), steal");
     pub const CPU_LOGICAL_NUMBER: Key = Key::new("cpu.logical_number", "The CPU");
     pub const LINUX_STACK_KERNEL: Key = Key::new("linux.stack.kernel", "Kernel stack, a frame a line, innermost first");
     pub const LINUX_STACK_USER: Key = Key::new("linux.stack.user", "User stack, a frame a line, innermost first");
@@ -373,7 +375,7 @@ pub mod own {
     pub const EVENTS_SUPPRESSED: &str = "bianque.events.suppressed";
     pub const RECORDS_LOST: &str = "bianque.records.lost";
     pub const RECORDS_REJECTED: &str = "bianque.records.rejected";
-    pub const INCIDENTS_OPEN: &str = "bianque.incidents.open";
+    pub const INCIDENT_COUNT: &str = "bianque.incident.count";
     pub const COLLECTOR_STATE: &str = "bianque.collector.state";
     pub const COLLECTOR_DURATION: &str = "bianque.collector.duration";
     pub const COLLECTOR_FAILURES: &str = "bianque.collector.failures";
@@ -385,12 +387,12 @@ pub mod own {
     pub const STORE_COMMIT_DURATION: &str = "bianque.store.commit.duration";
     pub const EXPORTER_SENT: &str = "bianque.exporter.sent";
     pub const EXPORTER_FAILURES: &str = "bianque.exporter.failures";
-    pub const EXPORTER_BEHIND: &str = "bianque.exporter.behind";
-    pub const EXPORTER_BEHIND_SIZE: &str = "bianque.exporter.behind_size";
+    pub const EXPORTER_BEHIND_COUNT: &str = "bianque.exporter.behind.count";
+    pub const EXPORTER_BEHIND_SIZE: &str = "bianque.exporter.behind.size";
     pub const EXPORTER_LAG: &str = "bianque.exporter.lag";
     pub const SOURCE_STATE: &str = "bianque.workload.source.state";
     pub const SERIES_OVERFLOWED: &str = "bianque.series.overflowed";
-    pub const SERIES: &str = "bianque.series";
+    pub const SERIES_COUNT: &str = "bianque.series.count";
 
     /// Their attributes.
     pub mod key {
@@ -404,64 +406,4 @@ pub mod own {
         pub const SOURCE: &str = "source";
         pub const STATE: &str = "state";
     }
-}
-
-/// Names of events.
-pub mod event {
-    pub const SOFTIRQ_DELAY: &str = "linux.softirq.delay";
-    pub const IRQ_HELD_OFF: &str = "linux.irq.held_off";
-    pub const MEMORY_OOM_KILL: &str = "linux.memory.oom_kill";
-    pub const MEMORY_RECLAIM_STALL: &str = "linux.memory.reclaim_stall";
-    pub const CPU_SOFT_LOCKUP: &str = "linux.cpu.soft_lockup";
-    pub const TASK_HUNG: &str = "linux.task.hung";
-    pub const NET_LINK_CHANGE: &str = "linux.net.link_change";
-    pub const NET_TX_TIMEOUT: &str = "linux.net.tx_timeout";
-    pub const NET_LACP_CHANGE: &str = "linux.net.lacp_change";
-    pub const HW_ERROR: &str = "linux.hw.error";
-    pub const AUTOTRACING_CPUIDLE: &str = "linux.autotracing.cpuidle";
-    pub const NET_PACKET_DROP: &str = "linux.net.packet_drop";
-    pub const NET_TCP_RETRANSMIT: &str = "linux.net.tcp_retransmit";
-    pub const NET_RECEIVE_DELAY: &str = "linux.net.receive_delay";
-}
-
-/// Names of metrics.
-pub mod metric {
-    pub const SYSTEM_CPU_TIME: &str = "system.cpu.time";
-    pub const SYSTEM_CPU_UTILIZATION: &str = "system.cpu.utilization";
-    pub const LINUX_CPU_ONLINE: &str = "linux.cpu.online";
-    pub const CONTAINER_CPU_TIME: &str = "container.cpu.time";
-    pub const CONTAINER_CPU_USAGE: &str = "container.cpu.usage";
-    pub const LINUX_CONTAINER_CPU_LIMIT: &str = "linux.container.cpu.limit";
-    pub const LINUX_CONTAINER_CPU_THROTTLED_TIME: &str = "linux.container.cpu.throttled.time";
-    pub const LINUX_CONTAINER_CPU_THROTTLED_PERIODS: &str = "linux.container.cpu.throttled.periods";
-    pub const LINUX_CONTAINER_CPU_PERIODS: &str = "linux.container.cpu.periods";
-    pub const LINUX_SCHED_RUNQUEUE_LATENCY: &str = "linux.sched.runqueue.latency";
-    pub const LINUX_CONTAINER_SCHED_RUNQUEUE_LATENCY: &str = "linux.container.sched.runqueue.latency";
-    pub const OOM_KILLS: &str = "linux.memory.oom_kills";
-    pub const CONTAINER_OOM_KILLS: &str = "linux.container.memory.oom_kills";
-    pub const SOFTIRQ_DELAYS: &str = "linux.softirq.delays";
-    pub const IRQ_HELD_OFF: &str = "linux.irq.held_offs";
-    pub const RECLAIM_STALLS: &str = "linux.memory.reclaim_stalls";
-    pub const CONTAINER_RECLAIM_STALLS: &str = "linux.container.memory.reclaim_stalls";
-    pub const SOFT_LOCKUPS: &str = "linux.cpu.soft_lockups";
-    pub const TASK_HANGS: &str = "linux.task.hangs";
-    pub const CONTAINER_TASK_HANGS: &str = "linux.container.task.hangs";
-    pub const NET_LINK_CHANGES: &str = "linux.net.link_changes";
-    pub const CONTAINER_NET_LINK_CHANGES: &str = "linux.container.net.link_changes";
-    pub const NET_TX_TIMEOUTS: &str = "linux.net.tx_timeouts";
-    pub const NET_LACP_CHANGES: &str = "linux.net.lacp_changes";
-    pub const HW_ERRORS: &str = "linux.hw.errors";
-    pub const CONTAINER_HW_ERRORS: &str = "linux.container.hw.errors";
-    pub const CPUIDLE_INCIDENTS: &str = "linux.autotracing.cpuidle.incidents";
-    pub const CONTAINER_CPUIDLE_INCIDENTS: &str = "linux.container.autotracing.cpuidle.incidents";
-    pub const NET_PACKET_DROPS: &str = "linux.net.packet_drops";
-    pub const CONTAINER_NET_PACKET_DROPS: &str = "linux.container.net.packet_drops";
-    pub const NET_PACKET_DROP_EVENTS: &str = "linux.net.packet_drop.events";
-    pub const CONTAINER_NET_PACKET_DROP_EVENTS: &str = "linux.container.net.packet_drop.events";
-    pub const NET_TCP_RETRANSMITS: &str = "linux.net.tcp_retransmits";
-    pub const CONTAINER_NET_TCP_RETRANSMITS: &str = "linux.container.net.tcp_retransmits";
-    pub const NET_TCP_RETRANSMIT_EVENTS: &str = "linux.net.tcp_retransmit.events";
-    pub const CONTAINER_NET_TCP_RETRANSMIT_EVENTS: &str = "linux.container.net.tcp_retransmit.events";
-    pub const NET_RECEIVE_DELAYS: &str = "linux.net.receive_delays";
-    pub const CONTAINER_NET_RECEIVE_DELAYS: &str = "linux.container.net.receive_delays";
 }

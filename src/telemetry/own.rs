@@ -35,6 +35,7 @@ const fn def(
 }
 
 const COUNTER: Instrument = Instrument::Counter;
+const UP_DOWN_COUNTER: Instrument = Instrument::UpDownCounter;
 const GAUGE: Instrument = Instrument::Gauge;
 const HISTOGRAM: Instrument = Instrument::Histogram;
 
@@ -70,7 +71,7 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         &[key::COLLECTOR, key::REASON],
         "Records that yielded no event because they could not be read",
     ),
-    def(own::INCIDENTS_OPEN, GAUGE, "{incident}", &[], "Incidents that are open now"),
+    def(own::INCIDENT_COUNT, UP_DOWN_COUNTER, "{incident}", &[], "Incidents that are open now"),
     def(
         own::COLLECTOR_STATE,
         GAUGE,
@@ -102,7 +103,7 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         &[key::STATE],
         "1 for the state that the store is in (ok, degraded, off), 0 for those it was in",
     ),
-    def(own::STORE_SIZE, GAUGE, "By", &[], "Size of the store on disk"),
+    def(own::STORE_SIZE, UP_DOWN_COUNTER, "By", &[], "Size of the store on disk"),
     def(own::STORE_COMMIT_DURATION, HISTOGRAM, "s", &[], "Time that a commit to the store took"),
     def(own::EXPORTER_SENT, COUNTER, "{record}", &[key::EXPORTER, key::SIGNAL], "What the back end has accepted"),
     def(
@@ -113,15 +114,15 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         "Requests that the back end did not accept",
     ),
     def(
-        own::EXPORTER_BEHIND,
-        GAUGE,
+        own::EXPORTER_BEHIND_COUNT,
+        UP_DOWN_COUNTER,
         "{event}",
         &[key::EXPORTER],
         "Accepted entries that the exporter has still to send",
     ),
     def(
         own::EXPORTER_BEHIND_SIZE,
-        GAUGE,
+        UP_DOWN_COUNTER,
         "By",
         &[key::EXPORTER],
         "Encoded size of the entries that the exporter has still to send",
@@ -135,7 +136,7 @@ pub const SELF_METRICS: &[SelfMetricDef] = &[
         "1 for the state that a source of workloads' names (cri, kubelet, api_server) is in: ok, old (it was lost; what it told is \
          kept), down, absent; 0 for those it was in",
     ),
-    def(own::SERIES, GAUGE, "{series}", &[], "Series of all metrics"),
+    def(own::SERIES_COUNT, UP_DOWN_COUNTER, "{series}", &[], "Series of all metrics"),
     def(
         own::SERIES_OVERFLOWED,
         COUNTER,
@@ -166,20 +167,20 @@ pub struct SelfMetrics {
     lost: Counter<u64>,
     missed: Counter<u64>,
     rejected: Counter<u64>,
-    incidents: Gauge<u64>,
+    incidents: Amount,
     state: Gauge<u64>,
     source_state: Gauge<u64>,
     duration: Histogram<f64>,
     failures: Counter<u64>,
     store_state: Gauge<u64>,
-    store_size: Gauge<u64>,
+    store_size: Amount,
     commit: Histogram<f64>,
     sent: Counter<u64>,
     export_failures: Counter<u64>,
-    behind: Gauge<u64>,
-    behind_bytes: Gauge<u64>,
+    behind: Amount,
+    behind_bytes: Amount,
     lag: Gauge<f64>,
-    series: Gauge<u64>,
+    series: Amount,
     overflowed: Counter<u64>,
     states: Arc<Mutex<BTreeMap<String, String>>>,
     costs: Costs,
@@ -215,6 +216,35 @@ fn histogram(meter: &Meter, name: &'static str) -> Histogram<f64> {
     let (unit, help) = unit_and_help(name);
     let bounds = vec![0.001, 0.01, 0.1, 1.0, 10.0];
     meter.f64_histogram(name).with_unit(unit).with_description(help).with_boundaries(bounds).build()
+}
+
+/// An up-down counter that is set to what there is now, of the agent or of each exporter: the SDK's own
+/// takes differences only. Read when somebody looks; absent until it was set.
+#[derive(Clone, Default)]
+struct Amount(Arc<Mutex<BTreeMap<Option<String>, u64>>>);
+
+impl Amount {
+    fn new(meter: &Meter, name: &'static str) -> Self {
+        let amount = Amount::default();
+        let all = amount.clone();
+        let (unit, help) = unit_and_help(name);
+        let _registered = meter
+            .i64_observable_up_down_counter(name)
+            .with_unit(unit)
+            .with_description(help)
+            .with_callback(move |o| {
+                for (exporter, n) in all.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                    let attributes = exporter.clone().map(|e| KeyValue::new(key::EXPORTER, e));
+                    o.observe(i64::try_from(*n).unwrap_or(i64::MAX), attributes.as_slice());
+                }
+            })
+            .build();
+        amount
+    }
+
+    fn set(&self, exporter: Option<&str>, n: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(exporter.map(str::to_owned), n);
+    }
 }
 
 /// Costs come from the kernel as totals, so they are read when somebody looks.
@@ -262,20 +292,20 @@ impl SelfMetrics {
             lost: counter(meter, own::RECORDS_LOST),
             missed: counter(meter, own::PROBE_MISSED),
             rejected: counter(meter, own::RECORDS_REJECTED),
-            incidents: gauge(meter, own::INCIDENTS_OPEN),
+            incidents: Amount::new(meter, own::INCIDENT_COUNT),
             state: gauge(meter, own::COLLECTOR_STATE),
             source_state: gauge(meter, own::SOURCE_STATE),
             duration: histogram(meter, own::COLLECTOR_DURATION),
             failures: counter(meter, own::COLLECTOR_FAILURES),
             store_state: gauge(meter, own::STORE_STATE),
-            store_size: gauge(meter, own::STORE_SIZE),
+            store_size: Amount::new(meter, own::STORE_SIZE),
             commit: histogram(meter, own::STORE_COMMIT_DURATION),
             sent: counter(meter, own::EXPORTER_SENT),
             export_failures: counter(meter, own::EXPORTER_FAILURES),
-            behind: gauge(meter, own::EXPORTER_BEHIND),
-            behind_bytes: gauge(meter, own::EXPORTER_BEHIND_SIZE),
+            behind: Amount::new(meter, own::EXPORTER_BEHIND_COUNT),
+            behind_bytes: Amount::new(meter, own::EXPORTER_BEHIND_SIZE),
             lag: meter.f64_gauge(own::EXPORTER_LAG).with_unit(lag_unit).with_description(lag_help).build(),
-            series: gauge(meter, own::SERIES),
+            series: Amount::new(meter, own::SERIES_COUNT),
             overflowed: counter(meter, own::SERIES_OVERFLOWED),
             states: Arc::default(),
             costs,
@@ -327,7 +357,7 @@ impl SelfMetrics {
     }
 
     pub fn incidents_open(&self, n: usize) {
-        self.incidents.record(n as u64, &[]);
+        self.incidents.set(None, n as u64);
     }
 
     /// `state`: running, disabled, unavailable, failed, stuck.
@@ -386,7 +416,7 @@ impl SelfMetrics {
     }
 
     pub fn store_size(&self, bytes: u64) {
-        self.store_size.record(bytes, &[]);
+        self.store_size.set(None, bytes);
     }
 
     pub fn store_committed(&self, took: Duration) {
@@ -412,13 +442,13 @@ impl SelfMetrics {
     /// How far an exporter is behind the log.
     pub fn exporter_behind(&self, exporter: &str, events: u64, bytes: u64, oldest: Duration) {
         let who = [KeyValue::new(key::EXPORTER, exporter.to_owned())];
-        self.behind.record(events, &who);
-        self.behind_bytes.record(bytes, &who);
+        self.behind.set(Some(exporter), events);
+        self.behind_bytes.set(Some(exporter), bytes);
         self.lag.record(oldest.as_secs_f64(), &who);
     }
 
     pub fn series(&self, n: usize) {
-        self.series.record(n as u64, &[]);
+        self.series.set(None, n as u64);
     }
 
     /// `n` points of a metric were folded into its overflow series.
@@ -438,6 +468,30 @@ impl SelfMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An amount is what was set last, as a sum that may fall, and is absent until then.
+    #[test]
+    fn amounts_fall_again() {
+        use opentelemetry::metrics::MeterProvider as _;
+        let registry = prometheus::Registry::new();
+        let reader = opentelemetry_prometheus::exporter().with_registry(registry.clone()).build().unwrap();
+        let provider = opentelemetry_sdk::metrics::SdkMeterProvider::builder().with_reader(reader).build();
+        let own = SelfMetrics::new(&provider.meter("test"));
+        let read = |name: &str| {
+            let family = registry.gather().into_iter().find(|f| f.name() == name)?;
+            assert_eq!(family.get_field_type(), prometheus::proto::MetricType::GAUGE);
+            Some(family.get_metric().iter().map(|m| m.get_gauge().get_value()).collect::<Vec<_>>())
+        };
+        assert_eq!(read("bianque_series_count"), None);
+        own.series(7);
+        own.series(3);
+        for (exporter, n) in [("a", 5), ("b", 9), ("a", 0)] {
+            own.exporter_behind(exporter, n, 10 * n, Duration::ZERO);
+        }
+        assert_eq!(read("bianque_series_count"), Some(vec![3.0]));
+        assert_eq!(read("bianque_exporter_behind_count"), Some(vec![0.0, 9.0]));
+        assert_eq!(read("bianque_exporter_behind_size_bytes"), Some(vec![0.0, 90.0]));
+    }
 
     /// Every name is declared once, with a unit and a help text, so the reference and the help lines are complete.
     #[test]

@@ -27,7 +27,7 @@ use std::time::Duration;
 use agent::{Agent, node, now, shop};
 use bianque::exporters::otlp::{MetricDelivery, Node, Protocol, Signal, Transport};
 use bianque::pipeline::metrics::MetricState;
-use bianque::signal::{Histogram, Instrument, MetricDef, Metrics, Panel};
+use bianque::signal::{Histogram, MetricDef, Metrics};
 use bianque::telemetry::{Options, Output, SelfMetrics, Telemetry};
 use servers::{Backend, TLS, eventually};
 
@@ -104,22 +104,8 @@ async fn nothing_is_lost_while_the_collector_is_away() {
     agent.stop().await;
 }
 
-static BUSY: MetricDef = MetricDef {
-    name: "linux.container.test.busy",
-    instrument: Instrument::Counter,
-    unit: "s",
-    help: "Time",
-    attributes: &[],
-    panel: Panel::Rate,
-};
-static DELAY: MetricDef = MetricDef {
-    name: "linux.test.delay",
-    instrument: Instrument::Histogram,
-    unit: "s",
-    help: "Delay",
-    attributes: &[],
-    panel: Panel::Heatmap,
-};
+static BUSY: MetricDef = MetricDef::counter("linux.container.test.busy", "s", "Time");
+static DELAY: MetricDef = MetricDef::histogram("linux.test.delay", "s", "Delay");
 
 /// Metrics come out with their kinds, units and resources, and the Collector shows them to Prometheus.
 #[tokio::test(flavor = "multi_thread")]

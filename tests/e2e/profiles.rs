@@ -77,6 +77,6 @@ async fn server_without_profiles_is_left_alone() {
         let asked = "bianque_exporter_failures_total{exporter=\"otlp\",reason=\"unsupported\",signal=\"profiles\"}";
         assert_eq!(count(asked), 1, "{protocol:?}");
         agent.stop().await;
-        assert_eq!(count("bianque_exporter_behind{exporter=\"otlp/profiles\"}"), 0);
+        assert_eq!(count("bianque_exporter_behind_count{exporter=\"otlp/profiles\"}"), 0);
     }
 }

@@ -37,9 +37,11 @@ async fn metrics_of_ones_own() {
     let _place = place!(Need::Agent, Need::Servers);
     let backend = Backend::collector();
     let agent = start(cargo_example("metrics"), &backend, "");
-    let open = wait_for("the metric", patience(10), || agent.metric("acme_file_handles", &[("acme_state", "open")]));
+    let open =
+        wait_for("the metric", patience(10), || agent.metric("acme_file_handle_count", &[("acme_state", "open")]));
     assert!(open >= 1.0, "{open} open files");
-    let metric = backend.record("metrics", "acme.file.handles", |m| m.text("name") == "acme.file.handles").await;
+    let metric =
+        backend.record("metrics", "acme.file.handle.count", |m| m.text("name") == "acme.file.handle.count").await;
     let points = metric.body["gauge"]["dataPoints"].to_string();
     assert!(points.contains("\"open\"") && points.contains("\"limit\""), "{points}");
     let listed = agent.json(&["list"]);

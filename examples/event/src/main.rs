@@ -13,9 +13,9 @@ use probes::crash::{Record, Records, SKELETON};
 
 const SIGNAL: Key = Key::new("acme.signal", "The signal that ended it");
 
-static COUNT: MetricDef = counter("acme.process.crashes", "Processes that crashed", &[SIGNAL]);
+static COUNT: MetricDef = MetricDef::counter("acme.process.crashes", "{event}", "Processes that crashed").by(&[SIGNAL]);
 static CONTAINER_COUNT: MetricDef =
-    counter("acme.container.process.crashes", "Processes of this workload that crashed", &[SIGNAL]);
+    MetricDef::counter("acme.container.process.crashes", "{event}", "Processes of this workload that crashed").by(&[SIGNAL]);
 static CRASH: EventDef = EventDef {
     name: "acme.process.crash",
     summary: "A process ended by a signal that means a bug",

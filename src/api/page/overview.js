@@ -61,7 +61,7 @@ function drawVitals(node, sums) {
     const last = history.last(name);
     out.push(vital(title, Number.isFinite(last) ? format(last) : '…', more, spark(history.of(name), `${title}, the last readings`, top)));
   };
-  draw('system.cpu.utilization', 'CPU in use', sums.has('linux.cpu.online') ? `of ${count(sums.get('linux.cpu.online').value)} CPUs` : 'of all CPUs', (v) => `${round(v * 100)} %`, 1);
+  draw('system.cpu.utilization', 'CPU in use', sums.has('system.cpu.logical.count') ? `of ${count(sums.get('system.cpu.logical.count').value)} CPUs` : 'of all CPUs', (v) => `${round(v * 100)} %`, 1);
   draw('linux.sched.runqueue.latency', 'Waiting for a CPU', '99 % of threads wait less', span);
   for (const [name, title] of [['system.memory.utilization', 'Memory in use'], ['linux.pressure.cpu', 'CPU pressure'], ['linux.pressure.memory', 'Memory pressure'], ['linux.pressure.io', 'I/O pressure']]) {
     draw(name, title, 'now', (v) => value(v, '1'), 1);

@@ -10,8 +10,9 @@ use serde_json::json;
 
 use super::query::{INSTANCE, WORKLOAD, grown, own};
 use crate::collectors::Registration;
+use crate::collectors::metrics::cpu::CPU_COUNT;
 use crate::exporters::prometheus::names::{Name, word};
-use crate::signal::semconv::{metric, own as names};
+use crate::signal::semconv::own as names;
 use crate::signal::{EventDef, MetricDef, Severity};
 
 /// One alert.
@@ -112,7 +113,7 @@ struct Own {
 
 fn about_the_agent() -> Vec<Alert> {
     let sample = |name| own(name).sample;
-    let [series, collector, store] = [names::SERIES, names::COLLECTOR_STATE, names::STORE_STATE].map(sample);
+    let [series, collector, store] = [names::SERIES_COUNT, names::COLLECTOR_STATE, names::STORE_STATE].map(sample);
     let [lag, source] = [names::EXPORTER_LAG, names::SOURCE_STATE].map(sample);
     let state = names::key::STATE;
     let by = |keys: &[&str]| [&[INSTANCE], keys].concat().join(", ");
@@ -138,7 +139,7 @@ fn about_the_agent() -> Vec<Alert> {
 /// Design's budget: half a percent of the node's CPU.
 fn cost(registrations: &[Registration]) -> Option<Alert> {
     let mut all = registrations.iter().flat_map(|r| r.info.metrics);
-    let cpus = Name::of(all.find(|m| m.name == metric::LINUX_CPU_ONLINE)?).sample;
+    let cpus = Name::of(all.find(|m| ***m == CPU_COUNT)?).sample;
     let time = own(names::PROBE_TIME).sample;
     let used = format!("sum by ({INSTANCE}) (rate({time}[10m]))");
     Some(told(COST, format!("{used} / on ({INSTANCE}) max by ({INSTANCE}) ({cpus}) > 0.005")))

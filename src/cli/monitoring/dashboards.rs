@@ -25,7 +25,7 @@ pub fn all(registrations: &[Registration]) -> Vec<(&'static str, Json)> {
 
 fn node(registrations: &[Registration]) -> Json {
     let about = "What the node's kernel does and what went wrong in it, as bianque sees it.";
-    let mut board = Board::new("node", about, vec![variable(INSTANCE, &own(names::SERIES).sample, "")]);
+    let mut board = Board::new("node", about, vec![variable(INSTANCE, &own(names::SERIES_COUNT).sample, "")]);
     let selector = format!("{{{INSTANCE}=~\"${INSTANCE}\"}}");
     board.rows(registrations, |m| !is_of_workloads(m), &selector, &[INSTANCE.to_owned()], None);
     board.json()
@@ -48,7 +48,7 @@ fn workloads(registrations: &[Registration]) -> Json {
 
 fn agent() -> Json {
     let about = "bianque itself: what it reports, what it loses and why, what it costs.";
-    let mut board = Board::new("agent", about, vec![variable(INSTANCE, &own(names::SERIES).sample, "")]);
+    let mut board = Board::new("agent", about, vec![variable(INSTANCE, &own(names::SERIES_COUNT).sample, "")]);
     for d in SELF_METRICS {
         board.own(d);
     }

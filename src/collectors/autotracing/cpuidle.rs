@@ -44,27 +44,26 @@ use crate::probe::shared::Feature;
 use crate::probe::shared::cpu_sample::{CpuSample, SAMPLE_PERIOD_NS};
 use crate::probe::shared::sched::Sched;
 use crate::probe::stacks::Symbols;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
+use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
 use crate::signal::{
-    Capture, Change, EventDef, MetricDef, Severity, StackSample, Target, Timestamp, Trigger, Workload, WorkloadKey,
-    WorkloadKind,
+    Capture, Change, EventDef, Key, MetricDef, Severity, StackSample, Target, Timestamp, Trigger, Workload,
+    WorkloadKey, WorkloadKind,
 };
 use crate::workload::{Filters, Workloads};
 use limit::{LEAST_CPUS, Limit, Step};
 
+const BY: &[Key] = &[attr::LINUX_CPUIDLE_REASON];
+
 static INCIDENTS: MetricDef =
-    counter(metric::CPUIDLE_INCIDENTS, "Workloads that used too much CPU, on this node", &[attr::LINUX_CPUIDLE_REASON]);
-static CONTAINER_INCIDENTS: MetricDef = counter(
-    metric::CONTAINER_CPUIDLE_INCIDENTS,
-    "Times that this workload used too much CPU",
-    &[attr::LINUX_CPUIDLE_REASON],
-);
+    MetricDef::counter("linux.autotracing.cpuidle.incidents", "{event}", "Workloads that used too much CPU").by(BY);
+static CONTAINER_INCIDENTS: MetricDef =
+    MetricDef::counter("linux.container.autotracing.cpuidle.incidents", "{event}", "Times the workload used too much")
+        .by(BY);
 
 /// The workload is over its limit.
 pub static CPUIDLE: EventDef = EventDef {
-    name: event::AUTOTRACING_CPUIDLE,
+    name: "linux.autotracing.cpuidle",
     summary: "A workload's CPU use jumped, or stays high against its own limit",
     severity: Severity::Warn,
     attributes: &[

@@ -58,30 +58,27 @@ use crate::probe::shared::net::{DropGroup, Growth, Net};
 use crate::probe::skeletons::net::{PacketDrop, Record, Records, SKELETON};
 use crate::probe::stacks::Symbols;
 use crate::probe::text;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
-use crate::signal::{Event, EventDef, Instrument, MetricDef, Panel, Severity, Value, Workload, WorkloadKey};
+use crate::signal::semconv::attr;
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload, WorkloadKey};
 use crate::workload::Workloads;
 
-static EVENTS: MetricDef =
-    counter(metric::NET_PACKET_DROP_EVENTS, "Drops of packets that were told in full", &[attr::LINUX_DROP_REASON]);
-static CONTAINER_EVENTS: MetricDef = counter(
-    metric::CONTAINER_NET_PACKET_DROP_EVENTS,
-    "Drops of this workload's packets that were told in full",
-    &[attr::LINUX_DROP_REASON],
-);
-static DROPS: MetricDef = drops(metric::NET_PACKET_DROPS, "Packets that were dropped");
-static CONTAINER_DROPS: MetricDef =
-    drops(metric::CONTAINER_NET_PACKET_DROPS, "Packets of this workload that were dropped");
+const BY: &[Key] = &[attr::LINUX_DROP_REASON];
+const COUNTED_BY: &[Key] = &[attr::LINUX_DROP_REASON, attr::LINUX_DROP_KIND];
 
-const fn drops(name: &'static str, help: &'static str) -> MetricDef {
-    let attributes = &[attr::LINUX_DROP_REASON, attr::LINUX_DROP_KIND];
-    MetricDef { name, instrument: Instrument::Counter, unit: "{packet}", help, attributes, panel: Panel::Rate }
-}
+static EVENTS: MetricDef =
+    MetricDef::counter("linux.net.packet_drop.events", "{event}", "Drops reported in full").by(BY);
+static CONTAINER_EVENTS: MetricDef =
+    MetricDef::counter("linux.container.net.packet_drop.events", "{event}", "The workload's drops reported in full")
+        .by(BY);
+static DROPS: MetricDef =
+    MetricDef::counter("linux.net.packet_drops", "{packet}", "Packets that were dropped").by(COUNTED_BY);
+static CONTAINER_DROPS: MetricDef =
+    MetricDef::counter("linux.container.net.packet_drops", "{packet}", "The workload's packets that were dropped")
+        .by(COUNTED_BY);
 
 /// Packets were dropped.
 pub static PACKET_DROP: EventDef = EventDef {
-    name: event::NET_PACKET_DROP,
+    name: "linux.net.packet_drop",
     summary: "Packets that somebody wanted were dropped",
     severity: Severity::Warn,
     attributes: &[

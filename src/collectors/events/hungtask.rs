@@ -47,25 +47,23 @@ use crate::probe::shared::tasks::Blocked;
 use crate::probe::shared::{Feature, Tasks};
 use crate::probe::skeletons::hungtask::{Record, Records, SKELETON};
 use crate::probe::stacks::Symbols;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
+use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
-use crate::signal::{Event, EventDef, MetricDef, Role, Severity, Value, Workload};
+use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Value, Workload};
 use crate::workload::Workloads;
 use hangs::{Hang, Hangs, Phase};
 use wait::Wait;
 
+const BY: &[Key] = &[attr::LINUX_PHASE];
+
 static HANGS: MetricDef =
-    counter(metric::TASK_HANGS, "Tasks blocked for longer than the limit, by phase", &[attr::LINUX_PHASE]);
-static CONTAINER_HANGS: MetricDef = counter(
-    metric::CONTAINER_TASK_HANGS,
-    "Tasks of this workload blocked for longer than the limit, by phase",
-    &[attr::LINUX_PHASE],
-);
+    MetricDef::counter("linux.task.hangs", "{event}", "Tasks blocked for longer than the limit").by(BY);
+static CONTAINER_HANGS: MetricDef =
+    MetricDef::counter("linux.container.task.hangs", "{event}", "The workload's tasks blocked for too long").by(BY);
 
 /// A task that sleeps too long.
 pub static HUNG: EventDef = EventDef {
-    name: event::TASK_HUNG,
+    name: "linux.task.hung",
     summary: "A task is in uninterruptible sleep for longer than the limit",
     severity: Severity::Warn,
     attributes: &[

@@ -49,26 +49,22 @@ use crate::host::{Cgroups, Clock, Host, Now};
 use crate::probe::Object;
 use crate::probe::skeletons::memreclaim::{ReclaimKind, ReclaimStall, Record, Records, SKELETON, setting};
 use crate::probe::stacks::Symbols;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
+use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
-use crate::signal::{Event, EventDef, MetricDef, Severity, Value, Workload};
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload};
 use crate::workload::Workloads;
 
-static STALLS: MetricDef = counter(
-    metric::RECLAIM_STALLS,
-    "Times that a task stood still to free memory for longer than the limit",
-    &[attr::LINUX_RECLAIM_KIND],
-);
-static CONTAINER_STALLS: MetricDef = counter(
-    metric::CONTAINER_RECLAIM_STALLS,
-    "Times that a task of this workload stood still to free memory for longer than the limit",
-    &[attr::LINUX_RECLAIM_KIND],
-);
+const BY: &[Key] = &[attr::LINUX_RECLAIM_KIND];
+
+static STALLS: MetricDef =
+    MetricDef::counter("linux.memory.reclaim_stalls", "{event}", "Reclaim stalls of tasks, longer than the limit")
+        .by(BY);
+static CONTAINER_STALLS: MetricDef =
+    MetricDef::counter("linux.container.memory.reclaim_stalls", "{event}", "The workload's long reclaim stalls").by(BY);
 
 /// A task that had to free memory.
 pub static STALL: EventDef = EventDef {
-    name: event::MEMORY_RECLAIM_STALL,
+    name: "linux.memory.reclaim_stall",
     summary: "A task stood still to free memory for longer than the limit",
     severity: Severity::Warn,
     attributes: &[

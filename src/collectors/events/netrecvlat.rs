@@ -48,23 +48,22 @@ use crate::probe::skeletons::net;
 use crate::probe::skeletons::netrecvlat::{ReceiveDelay, ReceiveStage, Record, Records, SKELETON, setting};
 use crate::probe::stacks::Symbols;
 use crate::probe::{Object, text};
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
+use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
-use crate::signal::{Event, EventDef, MetricDef, Severity, Stack, Thread, Workload};
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Stack, Thread, Workload};
 use crate::workload::Workloads;
 
+const BY: &[Key] = &[attr::LINUX_RECEIVE_STAGE];
+
 static DELAYS: MetricDef =
-    counter(metric::NET_RECEIVE_DELAYS, "Received packets that waited too long", &[attr::LINUX_RECEIVE_STAGE]);
-static CONTAINER_DELAYS: MetricDef = counter(
-    metric::CONTAINER_NET_RECEIVE_DELAYS,
-    "Packets for this workload that waited too long",
-    &[attr::LINUX_RECEIVE_STAGE],
-);
+    MetricDef::counter("linux.net.receive_delays", "{event}", "Received packets that waited too long").by(BY);
+static CONTAINER_DELAYS: MetricDef =
+    MetricDef::counter("linux.container.net.receive_delays", "{event}", "The workload's packets that waited too long")
+        .by(BY);
 
 /// A packet waited too long.
 pub static DELAY: EventDef = EventDef {
-    name: event::NET_RECEIVE_DELAY,
+    name: "linux.net.receive_delay",
     summary: "A received packet waited longer than the limit",
     severity: Severity::Warn,
     attributes: &[

@@ -39,21 +39,21 @@ use crate::host::cgroup::Cgroups;
 use crate::host::{Clock, Host, Kmsg};
 use crate::probe::skeletons::oom::{OomVictim, Record, Records, SKELETON};
 use crate::probe::stacks::Symbols;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
+use crate::signal::semconv::attr;
 use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Thread, Value, Workload};
 use crate::workload::Workloads;
 
-static KILLS: MetricDef = counter(metric::OOM_KILLS, "Tasks that the OOM killer chose", &[attr::LINUX_OOM_CONSTRAINT]);
-static CONTAINER_KILLS: MetricDef = counter(
-    metric::CONTAINER_OOM_KILLS,
-    "Tasks of this workload that the OOM killer chose",
-    &[attr::LINUX_OOM_CONSTRAINT],
-);
+const BY: &[Key] = &[attr::LINUX_OOM_CONSTRAINT];
+
+static KILLS: MetricDef =
+    MetricDef::counter("linux.memory.oom_kills", "{event}", "Tasks that the OOM killer chose").by(BY);
+static CONTAINER_KILLS: MetricDef =
+    MetricDef::counter("linux.container.memory.oom_kills", "{event}", "The workload's tasks that the OOM killer chose")
+        .by(BY);
 
 /// A task was chosen.
 pub static OOM_KILL: EventDef = EventDef {
-    name: event::MEMORY_OOM_KILL,
+    name: "linux.memory.oom_kill",
     summary: "The OOM killer chose a task",
     severity: Severity::Error,
     attributes: &[

@@ -39,20 +39,21 @@ use crate::host::Clock;
 use crate::probe::Object;
 use crate::probe::skeletons::softirq::{FoundAt, IrqHeldOff, Record, Records, SKELETON, SoftirqDelay, setting};
 use crate::probe::stacks::Symbols;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
+use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
-use crate::signal::{Event, EventDef, MetricDef, Role, Severity, Thread};
+use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Thread};
 use crate::workload::Workloads;
 
+const BY: &[Key] = &[attr::LINUX_SOFTIRQ_VECTOR];
+
 static DELAYS: MetricDef =
-    counter(metric::SOFTIRQ_DELAYS, "Softirqs that waited longer than the limit", &[attr::LINUX_SOFTIRQ_VECTOR]);
+    MetricDef::counter("linux.softirq.delays", "{event}", "Softirqs that waited longer than the limit").by(BY);
 static HELD_OFFS: MetricDef =
-    counter(metric::IRQ_HELD_OFF, "Times that a CPU took no interrupts for longer than the limit", &[]);
+    MetricDef::counter("linux.irq.held_offs", "{event}", "Times a CPU took no interrupts for longer than the limit");
 
 /// A softirq that waited too long.
 pub static DELAY: EventDef = EventDef {
-    name: event::SOFTIRQ_DELAY,
+    name: "linux.softirq.delay",
     summary: "A softirq was raised but not run for longer than the limit",
     severity: Severity::Warn,
     attributes: &[attr::LINUX_SOFTIRQ_VECTOR, attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, attr::LINUX_CULPRIT],
@@ -62,7 +63,7 @@ pub static DELAY: EventDef = EventDef {
 
 /// A CPU that took no interrupts.
 pub static HELD_OFF: EventDef = EventDef {
-    name: event::IRQ_HELD_OFF,
+    name: "linux.irq.held_off",
     summary: "A CPU took no interrupts for longer than the limit",
     severity: Severity::Warn,
     attributes: &[attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, attr::LINUX_TIMER_FUNCTION, attr::LINUX_CULPRIT],

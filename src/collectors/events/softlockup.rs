@@ -44,18 +44,20 @@ use crate::collectors::{Settings, Unavailable, head_doc};
 use crate::host::{Clock, Host, Kmsg, Now};
 use crate::probe::skeletons::softlockup::{CpuSeen, Lockup, LockupPhase, Record, Records, SKELETON, setting, switch};
 use crate::probe::{Object, Sampling, Table};
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
+use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
-use crate::signal::{EventDef, MetricDef, Severity};
+use crate::signal::{EventDef, Key, MetricDef, Severity};
 use report::{Pending, Reporter, WatchdogLine};
 
+const BY: &[Key] = &[attr::LINUX_PHASE];
+
 static LOCKUPS: MetricDef =
-    counter(metric::SOFT_LOCKUPS, "CPUs kept in the kernel for longer than the limit, by phase", &[attr::LINUX_PHASE]);
+    MetricDef::counter("linux.cpu.soft_lockups", "{event}", "CPUs kept in the kernel longer than the limit, by phase")
+        .by(BY);
 
 /// A CPU that is stuck.
 pub static LOCKED_UP: EventDef = EventDef {
-    name: event::CPU_SOFT_LOCKUP,
+    name: "linux.cpu.soft_lockup",
     summary: "A task keeps a CPU in the kernel for longer than the limit",
     severity: Severity::Error,
     attributes: &[

@@ -43,30 +43,25 @@ use crate::probe::shared::Feature;
 use crate::probe::shared::net::{Growth, Net, RetransmitGroup};
 use crate::probe::skeletons::net::{self, Record, Records, RetransmitKind};
 use crate::probe::stacks::Symbols;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
-use crate::signal::{Event, EventDef, Instrument, MetricDef, Panel, Severity, Value, Workload, WorkloadKey};
+use crate::signal::semconv::attr;
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload, WorkloadKey};
 use crate::workload::Workloads;
 
-static EVENTS: MetricDef =
-    counter(metric::NET_TCP_RETRANSMIT_EVENTS, "Retransmits that were told in full", &[attr::LINUX_RETRANSMIT_KIND]);
-static CONTAINER_EVENTS: MetricDef = counter(
-    metric::CONTAINER_NET_TCP_RETRANSMIT_EVENTS,
-    "Retransmits of this workload that were told in full",
-    &[attr::LINUX_RETRANSMIT_KIND],
-);
-static RETRANSMITS: MetricDef = retransmits(metric::NET_TCP_RETRANSMITS, "Segments that TCP sent again");
-static CONTAINER_RETRANSMITS: MetricDef =
-    retransmits(metric::CONTAINER_NET_TCP_RETRANSMITS, "Segments of this workload that TCP sent again");
+const BY: &[Key] = &[attr::LINUX_RETRANSMIT_KIND];
 
-const fn retransmits(name: &'static str, help: &'static str) -> MetricDef {
-    let attributes = &[attr::LINUX_RETRANSMIT_KIND];
-    MetricDef { name, instrument: Instrument::Counter, unit: "{segment}", help, attributes, panel: Panel::Rate }
-}
+static EVENTS: MetricDef =
+    MetricDef::counter("linux.net.tcp_retransmit.events", "{event}", "Retransmits reported in full").by(BY);
+static CONTAINER_EVENTS: MetricDef =
+    MetricDef::counter("linux.container.net.tcp_retransmit.events", "{event}", "The workload's reported retransmits")
+        .by(BY);
+static RETRANSMITS: MetricDef =
+    MetricDef::counter("linux.net.tcp_retransmits", "{segment}", "Segments that TCP sent again").by(BY);
+static CONTAINER_RETRANSMITS: MetricDef =
+    MetricDef::counter("linux.container.net.tcp_retransmits", "{segment}", "The workload's segments sent again").by(BY);
 
 /// TCP sent segments again.
 pub static RETRANSMIT: EventDef = EventDef {
-    name: event::NET_TCP_RETRANSMIT,
+    name: "linux.net.tcp_retransmit",
     summary: "TCP had to send segments again",
     severity: Severity::Warn,
     attributes: &[

@@ -31,19 +31,18 @@ use crate::collectors::{Collector, Context, EventCollector, Events, Info, NoSett
 use crate::host::Clock;
 use crate::probe::skeletons::txtimeout::{Record, Records, SKELETON, TxTimeout as Timeout};
 use crate::probe::text;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
-use crate::signal::{Event, EventDef, MetricDef, Severity};
+use crate::signal::semconv::attr;
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity};
 
-static TIMEOUTS: MetricDef = counter(
-    metric::NET_TX_TIMEOUTS,
-    "Transmit queues that were stopped for longer than their driver allows",
-    &[attr::NETWORK_INTERFACE_NAME, attr::LINUX_NET_DEVICE_DRIVER],
-);
+const BY: &[Key] = &[attr::NETWORK_INTERFACE_NAME, attr::LINUX_NET_DEVICE_DRIVER];
+
+static TIMEOUTS: MetricDef =
+    MetricDef::counter("linux.net.tx_timeouts", "{event}", "Transmit queues stopped longer than their driver allows")
+        .by(BY);
 
 /// A queue that stands still.
 pub static TX_TIMEOUT: EventDef = EventDef {
-    name: event::NET_TX_TIMEOUT,
+    name: "linux.net.tx_timeout",
     summary: "A network device's transmit queue was stopped for longer than its driver allows",
     severity: Severity::Error,
     attributes: &[

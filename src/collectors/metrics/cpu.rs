@@ -9,7 +9,7 @@
 //! Limits and throttling from the cgroup's `cpu.max` and `cpu.stat` (v1: `cpu.cfs_quota_us`).
 //!
 //! # Signals
-//! `system.cpu.time`, `system.cpu.utilization`, `linux.cpu.online`; `container.cpu.time`,
+//! `system.cpu.time`, `system.cpu.utilization`, `linux.cpu.softirq.time`, `system.cpu.logical.count`; `container.cpu.time`,
 //! `container.cpu.usage`, `linux.container.cpu.limit`, `linux.container.cpu.throttled.time`,
 //! `linux.container.cpu.throttled.periods`, `linux.container.cpu.periods`.
 //!
@@ -17,12 +17,14 @@
 //! A workload's time counts from the agent's start. It is what the scheduler charges: time that
 //! interrupts took, or that the hypervisor gave to others, is left out where the kernel can tell
 //! it. A thread that moves to another cgroup counts there from its next switch. The limit is the
-//! tightest of the workload's cgroup and its ancestors; throttling is its own cgroup's.
+//! tightest of the workload's cgroup and its ancestors; throttling is its own cgroup's. The mode
+//! `interrupt` has hardware and soft interrupts, so that the modes add up to all time;
+//! `linux.cpu.softirq.time` is the softirqs' part of it.
 //!
 //! # What to do next
 //! A workload near its limit with throttled time that grows needs a higher limit or less
 //! parallelism. One far from its limit that is slow nonetheless: see `linux.container.sched.runqueue.latency`.
-//! Much `steal`: the node's own host is overcommitted. Much `softirq`: see the `softirq` collector.
+//! Much `steal`: the node's own host is overcommitted. Much `linux.cpu.softirq.time`: see the `softirq` collector.
 
 use std::collections::HashMap;
 
@@ -37,71 +39,36 @@ use crate::host::{Clock, Host};
 use crate::probe::CgroupId;
 use crate::probe::shared::Feature;
 use crate::probe::shared::sched::{Differences, Sched};
-use crate::signal::semconv::{attr, metric};
-use crate::signal::{Instrument, Key, MetricDef, Metrics, Panel, Value, Workload, WorkloadKey};
+use crate::signal::semconv::attr;
+use crate::signal::{Key, MetricDef, Metrics, Value, Workload, WorkloadKey};
 use crate::workload::Workloads;
 
-const fn def(
-    name: &'static str,
-    instrument: Instrument,
-    unit: &'static str,
-    help: &'static str,
-    attributes: &'static [Key],
-) -> MetricDef {
-    let panel = if matches!(instrument, Instrument::Counter) { Panel::Rate } else { Panel::Gauge };
-    MetricDef { name, instrument, unit, help, attributes, panel }
-}
-
 const MODES: &[Key] = &[attr::CPU_MODE, attr::CPU_LOGICAL_NUMBER];
+const CPU: &[Key] = &[attr::CPU_LOGICAL_NUMBER];
 
-static NODE_TIME: MetricDef =
-    def(metric::SYSTEM_CPU_TIME, Instrument::Counter, "s", "What the node's CPUs did, by mode", MODES);
-static NODE_UTILIZATION: MetricDef = def(
-    metric::SYSTEM_CPU_UTILIZATION,
-    Instrument::Gauge,
-    "1",
-    "Share of the CPUs' time in each mode, since the reading before",
-    MODES,
-);
-static NODE_COUNT: MetricDef =
-    def(metric::LINUX_CPU_ONLINE, Instrument::UpDownCounter, "{cpu}", "CPUs that are online", &[]);
-static TIME: MetricDef =
-    def(metric::CONTAINER_CPU_TIME, Instrument::Counter, "s", "CPU time that the workload used", &[]);
-static USAGE: MetricDef = def(
-    metric::CONTAINER_CPU_USAGE,
-    Instrument::Gauge,
+static NODE_TIME: MetricDef = MetricDef::counter("system.cpu.time", "s", "What the node's CPUs did, by mode").by(MODES);
+static NODE_UTILIZATION: MetricDef =
+    MetricDef::gauge("system.cpu.utilization", "1", "Share of the CPUs' time since the reading before").by(MODES);
+/// Of `interrupt`; the conventions have no mode of its own for it.
+static SOFTIRQ_TIME: MetricDef =
+    MetricDef::counter("linux.cpu.softirq.time", "s", "Part of the interrupt mode that softirqs took").by(CPU);
+/// How many there are; the alert on the agent's cost divides by it.
+pub static CPU_COUNT: MetricDef =
+    MetricDef::up_down_counter("system.cpu.logical.count", "{cpu}", "CPUs that are online");
+static TIME: MetricDef = MetricDef::counter("container.cpu.time", "s", "CPU time that the workload used");
+static USAGE: MetricDef =
+    MetricDef::gauge("container.cpu.usage", "{cpu}", "CPUs that the workload used, since the reading before");
+static LIMIT: MetricDef = MetricDef::up_down_counter(
+    "linux.container.cpu.limit",
     "{cpu}",
-    "CPUs that the workload used, since the reading before",
-    &[],
+    "CPUs that its cgroup and that one's ancestors allow it",
 );
-static LIMIT: MetricDef = def(
-    metric::LINUX_CONTAINER_CPU_LIMIT,
-    Instrument::Gauge,
-    "{cpu}",
-    "CPUs that the workload may use: the tightest limit of its cgroup and that one's ancestors",
-    &[],
-);
-static THROTTLED_TIME: MetricDef = def(
-    metric::LINUX_CONTAINER_CPU_THROTTLED_TIME,
-    Instrument::Counter,
-    "s",
-    "Time that the workload's CPU limit held it back, summed over CPUs",
-    &[],
-);
-static THROTTLED_PERIODS: MetricDef = def(
-    metric::LINUX_CONTAINER_CPU_THROTTLED_PERIODS,
-    Instrument::Counter,
-    "{period}",
-    "Periods in which the CPU limit held the workload back",
-    &[],
-);
-static PERIODS: MetricDef = def(
-    metric::LINUX_CONTAINER_CPU_PERIODS,
-    Instrument::Counter,
-    "{period}",
-    "Periods of the CPU limit in which the workload ran",
-    &[],
-);
+static THROTTLED_TIME: MetricDef =
+    MetricDef::counter("linux.container.cpu.throttled.time", "s", "Time that its limit held it back, over all CPUs");
+static THROTTLED_PERIODS: MetricDef =
+    MetricDef::counter("linux.container.cpu.throttled.periods", "{period}", "Periods in which its limit held it back");
+static PERIODS: MetricDef =
+    MetricDef::counter("linux.container.cpu.periods", "{period}", "Periods of its limit in which it ran");
 
 /// Settings of `cpu`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -138,7 +105,8 @@ impl Collector for Cpu {
         metrics: &[
             &NODE_TIME,
             &NODE_UTILIZATION,
-            &NODE_COUNT,
+            &SOFTIRQ_TIME,
+            &CPU_COUNT,
             &TIME,
             &USAGE,
             &LIMIT,
@@ -190,7 +158,7 @@ struct Node {
 
 impl Node {
     fn write(&mut self, stat: &Stat, per_cpu: bool, out: &mut Metrics) {
-        out.value(&NODE_COUNT, None, &[], f64::from(u32::try_from(stat.cpus.len()).unwrap_or(u32::MAX)));
+        out.value(&CPU_COUNT, None, &[], f64::from(u32::try_from(stat.cpus.len()).unwrap_or(u32::MAX)));
         if !per_cpu {
             return self.write_one(None, stat.all, out);
         }
@@ -202,9 +170,11 @@ impl Node {
     fn write_one(&mut self, cpu: Option<u32>, now: CpuTimes, out: &mut Metrics) {
         let before = self.last.insert(cpu, now);
         let total = before.map(|b| now.total_ns().saturating_sub(b.total_ns())).filter(|t| *t > 0);
+        let number: Vec<_> = cpu.map(|n| (attr::CPU_LOGICAL_NUMBER, Value::from(n))).into_iter().collect();
+        out.value(&SOFTIRQ_TIME, None, &number, seconds(now.softirq_ns));
         for (mode, of) in MODE_TIMES {
             let mut attributes = vec![(attr::CPU_MODE, Value::from(*mode))];
-            attributes.extend(cpu.map(|n| (attr::CPU_LOGICAL_NUMBER, Value::from(n))));
+            attributes.extend_from_slice(&number);
             out.value(&NODE_TIME, None, &attributes, seconds(of(&now)));
             if let (Some(before), Some(total)) = (before, total) {
                 let share = seconds(of(&now).saturating_sub(of(&before))) / seconds(total);
@@ -216,15 +186,15 @@ impl Node {
 
 type Mode = (&'static str, fn(&CpuTimes) -> u64);
 
-/// The conventions' names where they have one. What guests used is in `user` and `nice`, as the kernel counts.
+/// The conventions' modes: hardware and soft interrupts are one. Together they are all of the CPUs' time.
+/// What guests used is in `user` and `nice`, as the kernel counts.
 static MODE_TIMES: &[Mode] = &[
     ("user", |t| t.user_ns),
     ("nice", |t| t.nice_ns),
     ("system", |t| t.system_ns),
     ("idle", |t| t.idle_ns),
     ("iowait", |t| t.iowait_ns),
-    ("interrupt", |t| t.irq_ns),
-    ("softirq", |t| t.softirq_ns),
+    ("interrupt", |t| t.irq_ns + t.softirq_ns),
     ("steal", |t| t.steal_ns),
 ];
 
@@ -303,11 +273,23 @@ mod tests {
         node.write(&stat(10, 90), false, &mut out);
         assert_eq!(get(&out, "system.cpu.time", Some("user")), [10.0]);
         assert_eq!(get(&out, "system.cpu.utilization", None), [] as [f64; 0]);
-        assert_eq!(get(&out, "linux.cpu.online", None), [2.0]);
+        assert_eq!(get(&out, "system.cpu.logical.count", None), [2.0]);
         out.drain();
         node.write(&stat(13, 91), false, &mut out);
         assert_eq!(get(&out, "system.cpu.utilization", Some("user")), [0.75]);
         assert!((get(&out, "system.cpu.utilization", None).iter().sum::<f64>() - 1.0).abs() < 1e-9);
+    }
+
+    /// Softirqs are part of the conventions' interrupt mode, so that the modes add up to all time, and a
+    /// figure of their own.
+    #[test]
+    fn softirqs_are_interrupts() {
+        let (mut node, mut out) = (Node::default(), Metrics::default());
+        let all = CpuTimes { user_ns: 5 * S, irq_ns: S, softirq_ns: 2 * S, ..CpuTimes::default() };
+        node.write(&Stat { all, ..Stat::default() }, false, &mut out);
+        assert_eq!(get(&out, "system.cpu.time", Some("interrupt")), [3.0]);
+        assert_eq!(get(&out, "linux.cpu.softirq.time", None), [2.0]);
+        assert!((get(&out, "system.cpu.time", None).iter().sum::<f64>() - 8.0).abs() < 1e-9);
     }
 
     /// By CPU there is no sum over them, which would count all time twice.
@@ -317,7 +299,7 @@ mod tests {
         node.write(&stat(10, 90), true, &mut out);
         let times = out.points().iter().filter(|p| p.def.name == "system.cpu.time");
         let cpus: Vec<_> = times.map(|p| p.attributes.get("cpu.logical_number").and_then(Value::as_int)).collect();
-        assert_eq!((cpus.len(), cpus[0], cpus[8]), (16, Some(0), Some(3)));
+        assert_eq!((cpus.len(), cpus[0], cpus[7]), (14, Some(0), Some(3)));
     }
 
     /// A workload's time grows by what its cgroups ran, its usage is that over the time between

@@ -26,27 +26,13 @@ use crate::collectors::fold::ByWorkload;
 use crate::collectors::{Collector, Context, Info, MetricCollector, NoSettings, Unavailable, head_doc};
 use crate::probe::shared::Feature;
 use crate::probe::shared::sched::{Differences, RunQueue, Sched, WAIT_EXPONENT, Waits};
-use crate::signal::semconv::metric;
-use crate::signal::{Histogram, Instrument, MetricDef, Metrics, Panel};
+use crate::signal::{Histogram, MetricDef, Metrics};
 use crate::workload::Workloads;
 
-static NODE: MetricDef = MetricDef {
-    name: metric::LINUX_SCHED_RUNQUEUE_LATENCY,
-    instrument: Instrument::Histogram,
-    unit: "s",
-    help: "Time that runnable threads waited for a CPU",
-    attributes: &[],
-    panel: Panel::Heatmap,
-};
-
-static WORKLOAD: MetricDef = MetricDef {
-    name: metric::LINUX_CONTAINER_SCHED_RUNQUEUE_LATENCY,
-    instrument: Instrument::Histogram,
-    unit: "s",
-    help: "Time that the workload's runnable threads waited for a CPU",
-    attributes: &[],
-    panel: Panel::Heatmap,
-};
+static NODE: MetricDef =
+    MetricDef::histogram("linux.sched.runqueue.latency", "s", "Time that runnable threads waited for a CPU");
+static WORKLOAD: MetricDef =
+    MetricDef::histogram("linux.container.sched.runqueue.latency", "s", "Time that its threads waited for a CPU");
 
 /// Run-queue latency of the node and of each workload.
 pub struct RunqLat {

@@ -2,20 +2,13 @@
 use super::*;
 use crate::signal::metric::Reading;
 use crate::signal::semconv::attr;
-use crate::signal::{Histogram, Instrument, Panel, Severity, Value, WorkloadKind};
+use crate::signal::{Histogram, Severity, Value, WorkloadKind};
 
-static CPU: MetricDef = MetricDef {
-    name: "linux.container.cpu.time",
-    instrument: Instrument::Counter,
-    unit: "s",
-    help: "CPU time",
-    attributes: &[attr::CPU_MODE],
-    panel: Panel::Rate,
-};
-static DELAY: MetricDef = MetricDef { name: "linux.delay", instrument: Instrument::Histogram, attributes: &[], ..CPU };
-static LEVEL: MetricDef = MetricDef { name: "linux.level", instrument: Instrument::Gauge, attributes: &[], ..CPU };
-static KILLS: MetricDef = MetricDef { name: "linux.kills", unit: "{kill}", attributes: &[attr::CPU_MODE], ..CPU };
-static CONTAINER_KILLS: MetricDef = MetricDef { name: "linux.container.kills", unit: "{kill}", attributes: &[], ..CPU };
+static CPU: MetricDef = MetricDef::counter("linux.container.cpu.time", "s", "CPU time").by(&[attr::CPU_MODE]);
+static DELAY: MetricDef = MetricDef::histogram("linux.delay", "s", "CPU time");
+static LEVEL: MetricDef = MetricDef::gauge("linux.level", "s", "CPU time");
+static KILLS: MetricDef = MetricDef::counter("linux.kills", "{kill}", "CPU time").by(&[attr::CPU_MODE]);
+static CONTAINER_KILLS: MetricDef = MetricDef::counter("linux.container.kills", "{kill}", "CPU time");
 static KILL: EventDef = EventDef {
     name: "linux.kill",
     summary: "",

@@ -42,16 +42,16 @@ use crate::collectors::{Collector, Context, EventCollector, Events, Info, NoSett
 use crate::host::rtnl::{Bond, Filter, Link, LinkNotice, NsId, Rtnl};
 use crate::host::{Clock, Now};
 use crate::probe::RecordSet;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
-use crate::signal::{Event, EventDef, MetricDef, Severity};
+use crate::signal::semconv::attr;
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity};
 
-static CHANGES: MetricDef =
-    counter(metric::NET_LACP_CHANGES, "Changes of 802.3ad bonds", &[attr::LINUX_NET_LACP_CHANGE]);
+const BY: &[Key] = &[attr::LINUX_NET_LACP_CHANGE];
+
+static CHANGES: MetricDef = MetricDef::counter("linux.net.lacp_changes", "{event}", "Changes of 802.3ad bonds").by(BY);
 
 /// A bond changed.
 pub static LACP_CHANGE: EventDef = EventDef {
-    name: event::NET_LACP_CHANGE,
+    name: "linux.net.lacp_change",
     summary: "An 802.3ad bond lost or found a port or its partner",
     severity: Severity::Info,
     attributes: &[

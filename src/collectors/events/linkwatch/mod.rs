@@ -55,22 +55,19 @@ use crate::host::rtnl::{Link, LinkNotice, NsId};
 use crate::host::{Clock, Host, Now};
 use crate::probe::RecordSet;
 use crate::probe::skeletons::linkwatch::{Record, Records, SKELETON};
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
+use crate::signal::semconv::attr;
 use crate::signal::{Event, EventDef, MetricDef, Role, Severity, Workload};
 use crate::workload::Workloads;
 
-static CHANGES: MetricDef =
-    counter(metric::NET_LINK_CHANGES, "Changes of network devices", &[attr::LINUX_NET_LINK_CHANGE]);
-static CONTAINER_CHANGES: MetricDef = counter(
-    metric::CONTAINER_NET_LINK_CHANGES,
-    "Changes of this workload's network devices",
-    &[attr::LINUX_NET_LINK_CHANGE],
-);
+static CHANGES: MetricDef = MetricDef::counter("linux.net.link_changes", "{event}", "Changes of network devices")
+    .by(&[attr::LINUX_NET_LINK_CHANGE]);
+static CONTAINER_CHANGES: MetricDef =
+    MetricDef::counter("linux.container.net.link_changes", "{event}", "Changes of the workload's network devices")
+        .by(&[attr::LINUX_NET_LINK_CHANGE]);
 
 /// A network device changed.
 pub static LINK_CHANGE: EventDef = EventDef {
-    name: event::NET_LINK_CHANGE,
+    name: "linux.net.link_change",
     summary: "A network device came, went, or changed its state",
     severity: Severity::Info,
     attributes: &[

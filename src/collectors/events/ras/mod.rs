@@ -41,19 +41,19 @@ use crate::probe::skeletons::ras::{
     PcieError, Record, Records, SKELETON,
 };
 use crate::probe::text;
-use crate::signal::event::counter;
-use crate::signal::semconv::{attr, event, metric};
+use crate::signal::semconv::attr;
 use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Thread, Value, Workload};
 use crate::workload::Workloads;
 
 const COUNTED: &[Key] = &[attr::LINUX_HW_ERROR_SOURCE, attr::LINUX_HW_ERROR_SEVERITY];
-static ERRORS: MetricDef = counter(metric::HW_ERRORS, "Errors that the hardware reported", COUNTED);
+static ERRORS: MetricDef =
+    MetricDef::counter("linux.hw.errors", "{event}", "Errors that the hardware reported").by(COUNTED);
 static CONTAINER_ERRORS: MetricDef =
-    counter(metric::CONTAINER_HW_ERRORS, "Pages of this workload that bad memory took", COUNTED);
+    MetricDef::counter("linux.container.hw.errors", "{event}", "The workload's pages that bad memory took").by(COUNTED);
 
 /// The hardware reports an error.
 pub static HW_ERROR: EventDef = EventDef {
-    name: event::HW_ERROR,
+    name: "linux.hw.error",
     summary: "The hardware reported an error",
     severity: Severity::Warn,
     attributes: &[

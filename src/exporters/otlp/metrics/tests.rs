@@ -70,13 +70,35 @@ fn instruments_become_their_kinds() {
     assert_eq!(g.data_points[0].value, Some(number_data_point::Value::AsInt(7)));
     assert_eq!(g.data_points[0].start_time_unix_nano, 0);
     let Some(metric::Data::Sum(sum)) = &level.data else { panic!("{level:?}") };
-    assert!(!sum.is_monotonic);
+    assert_eq!((sum.is_monotonic, sum.aggregation_temporality), (false, 2));
+    let p = &sum.data_points[0];
+    assert_eq!((p.start_time_unix_nano, p.time_unix_nano), (1_000, 2_000));
+    assert_eq!(p.value, Some(number_data_point::Value::AsDouble(-2.0)));
     let Some(metric::Data::ExponentialHistogram(e)) = &delay.data else { panic!("{delay:?}") };
     let p = &e.data_points[0];
     assert_eq!((p.scale, p.count, p.zero_count, p.sum), (0, 8, 2, Some(1.25)));
     let positive = p.positive.as_ref().unwrap();
     assert_eq!((positive.offset, positive.bucket_counts.as_slice()), (-3, &[1, 0, 5][..]));
     assert_eq!(p.zero_threshold, 1.0 / 1_048_576.0);
+}
+
+/// What may fall is the same series when it does: its start stays, where a counter's moves.
+#[test]
+fn what_falls_begins_anew_only_if_it_counts() {
+    let state = MetricState::new(100, Timestamp(1));
+    for (value, at) in [(9.0, 2), (4.0, 3)] {
+        let mut m = Metrics::default();
+        m.value(&COUNTER, None, &[], value);
+        m.value(&LEVEL, None, &[], value);
+        state.update("cpu", &mut m, Timestamp(at));
+    }
+    let all = read(&state);
+    let starts = all[0].scope_metrics[0].metrics.iter().map(|m| {
+        let Some(metric::Data::Sum(sum)) = &m.data else { panic!("{m:?}") };
+        (m.name.as_str(), sum.data_points[0].start_time_unix_nano, sum.data_points[0].value)
+    });
+    let four = Some(number_data_point::Value::AsDouble(4.0));
+    assert_eq!(starts.collect::<Vec<_>>(), [("a.counter", 2, four), ("c.level", 1, four)]);
 }
 
 /// Each workload's series are filed under its own resource, those of one metric together.
