@@ -6,6 +6,7 @@
 //! page) is derived from what the file declares.
 
 pub mod autotracing;
+pub mod detect;
 pub mod drop_reason;
 pub mod events;
 pub mod fold;
