@@ -86,6 +86,7 @@ impl Front {
         Housekeeping {
             objects: own_objects.chain(self.shared.objects()).collect(),
             sources,
+            shared: self.shared.clone(),
             kernel_filter: self.junction.kernel_filter.clone(),
             births: self.shared.cgroups().ok().map(Object::name),
             workloads: self.workloads.clone(),

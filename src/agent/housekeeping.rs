@@ -13,6 +13,7 @@ use super::kernel_filter::KernelFilter;
 use crate::host::Clock;
 use crate::pipeline::metrics::MetricState;
 use crate::probe::Object;
+use crate::probe::shared::Shared;
 use crate::probe::stacks::Symbols;
 use crate::signal::Stage;
 use crate::telemetry::SelfMetrics;
@@ -27,6 +28,8 @@ pub(super) struct Housekeeping {
     pub objects: Vec<Object>,
     /// Collectors with a source of their own, and what it could not hand over.
     pub sources: Vec<(&'static str, Arc<AtomicU64>)>,
+    /// Probes that can lose figures besides records.
+    pub shared: Shared,
     pub kernel_filter: Arc<KernelFilter>,
     /// Name of the object that tells of cgroups, whose losses make the table incomplete.
     pub births: Option<&'static str>,
@@ -47,6 +50,7 @@ struct Before {
     runs: HashMap<(usize, &'static str), (u64, f64)>,
     missed: HashMap<(usize, &'static str), u64>,
     overflowed: HashMap<&'static str, u64>,
+    figures_lost: HashMap<(&'static str, &'static str), u64>,
 }
 
 impl Housekeeping {
@@ -70,6 +74,10 @@ impl Housekeeping {
         }
         for (name, lost) in &self.sources {
             self.own.lost(name, "overrun", lost.swap(0, Ordering::Relaxed));
+        }
+        for (probe, reason, total) in self.shared.lost() {
+            let last = before.figures_lost.insert((probe, reason), total).unwrap_or(0);
+            self.own.lost(probe, reason, total.saturating_sub(last));
         }
         if births_lost && let Err(e) = self.workloads.scan() {
             tracing::warn!("cgroup creation events were lost and the rescan failed: {e}");

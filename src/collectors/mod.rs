@@ -5,11 +5,12 @@
 //! and its line in [`BUILT_IN`]. Everything else (config section, schema, CLI listing, reference
 //! page) is derived from what the file declares.
 
+pub mod accumulate;
 pub mod autotracing;
 mod declared;
+pub mod detect;
 pub mod drop_reason;
 pub mod events;
-pub mod fold;
 pub mod metrics;
 pub mod netns;
 pub mod network;

@@ -39,7 +39,7 @@ impl Owners {
             return Some(w.clone());
         }
         let pids = self.namespaces.get(id)?.pids.clone();
-        let owner = common(pids.into_iter().filter_map(|pid| self.workloads.of_pid(pid)));
+        let owner = common(pids.into_iter().filter_map(|pid| self.workloads.of_pid(pid)), &self.workloads);
         match &owner {
             Some(w) => drop(self.known.insert(id, w.clone())),
             // Those were the first processes; others may follow.

@@ -4,6 +4,7 @@
 
 pub mod entry;
 pub mod event;
+pub mod growing;
 pub mod ids;
 pub mod incident;
 pub mod json;
@@ -22,6 +23,7 @@ pub mod wire;
 pub mod workload;
 
 pub use event::{Event, EventDef, Related, Role, Severity, Thread};
+pub use growing::{Growing, Total};
 pub use incident::{Capture, Change, StackSample, Target, Trigger};
 pub use loss::Stage;
 pub use metric::{Histogram, Instrument, MetricDef, Metrics, Panel, Point};

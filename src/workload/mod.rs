@@ -111,6 +111,12 @@ impl Workloads {
         self.by_key(table::container_key(id))
     }
 
+    /// The living workload that has a cgroup of this path, unless it is a container.
+    #[must_use]
+    pub fn of_path(&self, path: &str) -> Option<Arc<Workload>> {
+        self.read().of_path(path)
+    }
+
     /// All that live, in no order.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Workload>> {

@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Workloads, key_of};
+use super::Workloads;
+use super::path::pod_path;
+use super::runtime::SANDBOX;
 use crate::probe::shared::net::{Member, Net};
-use crate::signal::{Pod, Workload, WorkloadKind};
+use crate::signal::{ContainerKind, Pod, Workload, WorkloadKind};
 
 /// How old a walk over the processes may be: numbers of namespaces are used again.
 const FRESH: Duration = Duration::from_secs(2);
@@ -79,14 +81,14 @@ impl Known {
         }
         for (netns, who) in inside {
             let first_seen = self.owners.get(&netns).map_or(now, |o| o.first_seen);
-            self.owners.insert(netns, Owner { workload: common(who), first_seen, seen: now });
+            self.owners.insert(netns, Owner { workload: common(who, workloads), first_seen, seen: now });
         }
     }
 }
 
-/// The owner of a namespace with these processes in it: a container's before whoever looks into it; several containers
-/// of one pod name the pod, strangers name nobody.
-pub fn common(all: impl IntoIterator<Item = Arc<Workload>>) -> Option<Arc<Workload>> {
+/// The owner of a namespace with these processes in it: a container's before whoever looks into it, and before the
+/// sandbox that holds it; several containers of one pod name the pod, strangers name nobody.
+pub fn common(all: impl IntoIterator<Item = Arc<Workload>>, workloads: &Workloads) -> Option<Arc<Workload>> {
     let mut who: Vec<Arc<Workload>> = Vec::new();
     for w in all {
         if who.iter().all(|known| known.key != w.key) {
@@ -96,20 +98,31 @@ pub fn common(all: impl IntoIterator<Item = Arc<Workload>>) -> Option<Arc<Worklo
     if who.iter().any(|w| w.kind == WorkloadKind::Container) {
         who.retain(|w| w.kind == WorkloadKind::Container);
     }
+    if who.iter().any(|w| !is_sandbox(w)) {
+        who.retain(|w| !is_sandbox(w));
+    }
     if who.len() < 2 {
         return who.pop();
     }
-    let pod = who[0].pod.clone()?;
-    who.iter().all(|w| w.pod.as_ref().is_some_and(|p| p.uid == pod.uid)).then(|| Arc::new(of_pod(&who[0], pod)))
+    let uid = who[0].pod.as_ref().map(|p| p.uid.clone())?;
+    who.iter().all(|w| w.pod.as_ref().is_some_and(|p| p.uid == uid)).then(|| of_pod(&who, workloads))?
 }
 
-/// The pod as a workload of its own.
-fn of_pod(one: &Workload, pod: Pod) -> Workload {
-    let cgroup = one.cgroup.rsplit_once('/').map_or("/", |(parent, _)| parent);
-    let key = key_of(&[b"pod", pod.uid.as_bytes()]);
-    let mut w = Workload::new(key, WorkloadKind::Cgroup, cgroup);
-    w.pod = Some(Pod { container: None, ..pod });
-    w
+fn is_sandbox(w: &Workload) -> bool {
+    let is_sandbox = |p: &Pod| p.kind == Some(ContainerKind::Sandbox);
+    w.container_name.as_deref() == Some(SANDBOX) || w.pod.as_ref().is_some_and(is_sandbox)
+}
+
+/// The pod as a workload of its own: its cgroup, which the table knows for as long as the pod lives. `None`: it
+/// has none. It takes the pod's name from a container that has it.
+fn of_pod(containers: &[Arc<Workload>], workloads: &Workloads) -> Option<Arc<Workload>> {
+    let of_pod = containers.iter().find_map(|w| workloads.of_path(pod_path(&w.cgroup)?))?;
+    let is_named = |w: &Workload| w.pod.as_ref().is_some_and(|p| p.name.is_some());
+    let named = containers.iter().find(|w| is_named(w)).filter(|_| !is_named(&of_pod));
+    let Some(pod) = named.and_then(|w| w.pod.clone()) else { return Some(of_pod) };
+    workloads.update(of_pod.key, |w| {
+        w.pod = Some(Pod { container: None, kind: None, restarts: None, ..pod });
+    })
 }
 
 #[cfg(test)]
@@ -123,13 +136,21 @@ mod tests {
         Member { netns, pid, cgroup: CgroupId { hierarchy: 0, id: cgroup } }
     }
 
-    fn owners(groups: &[(u64, &str)], members: &[Member]) -> Known {
+    fn workloads(groups: &[(u64, &str)]) -> Workloads {
         let workloads = Workloads::new(&Host::under("/nowhere"), &Clock::fixed(Timestamp(1), 1));
         for (id, path) in groups {
             workloads.on_mkdir(CgroupId { hierarchy: 0, id: *id }, path);
         }
+        workloads
+    }
+
+    fn owners(groups: &[(u64, &str)], members: &[Member]) -> Known {
+        owners_in(&workloads(groups), members)
+    }
+
+    fn owners_in(workloads: &Workloads, members: &[Member]) -> Known {
         let mut known = Known::default();
-        known.take_in(members, &workloads);
+        known.take_in(members, workloads);
         known
     }
 
@@ -169,12 +190,46 @@ mod tests {
     fn a_shared_namespace_names_the_pod() {
         let pod = "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555";
         let (one, two) = (format!("{pod}/{}", "a".repeat(64)), format!("{pod}/{}", "b".repeat(64)));
-        let groups = [(3, one.as_str()), (4, two.as_str()), (5, "/x"), (6, "/y")];
+        let groups = [(2, pod), (3, one.as_str()), (4, two.as_str()), (5, "/x"), (6, "/y")];
         let members = [member(10, 1, 1), member(11, 60, 3), member(11, 61, 4), member(12, 70, 5), member(12, 71, 6)];
-        let known = owners(&groups, &members);
-        let w = known.owners[&11].workload.clone().unwrap();
+        let workloads = workloads(&groups);
+        let w = owners_in(&workloads, &members).owners[&11].workload.clone().unwrap();
         assert_eq!((w.cgroup.as_str(), w.container_id.as_deref()), (pod, None));
         assert_eq!(w.pod.as_ref().map(|p| &*p.uid), Some("11111111-2222-3333-4444-555555555555"));
-        assert_eq!(path(&known, 12), None);
+        assert_eq!(path(&owners_in(&workloads, &members), 12), None);
+        // The table has it, so that what is counted of it is counted for as long as it lives.
+        assert!(workloads.is_alive(w.key));
+        workloads.on_rmdir(CgroupId { hierarchy: 0, id: 2 });
+        assert!(!workloads.is_alive(w.key));
+    }
+
+    /// A pod is called what its containers say that it is called, and nothing that is a container's own.
+    #[test]
+    fn a_pod_has_the_name_that_its_containers_know() {
+        let pod = "/kubepods.slice/kubepods-pod11111111_2222_3333_4444_555555555555.slice";
+        let paths = ["a", "b"].map(|c| format!("{pod}/cri-containerd-{}.scope", c.repeat(64)));
+        let workloads = workloads(&[(2, pod), (3, &paths[0]), (4, &paths[1])]);
+        let key = workloads.of_cgroup(CgroupId { hierarchy: 0, id: 4 }).unwrap().key;
+        workloads.update(key, |w| {
+            let pod = w.pod.get_or_insert_with(Pod::default);
+            (pod.name, pod.container) = (Some("web-1".into()), Some("app".into()));
+        });
+        let members = [member(10, 1, 1), member(11, 60, 3), member(11, 61, 4)];
+        let w = owners_in(&workloads, &members).owners[&11].workload.clone().unwrap();
+        let of_pod = w.pod.as_ref().map(|p| (p.name.as_deref(), p.container.as_deref()));
+        assert_eq!((w.cgroup.as_str(), of_pod), (pod, Some((Some("web-1"), None))));
+        assert_eq!(workloads.by_key(w.key).unwrap(), w);
+    }
+
+    /// Beside the sandbox one container has the namespace to itself.
+    #[test]
+    fn a_sandbox_does_not_count() {
+        let pod = "/kubepods/pod11111111-2222-3333-4444-555555555555";
+        let (one, two) = (format!("{pod}/{}", "a".repeat(64)), format!("{pod}/{}", "b".repeat(64)));
+        let workloads = workloads(&[(2, pod), (3, &one), (4, &two)]);
+        let sandbox = workloads.of_cgroup(CgroupId { hierarchy: 0, id: 3 }).unwrap().key;
+        workloads.update(sandbox, |w| w.container_name = Some(SANDBOX.to_owned()));
+        let known = owners_in(&workloads, &[member(10, 1, 1), member(11, 60, 3), member(11, 61, 4), member(12, 62, 3)]);
+        assert_eq!((path(&known, 11), path(&known, 12)), (Some(two), Some(one)));
     }
 }

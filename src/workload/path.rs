@@ -113,6 +113,21 @@ pub fn identify(path: &str) -> Option<Identity<'_>> {
     }
 }
 
+/// The path of the pod's own cgroup, as far as the path of something in the pod shows it.
+#[must_use]
+pub fn pod_path(path: &str) -> Option<&str> {
+    let mut end = 0;
+    let mut found = None;
+    for part in path.split('/') {
+        end += part.len();
+        if pod_of(part).is_some() {
+            found = path.get(..end);
+        }
+        end += 1;
+    }
+    found
+}
+
 fn container_of<'p>(part: &'p str, parent: &str) -> Option<Container<'p>> {
     // Most folders are no container: do not try the table on what is too short to hold an id.
     if part.len() < 64 {

@@ -71,6 +71,10 @@ impl Table {
         self.workloads.get(&key).map(|e| Arc::clone(&e.workload))
     }
 
+    pub fn of_path(&self, path: &str) -> Option<Arc<Workload>> {
+        self.by_key(*self.paths.get(path)?)
+    }
+
     pub fn live(&self) -> Vec<Arc<Workload>> {
         self.workloads.values().filter(|e| e.live > 0).map(|e| Arc::clone(&e.workload)).collect()
     }

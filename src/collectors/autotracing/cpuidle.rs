@@ -12,7 +12,8 @@
 //! quota of its cgroup and ancestors, its cpuset, the node), or `jump_limit` more than its usual. After one second over the limit
 //! sampling starts, in memory only. If that holds for `window`, the incident is opened with that first
 //! second as its onset and the samples in it; else the samples are dropped and counted. A slow ramp
-//! ends at the same limit, so it counts too. Whom the collector's filter denies is not sampled.
+//! ends at the same limit, so it counts too. What is usual for a workload that ran before the agent is
+//! learned during its first minute, in which only `usage_limit` counts. Whom the collector's filter denies is not sampled.
 //!
 //! ## Signals
 //! `linux.autotracing.cpuidle` with the figures, an incident, a CPU profile.
@@ -26,20 +27,18 @@
 //! page faults; wide user frames: its own code. Throttled meanwhile (`linux.container.cpu.throttled.time`)
 //! means that the limit is what it feels.
 
-mod limit;
+mod usage;
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::collectors::detect::{Reason, Step};
 use crate::collectors::{AutoTracer, Collector, Context, Info, Invalid, Limits, Settings, Unavailable, head_doc};
 use crate::host::Now;
 use crate::host::cgroup::Cgroups;
-use crate::probe::CgroupId;
 use crate::probe::shared::Feature;
 use crate::probe::shared::cpu_sample::{CpuSample, SAMPLE_PERIOD_NS};
 use crate::probe::shared::sched::Sched;
@@ -47,11 +46,10 @@ use crate::probe::stacks::Symbols;
 use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
 use crate::signal::{
-    Capture, Change, EventDef, Key, MetricDef, Severity, StackSample, Target, Timestamp, Trigger, Workload,
-    WorkloadKey, WorkloadKind,
+    Capture, Change, EventDef, Key, MetricDef, Severity, StackSample, Target, Timestamp, Trigger, WorkloadKey,
 };
 use crate::workload::{Filters, Workloads};
-use limit::{LEAST_CPUS, Limit, Step};
+use usage::{Figures, Judge, Usage, Verdict};
 
 const BY: &[Key] = &[attr::LINUX_CPUIDLE_REASON];
 
@@ -124,18 +122,6 @@ impl Settings for Config {
     }
 }
 
-/// A limit is read again after this long.
-const LIMIT_AGE_NS: u64 = 30_000_000_000;
-
-/// What is known of one workload.
-struct Watched {
-    workload: Arc<Workload>,
-    used_ns: u64,
-    capacity_read_ns: u64,
-    limit: Limit,
-    seen_ns: u64,
-}
-
 /// The collector.
 pub struct CpuIdle {
     config: Config,
@@ -146,8 +132,7 @@ pub struct CpuIdle {
     symbols: Symbols,
     cgroups: Cgroups,
     online: f64,
-    watched: HashMap<WorkloadKey, Watched>,
-    last_ns: Option<u64>,
+    usage: Usage,
 }
 
 impl Collector for CpuIdle {
@@ -177,30 +162,28 @@ impl Collector for CpuIdle {
             symbols: cx.symbols.clone(),
             cgroups,
             online: online as f64,
-            watched: HashMap::new(),
-            last_ns: None,
+            usage: Usage::default(),
         })
     }
 
     fn reload(&mut self, config: Config) -> anyhow::Result<()> {
         self.config = config;
+        self.usage.begin_again();
         Ok(())
     }
 }
 
 impl AutoTracer for CpuIdle {
     fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>> {
-        let used = self.used_by_workload()?;
-        let elapsed = self.last_ns.replace(now.boot_ns).map(|last| now.boot_ns.saturating_sub(last));
-        let mut changes = Vec::new();
-        for (key, (workload, cgroups, used_ns)) in used {
-            let before = self.remember(key, &workload, used_ns, now);
-            let Some(elapsed) = elapsed.filter(|e| *e > 0) else { continue };
-            let cpus = used_ns.saturating_sub(before) as f64 / elapsed as f64;
-            self.judge(key, cpus, &cgroups, now, &mut changes)?;
-        }
-        self.forget_gone(now, &mut changes);
-        Ok(changes)
+        let judge = Judge {
+            config: &self.config,
+            workloads: &self.workloads,
+            capacity: &|w| capacity(&self.cgroups, &w.cgroup, self.online),
+            wanted: &|w| self.filters.pass(Self::INFO.name, Some(w)),
+            now,
+        };
+        let verdicts = self.usage.step(self.sched.cpu_time()?, &judge);
+        Ok(verdicts.into_iter().filter_map(|v| self.act(v, now)).collect())
     }
 
     fn capture(
@@ -257,89 +240,48 @@ fn profile(
     })
 }
 
-type Used = HashMap<WorkloadKey, (Arc<Workload>, Vec<CgroupId>, u64)>;
-
 impl CpuIdle {
-    fn used_by_workload(&self) -> anyhow::Result<Used> {
-        let mut used: Used = HashMap::new();
-        for (cgroup, ns) in self.sched.cpu_time()? {
-            let Some(w) = self.workloads.of_cgroup(cgroup).filter(|w| self.counts(w.kind)) else { continue };
-            let entry = used.entry(w.key).or_insert_with(|| (w, Vec::new(), 0));
-            entry.1.push(cgroup);
-            entry.2 += ns;
-        }
-        Ok(used)
-    }
-
-    fn counts(&self, kind: WorkloadKind) -> bool {
-        match kind {
-            WorkloadKind::Container | WorkloadKind::Cgroup => true,
-            WorkloadKind::Unit => self.config.units,
-            WorkloadKind::Own => false,
-        }
-    }
-
-    /// Keeps the new reading and gives the one before it. A workload that was not in it had used nothing.
-    fn remember(&mut self, key: WorkloadKey, workload: &Arc<Workload>, used_ns: u64, now: Now) -> u64 {
-        let w = self.watched.entry(key).or_insert_with(|| Watched {
-            workload: workload.clone(),
-            used_ns: 0,
-            capacity_read_ns: 0,
-            limit: Limit::new(self.online),
-            seen_ns: now.boot_ns,
-        });
-        w.workload = workload.clone();
-        w.seen_ns = now.boot_ns;
-        std::mem::replace(&mut w.used_ns, used_ns)
-    }
-
-    fn judge(
-        &mut self,
-        key: WorkloadKey,
-        cpus: f64,
-        cgroups: &[CgroupId],
-        now: Now,
-        changes: &mut Vec<Change>,
-    ) -> anyhow::Result<()> {
-        let Some(w) = self.watched.get_mut(&key) else { return Ok(()) };
-        // A workload that uses next to nothing of anything needs no limit read.
-        if cpus >= LEAST_CPUS && now.boot_ns.saturating_sub(w.capacity_read_ns) > LIMIT_AGE_NS {
-            w.limit.capacity = capacity(&self.cgroups, &w.workload.cgroup, self.online);
-            w.capacity_read_ns = now.boot_ns;
-        }
-        let wanted = cpus >= LEAST_CPUS && self.filters.pass(Self::INFO.name, Some(&w.workload));
-        match w.limit.step(&self.config, cpus, wanted, now) {
-            Step::Nothing => {}
-            Step::Sample => self.sampler.watch(key.0, cgroups)?,
+    fn act(&self, verdict: Verdict, now: Now) -> Option<Change> {
+        let Verdict { key, step, figures } = verdict;
+        match (step, figures) {
+            (Step::Begin, Some(f)) => said(self.sampler.watch(key.0, &f.cgroups)),
             // It may have got cgroups since.
-            Step::Wait => self.sampler.extend(key.0, cgroups)?,
-            Step::Drop => changes.push(Change::Discarded(target(key), self.sampler.take(key.0).samples)),
-            Step::Open { since, reason, sampled } => {
-                let mut trigger = trigger(w, key, reason, cpus, since, now);
-                trigger.capture = sampled && wanted;
-                if !trigger.capture {
+            (Step::Hold, Some(f)) => said(self.sampler.extend(key.0, &f.cgroups)),
+            (Step::Open { since, reason, taken }, Some(f)) => {
+                let mut trigger = trigger(&f, reason, since, now);
+                trigger.capture = taken && f.wanted;
+                if taken && !f.wanted {
                     self.sampler.take(key.0);
                 }
-                changes.push(Change::Onset(trigger));
+                return Some(Change::Onset(trigger));
             }
-            Step::Recover => {
+            (Step::Drop, _) => return Some(Change::Discarded(target(key), self.sampler.take(key.0).samples)),
+            (Step::Recover, _) => {
                 self.sampler.stop(key.0);
-                changes.push(Change::Recovered(target(key), now.wall));
+                return Some(Change::Recovered(target(key), now.wall));
+            }
+            (Step::Nothing, _) | (Step::Begin | Step::Hold | Step::Open { .. }, None) => {}
+        }
+        None
+    }
+}
+
+impl Drop for CpuIdle {
+    /// Nobody is left who would take what is being sampled; captures close with what they have.
+    fn drop(&mut self) {
+        for (key, step) in self.usage.end() {
+            match step {
+                Step::Drop => drop(self.sampler.take(key.0)),
+                _ => self.sampler.stop(key.0),
             }
         }
-        Ok(())
     }
+}
 
-    /// Workloads that are gone: what was open has recovered.
-    fn forget_gone(&mut self, now: Now, changes: &mut Vec<Change>) {
-        self.watched.retain(|key, w| {
-            let gone = now.boot_ns.saturating_sub(w.seen_ns) > LIMIT_AGE_NS;
-            if gone && w.limit.is_open() {
-                self.sampler.stop(key.0);
-                changes.push(Change::Recovered(target(*key), now.wall));
-            }
-            !gone
-        });
+/// What is not sampled is still judged.
+fn said(sampling: anyhow::Result<()>) {
+    if let Err(e) = sampling {
+        tracing::warn!("cpuidle: {e:#}");
     }
 }
 
@@ -354,29 +296,25 @@ fn target(key: WorkloadKey) -> Target {
     Target { collector: CpuIdle::INFO.name, workload: Some(key), detail: None }
 }
 
-fn trigger(w: &Watched, key: WorkloadKey, reason: &'static str, cpus: f64, since: Now, now: Now) -> Trigger {
+fn trigger(f: &Figures, reason: Reason, since: Now, now: Now) -> Trigger {
     let mut attributes = crate::signal::Attributes::new();
-    let Limit { capacity, usual, .. } = w.limit;
-    let share = cpus / capacity;
-    attributes.set(attr::LINUX_CPUIDLE_REASON, reason).set(attr::LINUX_CPU_USAGE, cpus);
-    attributes.set(attr::LINUX_CPU_CAPACITY, capacity).set(attr::LINUX_CPU_UTILIZATION, share);
-    attributes.set(attr::LINUX_CPU_USUAL, usual);
-    let name = w.workload.display_name();
-    let message = match reason {
-        "usage" => format!("{name} uses {cpus:.2} of its {capacity:.2} CPUs ({:.0} %)", share * 100.0),
-        _ => format!(
-            "{name} uses {cpus:.2} CPUs ({:.0} % of what it may use), usually {:.0} %",
-            share * 100.0,
-            usual * 100.0
-        ),
+    let (cpus, capacity, percent) = (f.cpus, f.capacity, f.share() * 100.0);
+    let name = f.workload.display_name();
+    let usual = f.usual.map(|u| format!(", usually {:.0} %", u * 100.0)).unwrap_or_default();
+    let (reason, message) = match reason {
+        Reason::Jump => ("jump", format!("{name} uses {cpus:.2} CPUs ({percent:.0} % of what it may use){usual}")),
+        _ => ("usage", format!("{name} uses {cpus:.2} of its {capacity:.2} CPUs ({percent:.0} %)")),
     };
+    attributes.set(attr::LINUX_CPUIDLE_REASON, reason).set(attr::LINUX_CPU_USAGE, cpus);
+    attributes.set(attr::LINUX_CPU_CAPACITY, capacity).set(attr::LINUX_CPU_UTILIZATION, f.share());
+    attributes.set_some(attr::LINUX_CPU_USUAL, f.usual);
     Trigger {
-        target: target(key),
+        target: target(f.workload.key),
         def: &CPUIDLE,
         severity: CPUIDLE.severity,
         onset: since.wall,
         detected: now.wall,
-        workload: Some(w.workload.clone()),
+        workload: Some(f.workload.clone()),
         message,
         attributes,
         capture: true,

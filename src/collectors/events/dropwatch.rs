@@ -43,23 +43,23 @@
 //! `ignore`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::collectors::accumulate::Accumulator;
 use crate::collectors::drop_reason::Reasons;
 use crate::collectors::network::{Owners, ends, set_flow, set_state};
 use crate::collectors::{Collector, Context, EventCollector, Events, Info, Optional, Settings, Unavailable, head_doc};
 use crate::host::{Clock, Now};
 use crate::probe::shared::Feature;
-use crate::probe::shared::net::{DropGroup, Growth, Net};
+use crate::probe::shared::net::{DropGroup, Net};
 use crate::probe::skeletons::net::{PacketDrop, Record, Records, SKELETON};
 use crate::probe::stacks::Symbols;
 use crate::probe::text;
 use crate::signal::semconv::attr;
-use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload, WorkloadKey};
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload};
 use crate::workload::Workloads;
 
 const BY: &[Key] = &[attr::LINUX_DROP_REASON];
@@ -110,6 +110,10 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 const TOLD_TO_SENDER: &str = "NO_SOCKET";
 /// Hardware traps whose names are kept.
 const MAX_TRAPS: usize = 1024;
+/// Labels that the node or a workload may have: a driver names its traps as it likes. The kernel has some 150 reasons.
+const MAX_LABELS: usize = 512;
+/// The reason under which further ones are counted.
+const OTHER: &str = "OTHER";
 
 /// Settings of `dropwatch`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -127,17 +131,17 @@ pub struct DropWatch {
     clock: Clock,
     symbols: Symbols,
     owners: Owners,
-    reasons: Reasons,
+    names: Names,
     counts: Counts,
     workloads: Workloads,
 }
 
-/// Exact counts, as they are told.
-#[derive(Default)]
-struct Counts {
-    growth: Growth<DropGroup>,
-    node: HashMap<(String, &'static str), u64>,
-    by_workload: HashMap<(WorkloadKey, String, &'static str), (Arc<Workload>, u64)>,
+/// Exact counts, by name of the reason and kind.
+type Counts = Accumulator<DropGroup, (String, &'static str), u64>;
+
+/// What reasons are called.
+struct Names {
+    reasons: Reasons,
     /// Names of hardware traps by the address that the groups have.
     traps: HashMap<u64, String>,
 }
@@ -169,8 +173,8 @@ impl Collector for DropWatch {
             clock: cx.clock.clone(),
             symbols: cx.symbols.clone(),
             owners,
-            reasons,
-            counts: Counts::default(),
+            names: Names { reasons, traps: HashMap::new() },
+            counts: Counts::bounded(MAX_LABELS, |(_, kind)| (OTHER.to_owned(), kind)),
             workloads: cx.workloads.clone(),
         };
         made.reload(config).map_err(|e| Unavailable::because(format!("{e:#}")))?;
@@ -178,10 +182,10 @@ impl Collector for DropWatch {
     }
 
     fn reload(&mut self, config: Config) -> anyhow::Result<()> {
-        for name in config.ignore.iter().filter(|n| !self.reasons.has(n)) {
+        for name in config.ignore.iter().filter(|n| !self.names.reasons.has(n)) {
             tracing::warn!("dropwatch: ignore: this kernel has no reason {name}");
         }
-        self.reasons.configure(&self.net, &config.ignore)
+        self.names.reasons.configure(&self.net, &config.ignore)
     }
 }
 
@@ -201,13 +205,14 @@ impl EventCollector for DropWatch {
     }
 
     fn tick(&mut self, _: Now, out: &mut Events) -> anyhow::Result<()> {
-        let growth = self.counts.growth.of(&self.net.drops()?);
-        for (group, hits) in growth {
-            let reason = self.reason(group.reason, group.hardware.then_some(group.location));
-            let workload = self.owners.workload(group.cgroup, group.netns);
-            self.counts.add(reason, group.kind.name(), workload, hits.all);
-        }
-        self.counts.write(&self.workloads, out);
+        let (names, owners) = (&self.names, &self.owners);
+        self.counts.feed(
+            &self.workloads,
+            self.net.drops()?,
+            |group| owners.workload(group.cgroup, group.netns),
+            |group| (names.of(group.reason, group.hardware.then_some(group.location)), group.kind.name()),
+        );
+        write(&self.counts, out);
         Ok(())
     }
 }
@@ -215,8 +220,8 @@ impl EventCollector for DropWatch {
 impl DropWatch {
     fn dropped(&mut self, r: &PacketDrop) -> Event {
         let hardware = r.hardware != 0;
-        if hardware && self.counts.traps.len() < MAX_TRAPS {
-            self.counts.traps.insert(r.location, text(&r.trap));
+        if hardware && self.names.traps.len() < MAX_TRAPS {
+            self.names.traps.insert(r.location, text(&r.trap));
         }
         let at = (!hardware).then(|| self.symbols.kernel(&[r.location]).first().map(ToString::to_string)).flatten();
         let whose = match at.as_deref() {
@@ -225,7 +230,7 @@ impl DropWatch {
             }
             _ => self.owners.of(&r.owner),
         };
-        let reason = self.reason(r.reason, hardware.then_some(r.location));
+        let reason = self.names.of(r.reason, hardware.then_some(r.location));
         let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
         let mut e = Event::new(&PACKET_DROP, self.clock.wall(r.time_ns), whose.workload, String::new());
         e.thread = whose.thread;
@@ -253,41 +258,28 @@ impl DropWatch {
         a.set(attr::LINUX_NET_PACKET_SIZE, r.length_bytes).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
         e
     }
+}
 
+impl Names {
     /// `trap`: the address of a hardware trap's name.
-    fn reason(&self, reason: u32, trap: Option<u64>) -> String {
+    fn of(&self, reason: u32, trap: Option<u64>) -> String {
         match trap {
             None => self.reasons.name(reason),
-            Some(at) => self.counts.traps.get(&at).cloned().unwrap_or_else(|| "hardware".to_owned()),
+            Some(at) => self.traps.get(&at).cloned().unwrap_or_else(|| "hardware".to_owned()),
         }
     }
 }
 
-impl Counts {
-    fn add(&mut self, reason: String, kind: &'static str, workload: Option<Arc<Workload>>, n: u64) {
-        if let Some(w) = workload {
-            self.by_workload.entry((w.key, reason.clone(), kind)).or_insert((w, 0)).1 += n;
-        }
-        *self.node.entry((reason, kind)).or_default() += n;
+/// What every reason came to so far.
+fn write(counts: &Counts, out: &mut Events) {
+    let labels = |(reason, kind): &(String, &'static str)| {
+        [(attr::LINUX_DROP_REASON, Value::from(reason.clone())), (attr::LINUX_DROP_KIND, Value::from(*kind))]
+    };
+    for (label, n) in counts.node() {
+        out.metrics.count(&DROPS, None, &labels(label), n.total);
     }
-
-    /// What every reason came to so far; workloads that are gone are told once more.
-    fn write(&mut self, workloads: &Workloads, out: &mut Events) {
-        let labels = |reason: &String, kind| {
-            [(attr::LINUX_DROP_REASON, Value::from(reason.clone())), (attr::LINUX_DROP_KIND, Value::from(kind))]
-        };
-        for ((reason, kind), n) in &self.node {
-            out.metrics.count(&DROPS, None, &labels(reason, *kind), *n);
-        }
-        for ((_, reason, kind), (workload, n)) in &self.by_workload {
-            out.metrics.count(&CONTAINER_DROPS, Some(workload), &labels(reason, *kind), *n);
-        }
-        self.by_workload.retain(|(key, ..), (workload, _)| {
-            if let Some(newest) = workloads.by_key(*key) {
-                *workload = newest;
-            }
-            workloads.is_alive(*key)
-        });
+    for (workload, label, n) in counts.workloads() {
+        out.metrics.count(&CONTAINER_DROPS, Some(workload), &labels(label), n.total);
     }
 }
 

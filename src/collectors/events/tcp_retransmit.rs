@@ -31,20 +31,19 @@
 //! one port: nobody answers there: a firewall, or a full accept queue. `rto` with a small window and a
 //! normal round-trip time: single losses at the end of short answers, which fast retransmit cannot mend.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::collectors::accumulate::Accumulator;
 use crate::collectors::drop_reason::Reasons;
 use crate::collectors::network::{Owners, ends, set_flow, set_state};
 use crate::collectors::{Collector, Context, EventCollector, Events, Info, NoSettings, Unavailable, head_doc};
 use crate::host::{Clock, Now};
 use crate::probe::shared::Feature;
-use crate::probe::shared::net::{Growth, Net, RetransmitGroup};
+use crate::probe::shared::net::{Net, RetransmitGroup};
 use crate::probe::skeletons::net::{self, Record, Records, RetransmitKind};
 use crate::probe::stacks::Symbols;
 use crate::signal::semconv::attr;
-use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload, WorkloadKey};
+use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload};
 use crate::workload::Workloads;
 
 const BY: &[Key] = &[attr::LINUX_RETRANSMIT_KIND];
@@ -121,11 +120,12 @@ pub struct TcpRetransmit {
     workloads: Workloads,
 }
 
-#[derive(Default)]
-struct Counts {
-    growth: Growth<RetransmitGroup>,
-    node: [u64; KINDS.len()],
-    by_workload: HashMap<WorkloadKey, (Arc<Workload>, [u64; KINDS.len()])>,
+/// Exact counts, by name of the kind.
+type Counts = Accumulator<RetransmitGroup, &'static str, u64>;
+
+/// All kinds of the node are there from the start.
+fn counts() -> Counts {
+    Counts::default().with_labels(KINDS.map(|(_, name)| name))
 }
 
 impl Collector for TcpRetransmit {
@@ -158,7 +158,7 @@ impl Collector for TcpRetransmit {
             symbols: cx.symbols.clone(),
             owners,
             reasons,
-            counts: Counts::default(),
+            counts: counts(),
             workloads: cx.workloads.clone(),
         })
     }
@@ -184,11 +184,10 @@ impl EventCollector for TcpRetransmit {
     }
 
     fn tick(&mut self, _: Now, out: &mut Events) -> anyhow::Result<()> {
-        for (group, hits) in self.counts.growth.of(&self.net.retransmits()?) {
-            let workload = self.owners.workload(group.cgroup, group.netns);
-            self.counts.add(group.kind, workload, hits.all);
-        }
-        self.counts.write(&self.workloads, out);
+        let owner = |group: RetransmitGroup| self.owners.workload(group.cgroup, group.netns);
+        let label = |group: RetransmitGroup| kind(RetransmitKind(group.kind));
+        self.counts.feed(&self.workloads, self.net.retransmits()?, owner, label);
+        write(&self.counts, out);
         Ok(())
     }
 }
@@ -247,36 +246,14 @@ fn severity(r: &net::TcpRetransmit) -> Severity {
     if noticeable && !abandoned { Severity::Warn } else { Severity::Info }
 }
 
-impl Counts {
-    fn add(&mut self, kind: u32, workload: Option<Arc<Workload>>, n: u64) {
-        let at = kind as usize;
-        if let Some(w) = workload
-            && let Some(count) = self.by_workload.entry(w.key).or_insert((w, [0; KINDS.len()])).1.get_mut(at)
-        {
-            *count += n;
-        }
-        if let Some(count) = self.node.get_mut(at) {
-            *count += n;
-        }
+/// What every kind came to so far.
+fn write(counts: &Counts, out: &mut Events) {
+    let label = |name: &'static str| [(attr::LINUX_RETRANSMIT_KIND, Value::from(name))];
+    for (name, n) in counts.node() {
+        out.metrics.count(&RETRANSMITS, None, &label(name), n.total);
     }
-
-    /// What every kind came to so far; workloads that are gone are told once more.
-    fn write(&mut self, workloads: &Workloads, out: &mut Events) {
-        let label = |name: &'static str| [(attr::LINUX_RETRANSMIT_KIND, Value::from(name))];
-        for ((_, name), n) in KINDS.iter().zip(&self.node) {
-            out.metrics.count(&RETRANSMITS, None, &label(name), *n);
-        }
-        for (workload, counts) in self.by_workload.values() {
-            for ((_, name), n) in KINDS.iter().zip(counts).filter(|(_, n)| **n > 0) {
-                out.metrics.count(&CONTAINER_RETRANSMITS, Some(workload), &label(name), *n);
-            }
-        }
-        self.by_workload.retain(|key, (workload, _)| {
-            if let Some(newest) = workloads.by_key(*key) {
-                *workload = newest;
-            }
-            workloads.is_alive(*key)
-        });
+    for (workload, name, n) in counts.workloads() {
+        out.metrics.count(&CONTAINER_RETRANSMITS, Some(workload), &label(name), n.total);
     }
 }
 
@@ -297,7 +274,10 @@ fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::shared::net::Hits;
+    use crate::host::Host;
+    use crate::probe::CgroupId;
+    use crate::signal::metric::Reading;
+    use crate::signal::{Point, Timestamp, Total};
     use zerocopy::FromZeros as _;
 
     fn record(kind: RetransmitKind, socket: u64, attempt: u32, suppressed: u64) -> net::TcpRetransmit {
@@ -317,17 +297,27 @@ mod tests {
         assert_eq!(of(record(RetransmitKind::RETRANSMIT_SYN, 7, 1, 0)), Severity::Warn);
     }
 
-    /// Every kind is there from the start, at zero; counts only grow.
+    /// Every kind is there from the start, at zero; a workload has those that it had.
     #[test]
     fn counts_start_at_zero() {
-        let workloads = Workloads::default();
-        let mut counts = Counts::default();
+        let workloads = Workloads::new(&Host::under("/nowhere"), &Clock::fixed(Timestamp(1), 1));
+        workloads.on_mkdir(CgroupId { hierarchy: 0, id: 7 }, "/job");
+        let mut counts = counts();
         let mut out = Events::default();
-        counts.write(&workloads, &mut out);
+        write(&counts, &mut out);
         assert_eq!(out.metrics.drain().count(), KINDS.len());
-        for _ in 0..2 {
-            counts.add(2, None, Hits { all: 3, ..Hits::default() }.all);
+        let group = RetransmitGroup { cgroup: 7, netns: 1, kind: 2 };
+        let owner = |g: RetransmitGroup| workloads.of_cgroup(CgroupId { hierarchy: 0, id: g.cgroup });
+        for n in [3, 6] {
+            let reading = [Total::new(group, 1, n)];
+            counts.feed(&workloads, reading, owner, |g| kind(RetransmitKind(g.kind)));
         }
-        assert_eq!(counts.node[2], 6);
+        write(&counts, &mut out);
+        let kind_of =
+            |p: &Point| p.attributes.get(attr::LINUX_RETRANSMIT_KIND.name).and_then(Value::as_str).map(str::to_owned);
+        let fast = out.metrics.points().iter().filter(|p| kind_of(p).as_deref() == Some("fast"));
+        let fast: Vec<_> = fast.map(|p| (p.def.name, &p.reading)).collect();
+        assert_eq!(fast, [(RETRANSMITS.name, &Reading::Int(6)), (CONTAINER_RETRANSMITS.name, &Reading::Int(6))]);
+        assert_eq!(out.metrics.points().len(), KINDS.len() + 1);
     }
 }

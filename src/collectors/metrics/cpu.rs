@@ -31,16 +31,16 @@ use std::collections::HashMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::collectors::fold::ByWorkload;
+use crate::collectors::accumulate::Accumulator;
 use crate::collectors::{Collector, Context, Info, MetricCollector, Settings, Unavailable, head_doc};
 use crate::host::cgroup::Cgroups;
 use crate::host::proc::{CpuTimes, Stat};
 use crate::host::{Clock, Host};
 use crate::probe::CgroupId;
 use crate::probe::shared::Feature;
-use crate::probe::shared::sched::{Differences, Sched};
+use crate::probe::shared::sched::Sched;
 use crate::signal::semconv::attr;
-use crate::signal::{Key, MetricDef, Metrics, Value, Workload, WorkloadKey};
+use crate::signal::{Key, MetricDef, Metrics, Total, Value, Workload};
 use crate::workload::Workloads;
 
 const MODES: &[Key] = &[attr::CPU_MODE, attr::CPU_LOGICAL_NUMBER];
@@ -143,7 +143,7 @@ impl MetricCollector for Cpu {
     fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()> {
         let node = self.host.stat().map(|stat| self.node.write(&stat, self.config.per_cpu, out));
         self.usage.write(self.sched.cpu_time()?, self.clock.now().boot_ns, &self.workloads, out);
-        for (workload, _) in self.usage.times.iter() {
+        for (workload, ..) in self.usage.times.workloads() {
             limits(&self.cgroups, workload, out);
         }
         Ok(node?)
@@ -201,25 +201,19 @@ static MODE_TIMES: &[Mode] = &[
 /// What workloads used, from the shared probe.
 #[derive(Default)]
 struct Usage {
-    differences: Differences<u64>,
-    times: ByWorkload<u64>,
-    last: HashMap<WorkloadKey, u64>,
+    times: Accumulator<CgroupId, (), u64>,
     last_ns: Option<u64>,
 }
 
 impl Usage {
-    fn write(&mut self, reading: Vec<(CgroupId, u64)>, now_ns: u64, workloads: &Workloads, out: &mut Metrics) {
-        self.times.add(workloads, self.differences.of(reading));
+    fn write(&mut self, reading: Vec<Total<CgroupId, u64>>, now_ns: u64, workloads: &Workloads, out: &mut Metrics) {
+        self.times.feed(workloads, reading, |cgroup| workloads.of_cgroup(cgroup), |_| ());
         let elapsed = self.last_ns.replace(now_ns).map(|last| now_ns.saturating_sub(last)).filter(|e| *e > 0);
-        let before = std::mem::take(&mut self.last);
-        for (workload, time_ns) in self.times.iter() {
-            out.value(&TIME, Some(workload), &[], seconds(*time_ns));
+        for (workload, (), time_ns) in self.times.workloads() {
+            out.value(&TIME, Some(workload), &[], seconds(time_ns.total));
             if let Some(elapsed) = elapsed {
-                // A workload that is new used what it has since the reading before.
-                let used = time_ns.saturating_sub(before.get(&workload.key).copied().unwrap_or(0));
-                out.value(&USAGE, Some(workload), &[], seconds(used) / seconds(elapsed));
+                out.value(&USAGE, Some(workload), &[], seconds(time_ns.growth) / seconds(elapsed));
             }
-            self.last.insert(workload.key, *time_ns);
         }
     }
 }
@@ -311,13 +305,14 @@ mod tests {
         let id = |id| CgroupId { hierarchy: 1, id };
         workloads.on_mkdir(id(1), "/");
         workloads.on_mkdir(id(7), "/system.slice/a.service");
-        usage.write(vec![(id(1), 50 * S), (id(7), 3 * S)], 100 * S, &workloads, &mut out);
+        let reading = |all: &[(u64, u64)]| all.iter().map(|(n, s)| Total::new(id(*n), 1, s * S)).collect();
+        usage.write(reading(&[(1, 50), (7, 3)]), 100 * S, &workloads, &mut out);
         assert_eq!(
             (get(&out, "container.cpu.time", None), get(&out, "container.cpu.usage", None)),
             (vec![3.0], vec![])
         );
         out.drain();
-        usage.write(vec![(id(1), 60 * S), (id(7), 8 * S)], 110 * S, &workloads, &mut out);
+        usage.write(reading(&[(1, 60), (7, 8)]), 110 * S, &workloads, &mut out);
         assert_eq!(
             (get(&out, "container.cpu.time", None), get(&out, "container.cpu.usage", None)),
             (vec![8.0], vec![0.5])

@@ -22,10 +22,11 @@
 //! workload has the highest `container.cpu.usage`. High for one workload only: its own limit, its
 //! `cpu.weight` against its neighbours, or its cpuset.
 
-use crate::collectors::fold::ByWorkload;
+use crate::collectors::accumulate::Accumulator;
 use crate::collectors::{Collector, Context, Info, MetricCollector, NoSettings, Unavailable, head_doc};
+use crate::probe::CgroupId;
 use crate::probe::shared::Feature;
-use crate::probe::shared::sched::{Differences, RunQueue, Sched, WAIT_EXPONENT, Waits};
+use crate::probe::shared::sched::{RunQueue, Sched, WAIT_EXPONENT, Waits};
 use crate::signal::{Histogram, MetricDef, Metrics};
 use crate::workload::Workloads;
 
@@ -75,16 +76,15 @@ impl MetricCollector for RunqLat {
 
 #[derive(Default)]
 struct Report {
-    differences: Differences<Waits>,
-    waits: ByWorkload<Waits>,
+    waits: Accumulator<CgroupId, (), Waits>,
 }
 
 impl Report {
     fn write(&mut self, reading: RunQueue, workloads: &Workloads, out: &mut Metrics) {
         out.histogram(&NODE, None, &[], histogram(&reading.node));
-        self.waits.add(workloads, self.differences.of(reading.cgroups));
-        for (workload, waits) in self.waits.iter() {
-            out.histogram(&WORKLOAD, Some(workload), &[], histogram(waits));
+        self.waits.feed(workloads, reading.cgroups, |cgroup| workloads.of_cgroup(cgroup), |_| ());
+        for (workload, (), waits) in self.waits.workloads() {
+            out.histogram(&WORKLOAD, Some(workload), &[], histogram(&waits.total));
         }
     }
 }
@@ -103,9 +103,8 @@ fn histogram(waits: &Waits) -> Histogram {
 mod tests {
     use super::*;
     use crate::host::{Clock, Host};
-    use crate::probe::CgroupId;
-    use crate::signal::Timestamp;
     use crate::signal::metric::Reading;
+    use crate::signal::{Timestamp, Total};
 
     fn waits(zero: u64, slot: usize, n: u64, total_ns: u64) -> Waits {
         let mut waits = Waits { zero, total_ns, ..Waits::default() };
@@ -124,9 +123,9 @@ mod tests {
         let reading = RunQueue {
             node: waits(9, 10, 5, 3_000_000_000),
             cgroups: vec![
-                (id(1), waits(5, 3, 1, 7)),
-                (id(7), waits(3, 10, 2, 2_000_000_000)),
-                (id(8), waits(1, 10, 2, 5)),
+                Total::new(id(1), 1, waits(5, 3, 1, 7)),
+                Total::new(id(7), 1, waits(3, 10, 2, 2_000_000_000)),
+                Total::new(id(8), 1, waits(1, 10, 2, 5)),
             ],
         };
         let (mut report, mut out) = (Report::default(), Metrics::default());

@@ -169,6 +169,13 @@ impl Shared {
         parts.into_iter().flatten().cloned().collect()
     }
 
+    /// Figures that the probes lost besides records, so far: the object, why, and how many.
+    #[must_use]
+    pub fn lost(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let sched = self.sched().ok();
+        sched.map(|s| (s.object().name(), "map_full", s.lost())).into_iter().collect()
+    }
+
     /// Ends what is being captured; what was sampled by then can still be taken.
     pub fn stop_captures(&self) {
         if let Ok(c) = self.cpu_sample() {

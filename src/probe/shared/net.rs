@@ -15,7 +15,7 @@ use crate::probe::map::Plain;
 use crate::probe::skeletons::net::{self, DropKey, RetransmitKey, Tally};
 use crate::probe::sys::monotonic_ns;
 use crate::probe::{CgroupId, CgroupRef, LoadError, Loader, Object, Table, ThreadRef};
-use crate::signal::Thread;
+use crate::signal::{Thread, Total};
 
 /// Slots that kernels may lack.
 pub const OPTIONAL: &[&str] = &["trapped"];
@@ -73,53 +73,6 @@ pub struct RetransmitGroup {
     pub kind: u32,
 }
 
-/// What became of the hits of a group, since the probe was loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Hits {
-    pub all: u64,
-    /// Of them: records handed over, and records without room. The rest was suppressed.
-    pub told: u64,
-    pub lost: u64,
-}
-
-impl Hits {
-    fn add(&mut self, t: &Tally) {
-        self.all += t.hits;
-        self.told += t.told;
-        self.lost += t.lost;
-    }
-
-    /// What was added since `earlier`.
-    #[must_use]
-    pub fn since(&self, earlier: &Hits) -> Hits {
-        Hits {
-            all: self.all.saturating_sub(earlier.all),
-            told: self.told.saturating_sub(earlier.told),
-            lost: self.lost.saturating_sub(earlier.lost),
-        }
-    }
-}
-
-/// Turns readings into growth. A group that was idle for long begins at zero again.
-#[derive(Debug, Clone)]
-pub struct Growth<K>(HashMap<K, Hits>);
-
-impl<K> Default for Growth<K> {
-    fn default() -> Self {
-        Growth(HashMap::new())
-    }
-}
-
-impl<K: Hash + Eq + Copy> Growth<K> {
-    /// What each group grew by since the call before; those that did not are left out.
-    pub fn of(&mut self, reading: &[(K, Hits)]) -> Vec<(K, Hits)> {
-        let grown = |(group, now): &(K, Hits)| (*group, now.since(self.0.get(group).unwrap_or(&Hits::default())));
-        let growth = reading.iter().map(grown).filter(|(_, h)| h.all > 0).collect();
-        self.0 = reading.iter().copied().collect();
-        growth
-    }
-}
-
 /// A socket whose holder is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Sought {
@@ -173,10 +126,41 @@ struct Inner {
 
 struct Tables {
     classes: Table<u32, u32>,
-    drops: Table<DropKey, Tally>,
+    drops: Counted<DropKey, DropGroup>,
     crowded_drops: Table<u32, Tally>,
-    retransmits: Table<RetransmitKey, Tally>,
+    retransmits: Counted<RetransmitKey, RetransmitGroup>,
     crowded_retransmits: Table<u32, Tally>,
+}
+
+/// A hash of tallies by `K` from which idle groups are removed; read as groups of type `G`.
+struct Counted<K, G> {
+    table: Table<K, Tally>,
+    generations: Generations<G>,
+}
+
+/// Tells a group that was removed and came back from one that stayed.
+struct Generations<K> {
+    last: u64,
+    of: HashMap<K, u64>,
+}
+
+impl<K> Default for Generations<K> {
+    fn default() -> Self {
+        Generations { last: 0, of: HashMap::new() }
+    }
+}
+
+impl<K: Hash + Eq + Copy> Generations<K> {
+    fn of(&mut self, key: K) -> u64 {
+        *self.of.entry(key).or_insert_with(|| {
+            self.last += 1;
+            self.last
+        })
+    }
+
+    fn removed(&mut self, key: &K) {
+        self.of.remove(key);
+    }
 }
 
 impl Net {
@@ -235,13 +219,9 @@ impl Net {
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn drops(&self) -> Result<Vec<(DropGroup, Hits)>> {
+    pub fn drops(&self) -> Result<Vec<Total<DropGroup, u64>>> {
         let mut tables = self.tables();
-        let (drops, crowded) = {
-            let t = &mut *tables;
-            (read(&mut t.drops)?, read_crowded(&mut t.crowded_drops)?)
-        };
-        let group = |k: &DropKey| DropGroup {
+        let group = |k: DropKey| DropGroup {
             location: k.location,
             cgroup: k.cgroup,
             netns: k.netns,
@@ -249,25 +229,24 @@ impl Net {
             kind: DropKind::of(k.kind),
             hardware: k.hardware != 0,
         };
-        let crowded = crowded.into_iter().map(|(reason, hits)| {
-            (DropGroup { location: 0, cgroup: 0, netns: 0, reason, kind: DropKind::Loss, hardware: false }, hits)
-        });
-        Ok(drops.iter().map(|(k, h)| (group(k), *h)).chain(crowded).collect())
+        let crowded =
+            |reason| DropGroup { location: 0, cgroup: 0, netns: 0, reason, kind: DropKind::Loss, hardware: false };
+        let mut all = tables.drops.read(group)?;
+        all.extend(read_crowded(&mut tables.crowded_drops, crowded)?);
+        Ok(all)
     }
 
     /// All retransmits so far, by group.
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn retransmits(&self) -> Result<Vec<(RetransmitGroup, Hits)>> {
+    pub fn retransmits(&self) -> Result<Vec<Total<RetransmitGroup, u64>>> {
         let mut tables = self.tables();
-        let (all, crowded) = {
-            let t = &mut *tables;
-            (read(&mut t.retransmits)?, read_crowded(&mut t.crowded_retransmits)?)
-        };
-        let group = |k: &RetransmitKey| RetransmitGroup { cgroup: k.cgroup, netns: k.netns, kind: k.kind };
-        let crowded = crowded.into_iter().map(|(kind, h)| (RetransmitGroup { cgroup: 0, netns: 0, kind }, h));
-        Ok(all.iter().map(|(k, h)| (group(k), *h)).chain(crowded).collect())
+        let group = |k: RetransmitKey| RetransmitGroup { cgroup: k.cgroup, netns: k.netns, kind: k.kind };
+        let mut all = tables.retransmits.read(group)?;
+        let crowded = |kind| RetransmitGroup { cgroup: 0, netns: 0, kind };
+        all.extend(read_crowded(&mut tables.crowded_retransmits, crowded)?);
+        Ok(all)
     }
 
     /// The process that holds the socket; `None` when none does any more, or when several have the port. Of
@@ -315,39 +294,49 @@ impl Tables {
     fn of(object: &Object) -> Result<Self> {
         Ok(Tables {
             classes: object.table("reason_classes")?,
-            drops: object.table("drops")?,
+            drops: Counted::of(object, "drops")?,
             crowded_drops: object.table("crowded_drops")?,
-            retransmits: object.table("retransmits")?,
+            retransmits: Counted::of(object, "retransmits")?,
             crowded_retransmits: object.table("crowded_retransmits")?,
         })
     }
 }
 
-/// Sums over the CPUs, and makes room: a group that is idle for minutes is told once more.
-fn read<K: Plain>(table: &mut Table<K, Tally>) -> Result<Vec<(K, Hits)>> {
-    let (mut all, mut idle, now) = (Vec::new(), Vec::new(), monotonic_ns());
-    table.for_each(|key, cpus| {
-        let mut hits = Hits::default();
-        cpus.iter().for_each(|t| hits.add(t));
-        let last = cpus.iter().map(|t| t.last_ns).max().unwrap_or(0);
-        if now.saturating_sub(last) > IDLE_NS {
-            idle.push(*key);
-        }
-        all.push((*key, hits));
-    })?;
-    for key in &idle {
-        table.remove(key)?;
+impl<K: Plain, G: Hash + Eq + Copy> Counted<K, G> {
+    fn of(object: &Object, name: &str) -> Result<Self> {
+        Ok(Counted { table: object.table(name)?, generations: Generations::default() })
     }
-    Ok(all)
+
+    /// Sums over the CPUs, and makes room: a group that has been idle for minutes is reported once more.
+    fn read(&mut self, group: impl Fn(K) -> G) -> Result<Vec<Total<G, u64>>> {
+        let (mut all, mut idle, now) = (Vec::new(), Vec::new(), monotonic_ns());
+        let Counted { table, generations } = self;
+        table.for_each(|key, cpus| {
+            let last = cpus.iter().map(|t| t.last_ns).max().unwrap_or(0);
+            if now.saturating_sub(last) > IDLE_NS {
+                idle.push(*key);
+            }
+            let group = group(*key);
+            all.push(Total::new(group, generations.of(group), hits(cpus)));
+        })?;
+        for key in &idle {
+            table.remove(key)?;
+            generations.removed(&group(*key));
+        }
+        Ok(all)
+    }
 }
 
-fn read_crowded(table: &mut Table<u32, Tally>) -> Result<Vec<(u32, Hits)>> {
+fn hits(cpus: &[Tally]) -> u64 {
+    cpus.iter().map(|t| t.hits).sum()
+}
+
+fn read_crowded<G>(table: &mut Table<u32, Tally>, group: impl Fn(u32) -> G) -> Result<Vec<Total<G, u64>>> {
     let mut all = Vec::new();
     table.for_each(|key, cpus| {
-        let mut hits = Hits::default();
-        cpus.iter().for_each(|t| hits.add(t));
-        if hits.all > 0 {
-            all.push((*key, hits));
+        let hits = hits(cpus);
+        if hits > 0 {
+            all.push(Total::new(group(*key), 0, hits));
         }
     })?;
     Ok(all)
@@ -357,15 +346,15 @@ fn read_crowded(table: &mut Table<u32, Tally>) -> Result<Vec<(u32, Hits)>> {
 mod tests {
     use super::*;
 
-    /// Each call tells what is new; a group that was forgotten begins at zero again.
+    /// A group keeps its number for as long as it is counted, and has another after it was removed.
     #[test]
-    fn growth_is_told_once() {
-        let hits = |all| Hits { all, told: 1, lost: 0 };
-        let mut growth = Growth::default();
-        assert_eq!(growth.of(&[(1, hits(5))]), [(1, hits(5))]);
-        assert_eq!(growth.of(&[(1, hits(7))]), [(1, Hits { all: 2, told: 0, lost: 0 })]);
-        assert_eq!(growth.of(&[(1, hits(7))]), []);
-        assert_eq!(growth.of(&[]), []);
-        assert_eq!(growth.of(&[(1, hits(3))]), [(1, hits(3))]);
+    fn a_removed_group_begins_anew() {
+        let mut generations = Generations::default();
+        let (first, other) = (generations.of(7), generations.of(8));
+        assert_ne!(first, other);
+        assert_eq!(generations.of(7), first);
+        generations.removed(&7);
+        assert!(![first, other].contains(&generations.of(7)));
+        assert_eq!(generations.of(8), other);
     }
 }

@@ -4,9 +4,11 @@
 //! Each CPU counts in a cache of its own; cgroups that had to make room there are in a hash. A
 //! reading adds both up, and the run that each CPU is in the middle of. The parts cannot be read at
 //! one moment, so a cgroup that just makes room may be missing its last figures for one reading;
-//! what was told before is kept meanwhile, so that no figure ever falls.
+//! what was reported before is kept meanwhile, so that no figure ever falls.
 
-use std::collections::{BTreeSet, HashMap};
+mod totals;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,15 +16,13 @@ use super::Feature;
 use crate::probe::skeletons::sched::{self, SchedCpu, SchedGroup};
 use crate::probe::sys::monotonic_ns;
 use crate::probe::{CgroupId, LoadError, Loader, Object, Table};
+use crate::signal::{Growing, Total};
+use totals::{Cpu, Figures, Group, Totals};
 
 /// Buckets of a wait histogram; the last holds 32 s and all that is longer.
 pub const WAIT_SLOTS: usize = 26;
 /// Bucket `i` holds waits of `[2^(i + WAIT_EXPONENT), 2^(i + 1 + WAIT_EXPONENT))` seconds.
 pub const WAIT_EXPONENT: i32 = -20;
-/// The root cgroup's kernfs id.
-const ROOT: u64 = 1;
-/// A cgroup that did not run for so long leaves the kernel's hash.
-const IDLE_NS: u64 = 300_000_000_000;
 /// A CPU that switches while its part is copied is read again, so often at most.
 const ATTEMPTS: usize = 6;
 
@@ -41,82 +41,35 @@ impl Waits {
     pub fn count(&self) -> u64 {
         self.zero + self.slots.iter().sum::<u64>()
     }
+
+    /// Each figure put together with the other's.
+    fn with(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        Waits {
+            zero: f(self.zero, other.zero),
+            slots: std::array::from_fn(|i| f(self.slots[i], other.slots[i])),
+            total_ns: f(self.total_ns, other.total_ns),
+        }
+    }
 }
 
 /// Waits of the node and of each cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RunQueue {
     pub node: Waits,
-    pub cgroups: Vec<(CgroupId, Waits)>,
-}
-
-/// Figures that only grow.
-pub trait Growing: Clone + Default + PartialEq {
-    /// What was added since `earlier`.
-    #[must_use]
-    fn since(&self, earlier: &Self) -> Self;
-    /// Adds what another one grew by.
-    fn add(&mut self, growth: &Self);
-    /// The larger of each figure.
-    fn rise_to(&mut self, other: &Self);
-}
-
-impl Growing for u64 {
-    fn since(&self, earlier: &Self) -> Self {
-        self.saturating_sub(*earlier)
-    }
-    fn add(&mut self, growth: &Self) {
-        *self = self.saturating_add(*growth);
-    }
-    fn rise_to(&mut self, other: &Self) {
-        *self = (*self).max(*other);
-    }
+    pub cgroups: Vec<Total<CgroupId, Waits>>,
 }
 
 impl Growing for Waits {
+    fn continues(&self, earlier: &Self) -> bool {
+        self.zero >= earlier.zero
+            && self.total_ns >= earlier.total_ns
+            && self.slots.iter().zip(&earlier.slots).all(|(now, then)| now >= then)
+    }
     fn since(&self, earlier: &Self) -> Self {
-        Waits {
-            zero: self.zero.since(&earlier.zero),
-            slots: std::array::from_fn(|i| self.slots[i].since(&earlier.slots[i])),
-            total_ns: self.total_ns.since(&earlier.total_ns),
-        }
+        self.with(earlier, u64::saturating_sub)
     }
     fn add(&mut self, growth: &Self) {
-        self.zero.add(&growth.zero);
-        self.slots.iter_mut().zip(&growth.slots).for_each(|(s, g)| s.add(g));
-        self.total_ns.add(&growth.total_ns);
-    }
-    fn rise_to(&mut self, other: &Self) {
-        self.zero.rise_to(&other.zero);
-        self.slots.iter_mut().zip(&other.slots).for_each(|(s, o)| s.rise_to(o));
-        self.total_ns.rise_to(&other.total_ns);
-    }
-}
-
-/// Turns readings into growth, one for each consumer. A cgroup that was not in the last reading
-/// began at zero: it is new, or was idle for so long that the kernel forgot it.
-#[derive(Debug, Clone)]
-pub struct Differences<T> {
-    last: HashMap<CgroupId, T>,
-}
-
-impl<T> Default for Differences<T> {
-    fn default() -> Self {
-        Differences { last: HashMap::new() }
-    }
-}
-
-impl<T: Growing> Differences<T> {
-    /// What each cgroup grew by since the call before, all it has at the first call. Those that did
-    /// not grow are left out.
-    pub fn of(&mut self, reading: Vec<(CgroupId, T)>) -> Vec<(CgroupId, T)> {
-        let growth = reading.iter().map(|(id, now)| match self.last.get(id) {
-            Some(earlier) => (*id, now.since(earlier)),
-            None => (*id, now.clone()),
-        });
-        let growth = growth.filter(|(_, g)| *g != T::default()).collect();
-        self.last = reading.into_iter().collect();
-        growth
+        *self = self.with(growth, u64::saturating_add);
     }
 }
 
@@ -159,9 +112,10 @@ impl Sched {
     ///
     /// # Errors
     /// The maps could not be read.
-    pub fn cpu_time(&self) -> anyhow::Result<Vec<(CgroupId, u64)>> {
+    pub fn cpu_time(&self) -> anyhow::Result<Vec<Total<CgroupId, u64>>> {
         let readings = self.read()?;
-        Ok(readings.totals.groups.iter().map(|(id, g)| (self.cgroup(*id), g.figures.run_ns)).collect())
+        let total = |(id, g): (&u64, &Group)| Total::new(self.cgroup(*id), g.generation, g.figures.run_ns);
+        Ok(readings.totals.groups.iter().map(total).collect())
     }
 
     /// How long tasks waited on the run queues since the probe was loaded.
@@ -170,8 +124,8 @@ impl Sched {
     /// The maps could not be read.
     pub fn run_queue(&self) -> anyhow::Result<RunQueue> {
         let readings = self.read()?;
-        let cgroups = readings.totals.groups.iter().map(|(id, g)| (self.cgroup(*id), g.figures.waits.clone()));
-        Ok(RunQueue { node: readings.totals.node.clone(), cgroups: cgroups.collect() })
+        let total = |(id, g): (&u64, &Group)| Total::new(self.cgroup(*id), g.generation, g.figures.waits.clone());
+        Ok(RunQueue { node: readings.totals.node.clone(), cgroups: readings.totals.groups.iter().map(total).collect() })
     }
 
     /// The probe's object, for its hooks and cost.
@@ -234,127 +188,6 @@ impl Readings {
         }
         Ok(cpus)
     }
-}
-
-/// CPU time and waits of one cgroup.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Figures {
-    run_ns: u64,
-    waits: Waits,
-}
-
-impl Figures {
-    fn of(g: &SchedGroup) -> Self {
-        Figures { run_ns: g.run_ns, waits: Waits { zero: g.wait_zero, slots: g.wait, total_ns: g.wait_ns } }
-    }
-
-    fn add(&mut self, other: &Figures) {
-        self.run_ns.add(&other.run_ns);
-        self.waits.add(&other.waits);
-    }
-
-    fn rise_to(&mut self, other: &Figures) {
-        self.run_ns.rise_to(&other.run_ns);
-        self.waits.rise_to(&other.waits);
-    }
-
-    fn is_zero(&self) -> bool {
-        self.run_ns == 0 && self.waits.zero == 0 && self.waits.total_ns == 0
-    }
-}
-
-/// One CPU's part of a reading.
-#[derive(Debug, Clone, Default)]
-struct Cpu {
-    /// No switch came between.
-    at_rest: bool,
-    lost: u64,
-    /// Waits of cgroups that were lost.
-    overflow: Waits,
-    groups: Vec<(u64, Figures)>,
-    /// Who runs since when, on the monotonic clock.
-    running: Option<(u64, u64)>,
-}
-
-impl Cpu {
-    fn of(v: &SchedCpu, at_rest: bool) -> Self {
-        let current = usize::try_from(v.current).ok().and_then(|i| v.groups.get(i.checked_sub(1)?));
-        let groups = v.groups.iter().map(|g| (cgroup_of(g.id), Figures::of(g))).filter(|(_, f)| !f.is_zero());
-        // Before the first comparison of the clocks nothing can be said.
-        let running = current.filter(|_| at_rest && v.compared != 0);
-        Cpu {
-            at_rest,
-            lost: v.lost,
-            overflow: Figures::of(&v.overflow).waits,
-            groups: groups.collect(),
-            running: running.map(|g| (cgroup_of(g.id), v.start.wrapping_add(v.offset))),
-        }
-    }
-}
-
-/// What was told so far.
-#[derive(Debug, Default)]
-struct Totals {
-    node: Waits,
-    /// Of cgroups that were forgotten: the node's sum keeps them.
-    forgotten: Waits,
-    groups: HashMap<u64, Group>,
-    lost: u64,
-}
-
-#[derive(Debug, Default)]
-struct Group {
-    figures: Figures,
-    /// When a figure last grew.
-    grown_ns: u64,
-}
-
-impl Totals {
-    /// Adds a reading up; returns the keys that should leave the kernel's hash.
-    fn absorb(&mut self, evicted: &[(u64, Figures)], cpus: &[Cpu], now_ns: u64) -> Vec<u64> {
-        let mut sums: HashMap<u64, Figures> = HashMap::new();
-        for (id, figures) in evicted {
-            sums.entry(cgroup_of(*id)).or_default().add(figures);
-        }
-        let mut node = self.forgotten.clone();
-        self.lost = 0;
-        for cpu in cpus {
-            node.add(&cpu.overflow);
-            self.lost += cpu.lost;
-            for (id, figures) in &cpu.groups {
-                sums.entry(*id).or_default().add(figures);
-            }
-            if let Some((id, since)) = cpu.running {
-                sums.entry(id).or_default().run_ns += now_ns.saturating_sub(since);
-            }
-        }
-        sums.values().for_each(|sum| node.add(&sum.waits));
-        self.node.rise_to(&node);
-        for (id, sum) in &sums {
-            let group = self.groups.entry(*id).or_default();
-            let before = group.figures.clone();
-            group.figures.rise_to(sum);
-            if group.grown_ns == 0 || group.figures != before {
-                group.grown_ns = now_ns;
-            }
-        }
-        self.forget(evicted, cpus, now_ns)
-    }
-
-    /// Forgets cgroups that are idle for long and cached by no CPU: they are gone, or begin at zero again.
-    fn forget(&mut self, evicted: &[(u64, Figures)], cpus: &[Cpu], now_ns: u64) -> Vec<u64> {
-        let cached: BTreeSet<u64> =
-            cpus.iter().flat_map(|c| c.groups.iter().map(|(id, _)| *id).chain(c.running.map(|(id, _)| id))).collect();
-        self.groups.retain(|id, g| cached.contains(id) || now_ns.saturating_sub(g.grown_ns) < IDLE_NS);
-        let leaving: Vec<_> = evicted.iter().filter(|(id, _)| !self.groups.contains_key(&cgroup_of(*id))).collect();
-        leaving.iter().for_each(|(_, figures)| self.forgotten.add(&figures.waits));
-        leaving.iter().map(|(id, _)| *id).collect()
-    }
-}
-
-/// The probe leaves 0 where a task is in no cgroup of its own: it is the root's then.
-fn cgroup_of(id: u64) -> u64 {
-    if id == 0 { ROOT } else { id }
 }
 
 /// `/proc/cgroups`: `name hierarchy cgroups enabled`; 0 where v1 does not have the controller.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use super::totals::{CROWDED, IDLE_CROWDED_NS, IDLE_NS};
 use super::*;
 use crate::host::{Cgroups, Host};
 
@@ -51,25 +52,57 @@ fn figures_never_fall() {
     assert_eq!((run_ns(&t)[&7], t.groups[&7].figures.waits.slots[3]), (103, 11));
 }
 
-/// A cgroup that is idle for five minutes leaves the hash, unless a CPU has it at hand; consumers
-/// that see it again take it as begun from zero. The node's waits stay.
+/// A cgroup that is idle for five minutes leaves the hash, unless a CPU has it at hand; when it is back, it is
+/// counted from zero, as a new generation. The node's waits stay.
 #[test]
 fn the_idle_leave() {
     let mut t = Totals::default();
-    let mut d = Differences::default();
-    let id = |id| CgroupId { hierarchy: 0, id };
-    let mut grown = |t: &Totals| d.of(run_ns(t).into_iter().map(|(n, ns)| (id(n), ns)).collect());
     let hash = [(7, figures(100, 0, 5))];
     let cached = [cpu(vec![(8, figures(1, 0, 0))], None)];
     assert!(t.absorb(&hash, &cached, S).is_empty());
-    assert_eq!(grown(&t).len(), 2);
+    let first = t.groups[&7].generation;
     assert!(t.absorb(&hash, &cached, S + IDLE_NS - 1).is_empty());
-    assert_eq!(grown(&t), []);
+    assert_eq!(t.groups[&7].generation, first);
     assert_eq!(t.absorb(&hash, &cached, S + IDLE_NS), [7]);
     assert_eq!(run_ns(&t), BTreeMap::from([(8, 1)]));
-    grown(&t);
     t.absorb(&[(7, figures(30, 0, 1))], &cached, S + IDLE_NS + 1);
-    assert_eq!((grown(&t), t.node.count()), (vec![(id(7), 30)], 6));
+    assert_eq!((run_ns(&t)[&7], t.node.count()), (30, 6));
+    assert_ne!(t.groups[&7].generation, first);
+}
+
+/// A crowded hash is cleared of who has been idle for a minute.
+#[test]
+fn a_crowd_leaves_sooner() {
+    let mut t = Totals::default();
+    let hash: Vec<_> = (100..100 + CROWDED as u64).map(|id| (id, figures(1, 0, 1))).collect();
+    assert!(t.absorb(&hash, &[], S).is_empty());
+    assert!(t.absorb(&hash[1..], &[], S + IDLE_CROWDED_NS).is_empty());
+    assert_eq!(t.absorb(&hash, &[], S + IDLE_CROWDED_NS + 1).len(), CROWDED);
+}
+
+/// What found no room in the hash is gone, and counted as lost; the cgroup's figures go on from what was reported
+/// before, instead of standing still until the kernel side has caught up with it.
+#[test]
+fn figures_go_on_after_a_loss() {
+    let mut t = Totals::default();
+    let at = |n, lost| Cpu { lost, ..cpu(if n == 0 { vec![] } else { vec![(7, figures(n, 3, n))] }, None) };
+    let told = |t: &Totals| (run_ns(t)[&7], t.groups[&7].figures.waits.slots[3]);
+    t.absorb(&[], &[at(100, 0)], S);
+    // All of it went to the overflow; the second time after it had run a little.
+    for (n, lost, expected) in [(0, 1, 100), (5, 1, 105), (9, 1, 109), (2, 2, 109), (6, 2, 113), (7, 2, 114)] {
+        t.absorb(&[], &[at(n, lost)], 2 * S);
+        assert_eq!((told(&t), t.lost), ((expected, expected), lost), "with {n}");
+    }
+}
+
+/// Figures that are missing while others are lost, and turn up in the hash, were on their way.
+#[test]
+fn figures_on_their_way_are_not_lost() {
+    let mut t = Totals::default();
+    t.absorb(&[], &[cpu(vec![(7, figures(100, 3, 10))], None)], S);
+    t.absorb(&[], &[Cpu { lost: 1, ..Cpu::default() }], 2 * S);
+    t.absorb(&[(7, figures(100, 3, 10))], &[Cpu { lost: 1, ..cpu(vec![(7, figures(3, 3, 1))], None) }], 3 * S);
+    assert_eq!((run_ns(&t)[&7], t.groups[&7].figures.waits.slots[3]), (103, 11));
 }
 
 /// The number of the hierarchy as `/proc/cgroups` has it; 0 where v1 does not know the controller.
@@ -196,7 +229,7 @@ fn a_spinning_cgroup_is_seen() {
     let id = group.id();
     let pid = group.spin();
     std::thread::sleep(Duration::from_millis(500));
-    let used = || sched.cpu_time().unwrap().into_iter().find(|(c, _)| c.id == id).map_or(0, |(_, ns)| ns);
+    let used = || sched.cpu_time().unwrap().into_iter().find(|t| t.key.id == id).map_or(0, |t| t.total);
     let reading = || Reading::take(used, || schedstat(pid).0);
     let as_the_kernel = || {
         let (start, from) = (Instant::now(), reading());
@@ -227,7 +260,7 @@ fn waiting_for_each_other_is_seen() {
     std::thread::sleep(Duration::from_millis(500));
     let waits = || {
         let reading = sched.run_queue().unwrap();
-        let own = reading.cgroups.into_iter().find(|(c, _)| c.id == id).map(|(_, w)| w).unwrap_or_default();
+        let own = reading.cgroups.into_iter().find(|t| t.key.id == id).map(|t| t.total).unwrap_or_default();
         (own, reading.node)
     };
     let kernel = || pids.iter().map(|p| schedstat(*p).1).sum::<u64>();
@@ -237,14 +270,13 @@ fn waiting_for_each_other_is_seen() {
         std::thread::sleep(Duration::from_secs(3));
         let to = reading();
         let (own, node) = (to.probe.0.since(&from.probe.0), to.probe.1.since(&from.probe.1));
-        // A slice of the scheduler is between 0.5 and 125 ms.
+        // A slice of the scheduler is between 0.5 and 125 ms; beside others there are short waits, too.
         let long: u64 = own.slots[9..=17].iter().sum();
-        assert!(long * 2 > own.count() && long > 10, "{own:?}");
+        assert!(long > 10, "{own:?}");
         assert!(node.count() >= own.count() && node.total_ns >= own.total_ns);
         agree(&from, &to, own.total_ns, 10, 0)
     };
     assert!(once_in_five(as_the_kernel));
-    let _ = sched.lost();
 }
 
 /// More cgroups than a CPU has at hand: what makes room is found again, nothing is lost or counted twice.
@@ -265,7 +297,7 @@ fn more_cgroups_than_are_cached() {
     let told = children.into_iter().map(|c| String::from_utf8(c.wait_with_output().unwrap().stdout).unwrap());
     let want: u64 = told.map(|t| t.trim().parse::<u64>().unwrap()).sum();
     let ids: BTreeSet<_> = groups.iter().map(Group::id).collect();
-    let own = sched.cpu_time().unwrap().into_iter().filter(|(c, _)| ids.contains(&c.id)).map(|(_, ns)| ns);
+    let own = sched.cpu_time().unwrap().into_iter().filter(|t| ids.contains(&t.key.id)).map(|t| t.total);
     let (seen, got) = own.fold((0, 0), |(n, sum), ns| (n + 1, sum + ns));
     let in_hash = sched.readings.lock().unwrap().evicted.for_each(|_, _| ()).unwrap();
     eprintln!(
