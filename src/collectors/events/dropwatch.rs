@@ -163,7 +163,7 @@ impl Collector for DropWatch {
 
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let net = cx.shared.net()?.clone();
-        let reasons = Reasons::of_kernel()
+        let reasons = Reasons::of_kernel(cx.host)
             .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
         let owners = Owners::new(cx)?;
         cx.take_records(net.object(), "packet_drop")?;

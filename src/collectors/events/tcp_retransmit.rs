@@ -151,7 +151,7 @@ impl Collector for TcpRetransmit {
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let net = cx.shared.net()?.clone();
         let owners = Owners::new(cx)?;
-        let reasons = Reasons::of_kernel()
+        let reasons = Reasons::of_kernel(cx.host)
             .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
         // Without dropwatch nobody else says which drops are none.
         let told = net.is_classified().and_then(|told| if told { Ok(()) } else { reasons.configure(&net, &[]) });
@@ -248,7 +248,7 @@ fn severity(r: &net::TcpRetransmit) -> Severity {
     let opening = matches!(r.kind, RetransmitKind::RETRANSMIT_SYN | RetransmitKind::RETRANSMIT_SYN_ACK);
     // Nobody holds the socket any more: its last words to a peer that may be gone.
     let abandoned = r.owner.socket == 0 && !opening;
-    let noticeable = opening || r.attempt >= 2 || r.suppressed + 1 >= MANY;
+    let noticeable = opening || r.attempt >= 2 || r.suppressed >= MANY - 1;
     if noticeable && !abandoned { Severity::Warn } else { Severity::Info }
 }
 

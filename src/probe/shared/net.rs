@@ -13,7 +13,6 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use super::Feature;
 use crate::probe::map::Plain;
 use crate::probe::skeletons::net::{self, DropKey, RetransmitKey, Tally};
-use crate::probe::sys::monotonic_ns;
 use crate::probe::{CgroupId, CgroupRef, LoadError, Loader, Object, Table, ThreadRef};
 use crate::signal::Thread;
 
@@ -236,10 +235,10 @@ impl Net {
     /// # Errors
     /// The kernel's reason.
     pub fn drops(&self) -> Result<Vec<(DropGroup, Hits)>> {
-        let mut tables = self.tables();
+        let (mut tables, now) = (self.tables(), self.object().monotonic_ns());
         let (drops, crowded) = {
             let t = &mut *tables;
-            (read(&mut t.drops)?, read_crowded(&mut t.crowded_drops)?)
+            (read(&mut t.drops, now)?, read_crowded(&mut t.crowded_drops)?)
         };
         let group = |k: &DropKey| DropGroup {
             location: k.location,
@@ -260,10 +259,10 @@ impl Net {
     /// # Errors
     /// The kernel's reason.
     pub fn retransmits(&self) -> Result<Vec<(RetransmitGroup, Hits)>> {
-        let mut tables = self.tables();
+        let (mut tables, now) = (self.tables(), self.object().monotonic_ns());
         let (all, crowded) = {
             let t = &mut *tables;
-            (read(&mut t.retransmits)?, read_crowded(&mut t.crowded_retransmits)?)
+            (read(&mut t.retransmits, now)?, read_crowded(&mut t.crowded_retransmits)?)
         };
         let group = |k: &RetransmitKey| RetransmitGroup { cgroup: k.cgroup, netns: k.netns, kind: k.kind };
         let crowded = crowded.into_iter().map(|(kind, h)| (RetransmitGroup { cgroup: 0, netns: 0, kind }, h));
@@ -324,8 +323,8 @@ impl Tables {
 }
 
 /// Sums over the CPUs, and makes room: a group that is idle for minutes is told once more.
-fn read<K: Plain>(table: &mut Table<K, Tally>) -> Result<Vec<(K, Hits)>> {
-    let (mut all, mut idle, now) = (Vec::new(), Vec::new(), monotonic_ns());
+fn read<K: Plain>(table: &mut Table<K, Tally>, now: u64) -> Result<Vec<(K, Hits)>> {
+    let (mut all, mut idle) = (Vec::new(), Vec::new());
     table.for_each(|key, cpus| {
         let mut hits = Hits::default();
         cpus.iter().for_each(|t| hits.add(t));

@@ -106,7 +106,7 @@ impl Collector for Lacp {
     type Config = NoSettings;
 
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let rtnl = Rtnl::open().map_err(|e| Unavailable::because(format!("rtnetlink: {e}")))?;
+        let rtnl = Rtnl::open(cx.host).map_err(|e| Unavailable::because(format!("rtnetlink: {e}")))?;
         let owners = Owners::new(cx.host, cx.workloads)?;
         cx.listen(Links::HOOK, Links::open(cx.host)?);
         Ok(Lacp { clock: cx.clock.clone(), owners, rtnl, bonds: BTreeMap::new(), changed: BTreeSet::new() })
