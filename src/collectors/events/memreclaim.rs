@@ -247,7 +247,7 @@ impl MemReclaim {
         let path = self.workloads.of_cgroup(r.reclaimed.into()).map(|w| w.cgroup.clone());
         e.attributes
             .set_some(attr::LINUX_RECLAIM_CGROUP, path)
-            .set(attr::LINUX_RECLAIM_USAGE, r.usage_pages * self.page);
+            .set(attr::LINUX_RECLAIM_USAGE, r.usage_pages.saturating_mul(self.page));
         // PAGE_COUNTER_MAX of include/linux/page_counter.h: no limit.
         if r.limit_pages < u64::MAX / 2 / self.page {
             e.attributes.set(attr::LINUX_RECLAIM_LIMIT, r.limit_pages * self.page);

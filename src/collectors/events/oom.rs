@@ -204,6 +204,10 @@ impl Oom {
         Some(())
     }
 
+    fn bytes(&self, pages: u64) -> u64 {
+        pages.saturating_mul(self.page)
+    }
+
     fn victim(&self, r: &OomVictim) -> Thread {
         let mut victim = Thread::from(r.victim);
         if r.victim_known == 0 {
@@ -235,9 +239,10 @@ impl Oom {
         }
         let groups = r.group_usage_pages.iter().zip(&r.group_limit_pages).zip(&r.group_id);
         // The innermost group that is full; a page counter is charged in batches, hence the slack.
-        let full = groups.filter(|(_, id)| **id != 0).map(|(g, _)| g).find(|(used, limit)| *used + 64 >= **limit);
+        let full =
+            groups.filter(|(_, id)| **id != 0).map(|(g, _)| g).find(|(used, limit)| used.saturating_add(64) >= **limit);
         if let (Some((used, limit)), true) = (full, constraint != CONSTRAINTS[0]) {
-            e.attributes.set(attr::LINUX_OOM_USAGE, used * self.page).set(attr::LINUX_OOM_LIMIT, limit * self.page);
+            e.attributes.set(attr::LINUX_OOM_USAGE, self.bytes(*used)).set(attr::LINUX_OOM_LIMIT, self.bytes(*limit));
         }
         if from_kernel.is_some() {
             e.attributes
@@ -257,7 +262,7 @@ impl Oom {
             ("swap", r.swap_pages),
             ("virtual", r.total_vm_pages),
         ];
-        let bytes = kinds.map(|(name, pages)| (name, pages * self.page));
+        let bytes = kinds.map(|(name, pages)| (name, self.bytes(pages)));
         e.attributes.set(attr::LINUX_OOM_VICTIM_MEMORY, Value::figures(bytes));
         e.attributes.set(attr::LINUX_OOM_SCORE_ADJ, r.oom_score_adj);
     }

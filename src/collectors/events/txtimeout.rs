@@ -121,7 +121,7 @@ fn stopped(r: &Timeout) -> Option<Duration> {
 
 fn of_jiffies(r: &Timeout, n: u64) -> Option<Duration> {
     let hz = jiffies_a_second(r.jiffies, Duration::from_nanos(r.monotonic_ns))?;
-    Some(Duration::from_millis(n * 1000 / hz))
+    Some(Duration::from_millis(n.saturating_mul(1000) / hz))
 }
 
 fn nanoseconds(d: Duration) -> u64 {
