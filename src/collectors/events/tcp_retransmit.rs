@@ -302,6 +302,7 @@ fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collectors::testing::Rig;
     use crate::probe::shared::net::Hits;
     use zerocopy::FromZeros as _;
 
@@ -334,5 +335,30 @@ mod tests {
             counts.add(2, None, Hits { all: 3, ..Hits::default() }.all);
         }
         assert_eq!(counts.node[2], 6);
+    }
+
+    /// A SYN whose packet this node itself dropped, by the process that holds the socket; and the counts.
+    #[test]
+    fn a_retransmit_of_what_was_dropped_here() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        let mut c = rig.run(&crate::collectors::events::<TcpRetransmit>(), "").unwrap();
+        // `struct socket_holder`: the cgroup, the process.
+        let holder = [cgroup.id.to_ne_bytes(), [0; 8], [42, 0, 0, 0, 42, 0, 0, 0], *b"client\0\0", [0; 8]].concat();
+        rig.kernel().iterates(&net::SKELETON, "holders", &holder);
+        let mut r = record(RetransmitKind::RETRANSMIT_SYN, 7, 1, 2);
+        (r.time_ns, r.drop_time_ns, r.drop_of, r.drop_reason) = (rig.clock().boot_ns(), 5, 1, 8);
+        (r.flow.version, r.flow.protocol, r.hits) = (6, 6, 3);
+        let e = c.record("tcp_retransmit", &r).unwrap().pop().unwrap();
+        assert_eq!((e.def.name, e.severity, e.suppressed), (event::NET_TCP_RETRANSMIT, Severity::Warn, 2));
+        let said = "sent again (syn) of a.service, client (pid 42): dropped on this node: NETFILTER_DROP";
+        assert!(e.message.contains(said), "{}", e.message);
+        let key = net::RetransmitKey { cgroup: cgroup.id, kind: 4, ..net::RetransmitKey::new_zeroed() };
+        let tally = net::Tally { hits: 2, last_ns: rig.kernel().monotonic_ns(), ..net::Tally::new_zeroed() };
+        rig.kernel().put(&net::SKELETON, "retransmits", &key, &[tally; 2]).unwrap();
+        c.tick().unwrap();
+        let metrics = c.metrics();
+        let own: Vec<_> = metrics.points().iter().filter(|p| p.workload.is_some()).collect();
+        assert_eq!((own.len(), &own[0].reading), (1, &crate::signal::metric::Reading::Int(4)));
     }
 }

@@ -24,6 +24,7 @@ mod rigged;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -146,6 +147,14 @@ impl Rig {
     /// The system's.
     pub fn remove(&self, path: &str) -> std::io::Result<()> {
         self.node.remove(path)
+    }
+
+    /// Inode number of a file of the node, which stands for a namespace's or a cgroup's id.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn inode(&self, path: &str) -> std::io::Result<u64> {
+        Ok(std::fs::metadata(self.node.root().join(path))?.ino())
     }
 
     /// Names a function of the kernel; before a collector first asks for a name.

@@ -253,3 +253,44 @@ fn message(change: Change, before: &State, now: &State) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collectors::testing::Rig;
+    use crate::host::rtnl::{Aggregation, BondPort};
+
+    fn bond(ports: u16) -> Link {
+        let aggregation = Aggregation { id: 1, ports, partner: "02:00:00:00:00:09".into(), ..Aggregation::default() };
+        let bond = Some(Bond { mode: Bond::MODE_8023AD, aggregation: Some(aggregation) });
+        Link { index: 9, name: "bond0".into(), kind: Some("bond".into()), bond, ..Link::default() }
+    }
+
+    fn port(index: u32, actor_state: u8) -> Link {
+        let port =
+            BondPort { active: true, aggregator: Some(1), actor_state: Some(actor_state), ..BondPort::default() };
+        Link { index, name: format!("eth{index}"), master: Some(9), port: Some(port), ..Link::default() }
+    }
+
+    /// What is seen first has not changed; a port that no longer collects and distributes is one that was lost.
+    #[test]
+    fn a_port_that_is_lost() {
+        let rig = Rig::new().unwrap();
+        let mut c = rig.make::<Lacp>(NoSettings {}).unwrap();
+        assert_eq!(EventCollector::period(&c), None);
+        let mut look = |links: Vec<Link>| {
+            let link = links[0].clone();
+            rig.set_links(links);
+            let mut out = Events::default();
+            c.on_record(Some(LinkNotice::Is { link, listed: false }), &mut out).unwrap();
+            assert_eq!(EventCollector::period(&c), Some(SETTLE));
+            c.tick(rig.clock().now(), &mut out).unwrap();
+            out.drain().collect::<Vec<_>>()
+        };
+        assert!(look(vec![bond(2), port(1, 0x3d), port(2, 0x3d)]).is_empty());
+        let e = look(vec![bond(1), port(1, 0x3d), port(2, 0x45)]).remove(0);
+        assert_eq!((e.def.name, e.severity), (event::NET_LACP_CHANGE, Severity::Warn));
+        assert_eq!(e.message, "bond0: port eth2 carries no traffic any more; 1 of 2 ports are aggregated");
+        assert!(look(vec![bond(1), port(1, 0x3d), port(2, 0x45)]).is_empty());
+    }
+}
