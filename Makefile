@@ -56,7 +56,7 @@ lint: ## format, clippy, shell scripts, licences
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "no cargo-deny: licences not checked"; fi
 
 regen: ## write the generated files again
-	BIANQUE_REGEN=1 $(CARGO) test --test generated
+	BIANQUE_REGEN=1 $(CARGO) test --test generated --test hosts
 
 clean: ## remove what was built here (not the caches of kernels and servers)
 	$(CARGO) clean

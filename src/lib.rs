@@ -30,6 +30,8 @@ pub mod agent;
 
 pub mod cli;
 
+pub use collectors::testing;
+
 /// What a collector's file uses, to be had in one line: `use bianque::prelude::*;`.
 pub mod prelude {
     pub use crate::collectors::{

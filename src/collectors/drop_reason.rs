@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use crate::host::Host;
 use crate::probe::enums::{Enumerator, kernel_enums};
 use crate::probe::shared::net::{Net, REASONS};
 
@@ -71,8 +72,8 @@ impl Reasons {
     ///
     /// # Errors
     /// The kernel shows no BTF.
-    pub fn of_kernel() -> std::io::Result<Self> {
-        Ok(Self::from_enums(&kernel_enums("drop_reason")?))
+    pub fn of_kernel(host: &Host) -> std::io::Result<Self> {
+        Ok(Self::from_enums(&kernel_enums(&host.sys.join("kernel/btf/vmlinux"), "drop_reason")?))
     }
 
     fn from_enums(all: &[Enumerator]) -> Self {

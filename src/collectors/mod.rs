@@ -17,6 +17,7 @@ pub mod network;
 pub mod registry;
 pub mod run;
 pub mod sources;
+pub mod testing;
 
 use std::future::Future;
 use std::time::Duration;

@@ -18,6 +18,7 @@ pub use kmsg::Kmsg;
 
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the node's files are.
 #[derive(Debug, Clone)]
@@ -26,11 +27,13 @@ pub struct Host {
     pub sys: PathBuf,
     /// Everything else: `etc/machine-id`, `dev/kmsg`, what container runtimes keep below `var` and `run`.
     pub root: PathBuf,
+    /// Its network devices; `None`: the running kernel's.
+    links: Option<Arc<Mutex<Vec<rtnl::Link>>>>,
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Host { proc: "/proc".into(), sys: "/sys".into(), root: "/".into() }
+        Host { proc: "/proc".into(), sys: "/sys".into(), root: "/".into(), links: None }
     }
 }
 
@@ -108,7 +111,28 @@ impl Host {
     #[must_use]
     pub fn under(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
-        Host { proc: root.join("proc"), sys: root.join("sys"), root }
+        Host { proc: root.join("proc"), sys: root.join("sys"), root, links: None }
+    }
+
+    /// With these network devices in place of the running kernel's, of which nothing is heard then. Clones
+    /// share them.
+    #[must_use]
+    pub fn with_links(mut self, links: Vec<rtnl::Link>) -> Self {
+        self.links = Some(Arc::new(Mutex::new(links)));
+        self
+    }
+
+    /// Whether its network devices are such.
+    #[must_use]
+    pub fn is_made_up(&self) -> bool {
+        self.links.is_some()
+    }
+
+    /// Changes those.
+    pub fn set_links(&self, links: Vec<rtnl::Link>) {
+        if let Some(made_up) = &self.links {
+            *made_up.lock().unwrap_or_else(PoisonError::into_inner) = links;
+        }
     }
 
     /// A file below `/proc`.

@@ -14,21 +14,16 @@ pub struct Enumerator {
     pub value: u64,
 }
 
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const ENUM: u32 = 6;
 const ENUM64: u32 = 19;
 
-/// All enumerators of the enums whose name ends so.
+/// All enumerators of the enums whose name ends so, from a kernel's BTF (`/sys/kernel/btf/vmlinux`).
 ///
 /// # Errors
 /// The kernel shows no BTF, or it is cut short.
-pub fn kernel_enums(name_ends: &str) -> io::Result<Vec<Enumerator>> {
-    enums_of(Path::new(VMLINUX), name_ends)
-}
-
-fn enums_of(file: &Path, name_ends: &str) -> io::Result<Vec<Enumerator>> {
-    let bytes = std::fs::read(file)?;
+pub fn kernel_enums(btf: &Path, name_ends: &str) -> io::Result<Vec<Enumerator>> {
+    let bytes = std::fs::read(btf)?;
     parse(&bytes, name_ends).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "BTF is cut short"))
 }
 
@@ -95,10 +90,11 @@ mod tests {
     /// Numbers that are the kernel's ABI are found under their names, on the running kernel.
     #[test]
     fn reads_the_running_kernel() {
-        if !Path::new(VMLINUX).exists() {
+        let btf = Path::new("/sys/kernel/btf/vmlinux");
+        if !btf.exists() {
             return;
         }
-        let all = kernel_enums("bpf_map_type").unwrap();
+        let all = kernel_enums(btf, "bpf_map_type").unwrap();
         let value = |name: &str| all.iter().find(|e| e.name == name).map(|e| e.value);
         assert_eq!((value("BPF_MAP_TYPE_HASH"), value("BPF_MAP_TYPE_RINGBUF")), (Some(1), Some(27)));
         assert!(all.iter().all(|e| e.of == "bpf_map_type"));

@@ -1,14 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Loads objects and chooses their hooks: of each slot the first variant that the kernel takes.
 
+use std::path::Path;
+
 use aya::{Btf, Ebpf, EbpfLoader};
 use zerocopy::IntoBytes;
 
 use super::attach::{Link, attach, chain};
+use super::memory::Memory;
 use super::{Hook, LoadError, LoadOptions, Object, Skeleton, VariableDef};
 
 /// Loads objects; keeps the kernel's BTF (tens of MiB) while it lives, so drop it after start.
 pub struct Loader {
+    target: Target,
+}
+
+enum Target {
+    Kernel(Box<Kernel>),
+    Memory(Memory),
+}
+
+/// The kernel that we run on.
+struct Kernel {
     btf: Result<Btf, String>,
     loader: EbpfLoader<'static>,
 }
@@ -38,27 +51,53 @@ impl Loader {
         let mut loader = EbpfLoader::new();
         // Task storage and the like: only the programs use them.
         loader.allow_unsupported_maps();
-        Loader { btf, loader }
+        Loader { target: Target::Kernel(Box::new(Kernel { btf, loader })) }
+    }
+
+    /// Loads into a kernel made of memory, for tests.
+    #[must_use]
+    pub fn in_memory(kernel: &Memory) -> Self {
+        Loader { target: Target::Memory(kernel.clone()) }
+    }
+
+    /// The `/proc` of the kernel that is loaded into.
+    pub(super) fn proc(&self) -> &Path {
+        match &self.target {
+            Target::Kernel(_) => Path::new("/proc"),
+            Target::Memory(m) => m.proc(),
+        }
     }
 
     /// # Errors
     /// The object, program and kernel's reason.
     pub fn load(&mut self, options: LoadOptions) -> Result<Object, LoadError> {
-        let (ebpf, hooks, links) = self.choose(&options)?;
-        if let Some(h) = missing(&hooks, &options.optional) {
-            return Err(LoadError::NoHook { object: options.skeleton.name, slot: h.slot, tried: h.refused.clone() });
+        let skeleton = options.skeleton;
+        let fail = |reason: String| LoadError::Object { object: skeleton.name, reason };
+        match &mut self.target {
+            Target::Kernel(kernel) => {
+                let (ebpf, hooks, links) = kernel.choose(&options)?;
+                required(&options, &hooks)?;
+                Object::new(skeleton, ebpf, hooks, links).map_err(|e| fail(format!("{e:#}")))
+            }
+            Target::Memory(memory) => {
+                let file = patched(&options).map_err(fail)?;
+                let hooks = memory.choose(&options);
+                required(&options, &hooks)?;
+                let object = Object::in_memory(skeleton, hooks, file.as_bytes(), memory.parts(skeleton));
+                memory.loaded(&object);
+                Ok(object)
+            }
         }
-        for h in &hooks {
-            tracing::debug!(object = options.skeleton.name, slot = h.slot, hook = h.attached.map(tracing::field::display), refused = ?h.refused, "chose a hook");
-        }
-        Object::new(options.skeleton, ebpf, hooks, links)
-            .map_err(|e| LoadError::Object { object: options.skeleton.name, reason: format!("{e:#}") })
     }
 
     /// Loads and attaches the object, tells how it went, and takes it away again.
     pub fn try_load(&mut self, skeleton: &'static Skeleton, optional: &[&'static str]) -> Report {
-        match self.choose(&skeleton.options()) {
-            Ok((_, hooks, _)) => {
+        let chosen = match &mut self.target {
+            Target::Kernel(k) => k.choose(&skeleton.options()).map(|(_, hooks, _)| hooks),
+            Target::Memory(m) => Ok(m.choose(&skeleton.options())),
+        };
+        match chosen {
+            Ok(hooks) => {
                 let error = missing(&hooks, optional).map(|h| LoadError::NoHook {
                     object: skeleton.name,
                     slot: h.slot,
@@ -69,7 +108,9 @@ impl Loader {
             Err(e) => Report { hooks: Vec::new(), error: Some(e) },
         }
     }
+}
 
+impl Kernel {
     fn choose(&mut self, options: &LoadOptions) -> Result<(Ebpf, Vec<Hook>, Vec<Link>), LoadError> {
         let skeleton = options.skeleton;
         let fail = |reason: String| LoadError::Object { object: skeleton.name, reason };
@@ -104,6 +145,17 @@ impl Loader {
         }
         Ok((ebpf, hooks, links))
     }
+}
+
+/// Each slot that must be there is.
+fn required(options: &LoadOptions, hooks: &[Hook]) -> Result<(), LoadError> {
+    if let Some(h) = missing(hooks, &options.optional) {
+        return Err(LoadError::NoHook { object: options.skeleton.name, slot: h.slot, tried: h.refused.clone() });
+    }
+    for h in hooks {
+        tracing::debug!(object = options.skeleton.name, slot = h.slot, hook = h.attached.map(tracing::field::display), refused = ?h.refused, "chose a hook");
+    }
+    Ok(())
 }
 
 fn missing<'a>(hooks: &'a [Hook], optional: &[&'static str]) -> Option<&'a Hook> {

@@ -25,6 +25,7 @@ mod attach;
 pub mod enums;
 mod loader;
 mod map;
+mod memory;
 mod object;
 mod perf;
 mod reader;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use loader::{Loader, Report};
 pub use map::Table;
+pub use memory::Memory;
 pub use object::{Cost, Object};
 pub use perf::Sampling;
 pub use reader::{Reader, Ready, Source, Stop};

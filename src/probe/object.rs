@@ -2,7 +2,7 @@
 //! A loaded object: its hooks, settings, maps, losses and cost.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::io::{Cursor, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,8 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::attach::{Link, explain, typed};
 use super::map::{Plain, Table};
+use super::memory::Parts;
 use super::perf::Sampling;
-use super::sys::RawMap;
+use super::sys::{RawMap, monotonic_ns};
 use super::{Hook, HookKind, Program, Setting, Skeleton, VariableDef};
 
 /// The map that SETTING's variables are in.
@@ -30,11 +31,22 @@ pub struct Object {
 struct Inner {
     skeleton: &'static Skeleton,
     hooks: Vec<Hook>,
+    /// The settings' bytes as the programs have them; held while they are written.
+    settings: Mutex<Vec<u64>>,
+    place: Place,
+}
+
+/// Where an object is loaded.
+enum Place {
+    Kernel(Box<Loaded>),
+    Memory(Arc<Parts>),
+}
+
+/// What the kernel has of an object.
+struct Loaded {
     maps: HashMap<String, OwnedFd>,
     /// Attached ones, by name.
     programs: HashMap<&'static str, OwnedFd>,
-    /// The settings' bytes as the kernel has them; held while they are written.
-    settings: Mutex<Vec<u64>>,
     rings: Mutex<Vec<Option<RingBuf<MapData>>>>,
     /// Only where programs are attached later: perf events and iterators.
     ebpf: Mutex<Option<Ebpf>>,
@@ -98,20 +110,26 @@ impl Object {
         }
         let later = |p: &Program| matches!(p.kind, HookKind::PerfEvent | HookKind::Iterator);
         let keep = hooks.iter().any(|h| h.attached.is_some_and(later));
-        let object = Object {
-            inner: Arc::new(Inner {
-                skeleton,
-                hooks,
-                maps,
-                programs,
-                settings: Mutex::default(),
-                rings: Mutex::new(rings),
-                ebpf: Mutex::new(keep.then_some(ebpf)),
-                _links: links,
-            }),
-        };
-        object.read_settings()?;
-        Ok(object)
+        let ebpf = Mutex::new(keep.then_some(ebpf));
+        let loaded = Loaded { maps, programs, rings: Mutex::new(rings), ebpf, _links: links };
+        let settings = loaded.settings(skeleton)?;
+        Ok(Self::at(skeleton, hooks, settings, Place::Kernel(Box::new(loaded))))
+    }
+
+    /// `file`: the object's file, with the settings as they are wanted.
+    pub(super) fn in_memory(skeleton: &'static Skeleton, hooks: Vec<Hook>, file: &[u8], parts: Arc<Parts>) -> Self {
+        let mut settings = vec![0_u64; settings_len(skeleton).div_ceil(8)];
+        for def in skeleton.settings {
+            let (to, from, size) = (def.offset as usize, def.file_offset as usize, def.size as usize);
+            if let Some(value) = file.get(from..from + size) {
+                settings.as_mut_bytes()[to..to + size].copy_from_slice(value);
+            }
+        }
+        Self::at(skeleton, hooks, settings, Place::Memory(parts))
+    }
+
+    fn at(skeleton: &'static Skeleton, hooks: Vec<Hook>, settings: Vec<u64>, place: Place) -> Self {
+        Object { inner: Arc::new(Inner { skeleton, hooks, settings: Mutex::new(settings), place }) }
     }
 
     /// The object's name: its BPF file's stem.
@@ -146,8 +164,9 @@ impl Object {
         let mut all = lock(&self.inner.settings);
         let at = def.offset as usize;
         all.as_mut_bytes()[at..at + size_of::<T>()].copy_from_slice(value.as_bytes());
-        let len = self.settings_len();
-        let raw = RawMap { fd: self.map_fd(SETTINGS)?, key_size: 4, value_size: len };
+        let Place::Kernel(loaded) = &self.inner.place else { return Ok(()) };
+        let len = settings_len(self.inner.skeleton);
+        let raw = RawMap { fd: loaded.map_fd(SETTINGS)?, key_size: 4, value_size: len };
         raw.update(&0_u32.to_ne_bytes(), &all.as_bytes()[..len])
             .with_context(|| format!("set {} of {}", setting.name, self.name()))
     }
@@ -170,26 +189,6 @@ impl Object {
         found.with_context(|| format!("{} has no setting {name} of {size} bytes", self.name()))
     }
 
-    fn settings_len(&self) -> usize {
-        self.inner.skeleton.settings.iter().map(|d| (d.offset + d.size) as usize).max().unwrap_or(0)
-    }
-
-    fn read_settings(&self) -> Result<()> {
-        let len = self.settings_len();
-        if len == 0 {
-            return Ok(());
-        }
-        let mut all = vec![0_u64; len.div_ceil(8)];
-        let raw = RawMap { fd: self.map_fd(SETTINGS)?, key_size: 4, value_size: len };
-        raw.lookup(&0_u32.to_ne_bytes(), &mut all.as_mut_bytes()[..len]).context("read the settings")?;
-        *lock(&self.inner.settings) = all;
-        Ok(())
-    }
-
-    fn map_fd(&self, name: &str) -> Result<BorrowedFd<'_>> {
-        self.inner.maps.get(name).map(OwnedFd::as_fd).with_context(|| format!("{} has no map {name}", self.name()))
-    }
-
     /// A map, typed; keys and values are the skeleton's structs or plain integers.
     ///
     /// # Errors
@@ -197,7 +196,10 @@ impl Object {
     pub fn table<K: Plain, V: Plain>(&self, name: &str) -> Result<Table<K, V>> {
         let def = self.inner.skeleton.maps.iter().find(|m| m.name == name);
         let def = def.with_context(|| format!("{} has no map {name}", self.name()))?;
-        Table::new(self.map_fd(name)?.try_clone_to_owned()?, def)
+        match &self.inner.place {
+            Place::Kernel(loaded) => Table::new(loaded.map_fd(name)?.try_clone_to_owned()?, def),
+            Place::Memory(parts) => parts.table(def),
+        }
     }
 
     /// Records that found no room, by ring.
@@ -221,10 +223,23 @@ impl Object {
             .filter_map(|program| {
                 let s = stats.get(program.stat? as usize)?;
                 let mean_ns = if s.timed == 0 { 0.0 } else { s.timed_ns as f64 / s.timed as f64 };
-                let missed = self.inner.programs.get(program.name).map_or(0, |fd| missed(fd.as_fd()));
+                let missed = self.missed(program);
                 Some(Cost { program, runs: s.count, mean_ns, missed })
             })
             .collect())
+    }
+
+    fn missed(&self, program: &Program) -> u64 {
+        let Place::Kernel(loaded) = &self.inner.place else { return 0 };
+        loaded.programs.get(program.name).map_or(0, |fd| missed(fd.as_fd()))
+    }
+
+    /// `CLOCK_MONOTONIC` as the programs read it (`bpf_ktime_get_ns`).
+    pub(super) fn monotonic_ns(&self) -> u64 {
+        match &self.inner.place {
+            Place::Kernel(_) => monotonic_ns(),
+            Place::Memory(parts) => parts.monotonic_ns(),
+        }
     }
 
     /// All of `probe_stats`, summed over the CPUs.
@@ -247,35 +262,65 @@ impl Object {
     /// # Errors
     /// The slot is not loaded, or the kernel's reason.
     pub fn sample(&self, slot: &str, hz: u64) -> Result<Sampling> {
-        let (program, mut ebpf) = self.later(slot, HookKind::PerfEvent)?;
+        let program = self.later(slot, HookKind::PerfEvent)?;
+        let Place::Kernel(loaded) = &self.inner.place else { return Ok(Sampling::of_nothing()) };
+        let mut ebpf = lock(&loaded.ebpf);
         let ebpf = ebpf.as_mut().context("not loaded")?;
         let event = typed::<PerfEvent>(ebpf, program).map_err(|e| anyhow::anyhow!(explain(&e)))?;
         Sampling::open(event.fd().map_err(|e| anyhow::anyhow!(explain(&e)))?.as_fd(), hz)
     }
 
-    /// Runs an `iter/…` slot once; what it writes with `bpf_seq_write` is read from the file.
+    /// Runs an `iter/…` slot once; what it writes with `bpf_seq_write` is read from the answer.
     ///
     /// # Errors
     /// The slot is not loaded, or the kernel's reason.
-    pub fn iterate(&self, slot: &str) -> Result<File> {
-        let (program, mut ebpf) = self.later(slot, HookKind::Iterator)?;
+    pub fn iterate(&self, slot: &str) -> Result<Box<dyn Read>> {
+        let program = self.later(slot, HookKind::Iterator)?;
+        let loaded = match &self.inner.place {
+            Place::Kernel(loaded) => loaded,
+            Place::Memory(parts) => return Ok(Box::new(Cursor::new(parts.iterate(slot)))),
+        };
+        let mut ebpf = lock(&loaded.ebpf);
         let ebpf = ebpf.as_mut().context("not loaded")?;
         let iter = typed::<Iter>(ebpf, program).map_err(|e| anyhow::anyhow!(explain(&e)))?;
         let link = iter.attach().and_then(|id| iter.take_link(id));
         let link = link.map_err(|e| anyhow::anyhow!("run {program}: {}", explain(&e)))?;
-        link.into_file().with_context(|| format!("open {program}"))
+        Ok(Box::new(link.into_file().with_context(|| format!("open {program}"))?))
     }
 
-    fn later(&self, slot: &str, kind: HookKind) -> Result<(&'static Program, MutexGuard<'_, Option<Ebpf>>)> {
+    fn later(&self, slot: &str, kind: HookKind) -> Result<&'static Program> {
         let program = self.attached(slot).with_context(|| format!("{}: slot {slot} is not loaded", self.name()))?;
         ensure!(program.kind == kind, "{}: slot {slot} is {program}, not {}", self.name(), kind.name());
-        Ok((program, lock(&self.inner.ebpf)))
+        Ok(program)
     }
 
     /// Hands over a ring to its only reader; `None` when one has it.
     pub(super) fn take_ring(&self, index: usize) -> Option<RingBuf<MapData>> {
-        lock(&self.inner.rings).get_mut(index)?.take()
+        let Place::Kernel(loaded) = &self.inner.place else { return None };
+        lock(&loaded.rings).get_mut(index)?.take()
     }
+}
+
+impl Loaded {
+    fn map_fd(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        self.maps.get(name).map(OwnedFd::as_fd).with_context(|| format!("there is no map {name}"))
+    }
+
+    /// The settings as they are now.
+    fn settings(&self, skeleton: &Skeleton) -> Result<Vec<u64>> {
+        let len = settings_len(skeleton);
+        let mut all = vec![0_u64; len.div_ceil(8)];
+        if len > 0 {
+            let raw = RawMap { fd: self.map_fd(SETTINGS)?, key_size: 4, value_size: len };
+            raw.lookup(&0_u32.to_ne_bytes(), &mut all.as_mut_bytes()[..len]).context("read the settings")?;
+        }
+        Ok(all)
+    }
+}
+
+/// Bytes of all settings together.
+fn settings_len(skeleton: &Skeleton) -> usize {
+    skeleton.settings.iter().map(|d| (d.offset + d.size) as usize).max().unwrap_or(0)
 }
 
 /// What a panic left is still whole: nothing here is half written.

@@ -41,7 +41,8 @@ const IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
 /// One event a CPU; all of them rest at first.
 pub struct Sampling {
     events: Vec<OwnedFd>,
-    cpus: Vec<u32>,
+    /// `None`: where nothing runs.
+    cpus: Option<Vec<u32>>,
 }
 
 impl Sampling {
@@ -53,13 +54,18 @@ impl Sampling {
     pub(super) fn open(program: BorrowedFd<'_>, hz: u64) -> Result<Self> {
         let cpus = online()?;
         let events = cpus.iter().map(|cpu| open(*cpu, hz, program).with_context(|| format!("sample CPU {cpu}")));
-        Ok(Sampling { events: events.collect::<Result<_>>()?, cpus })
+        Ok(Sampling { events: events.collect::<Result<_>>()?, cpus: Some(cpus) })
+    }
+
+    /// Of a kernel made of memory: nothing runs.
+    pub(super) fn of_nothing() -> Self {
+        Sampling { events: Vec::new(), cpus: None }
     }
 
     /// Whether CPUs came or went since these were opened.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
-        online().is_ok_and(|now| now != self.cpus)
+        self.cpus.as_ref().is_some_and(|cpus| online().is_ok_and(|now| now != *cpus))
     }
 
     /// # Errors

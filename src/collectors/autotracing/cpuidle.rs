@@ -324,6 +324,11 @@ fn trigger(f: &Figures, reason: Reason, since: Now, now: Now) -> Trigger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
+    use crate::probe::skeletons::cpu_sample::CpuSample as CpuSampleRecord;
+    use crate::probe::skeletons::sched::{self, SchedGroup};
 
     /// Settings out of range are refused with what would be valid.
     #[test]
@@ -333,5 +338,48 @@ mod tests {
         assert_eq!((e.key, e.expected.as_str()), ("usage_limit", "from 0.1 to 1"));
         let e = Config { window: HumanDuration::from_secs(1), ..Config::default() }.validate().unwrap_err();
         assert_eq!(e.key, "window");
+    }
+
+    /// One workload at all of its limit for the window: an incident, its profile, and its end.
+    #[test]
+    fn a_workload_at_its_limit() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/batch").unwrap();
+        rig.write("sys/fs/cgroup/batch/cpu.max", "100000 100000\n").unwrap();
+        let mut c = rig.run(&crate::collectors::autotracing::<CpuIdle>(), "window = \"2s\"").unwrap();
+        let (mut used_ns, mut trigger) = (0, None);
+        for second in 0..8 {
+            rig.advance(Duration::from_secs(1));
+            used_ns += if second == 0 { 1_000_000 } else { 990_000_000 };
+            let group = SchedGroup { run_ns: used_ns, ..SchedGroup::new_zeroed() };
+            rig.kernel().put(&sched::SKELETON, "sched_evicted", &cgroup.id, &[group]).unwrap();
+            for change in c.check().unwrap() {
+                let Change::Onset(t) = change else { panic!("{change:?}") };
+                assert!(trigger.replace(t).is_none());
+            }
+        }
+        let trigger = trigger.unwrap();
+        assert_eq!(
+            (trigger.def.name, trigger.severity, trigger.capture),
+            ("linux.autotracing.cpuidle", Severity::Warn, true)
+        );
+        assert_eq!(trigger.message, "/batch uses 0.99 of its 1.00 CPUs (99 %)");
+        let mut r = CpuSampleRecord::new_zeroed();
+        (r.target, r.thread.tgid, r.thread.tid) = (trigger.target.workload.unwrap().0, 42, 42);
+        (r.kernel[0], r.kernel_bytes) = (0xffff_ffff_8100_0010, 8);
+        for _ in 0..3 {
+            c.record("cpu_sample", &r).unwrap();
+        }
+        let limits = Limits { duration: Duration::ZERO, stacks: 10 };
+        let capture = c.capture(&trigger, limits).unwrap();
+        assert_eq!((capture.stacks.len(), capture.stacks[0].count, capture.lost), (1, 3, 0));
+        rig.advance(Duration::from_secs(60));
+        let changes: Vec<_> = (0..20)
+            .flat_map(|_| {
+                rig.advance(Duration::from_secs(1));
+                c.check().unwrap()
+            })
+            .collect();
+        assert!(matches!(&changes[..], [Change::Recovered(..)]), "{changes:?}");
     }
 }

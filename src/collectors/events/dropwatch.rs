@@ -164,7 +164,7 @@ impl Collector for DropWatch {
 
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let net = cx.shared.net()?.clone();
-        let reasons = Reasons::of_kernel()
+        let reasons = Reasons::of_kernel(cx.host)
             .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
         let owners = Owners::new(cx)?;
         cx.take_records(net.object(), "packet_drop")?;
@@ -296,4 +296,70 @@ fn message(e: &Event, r: &PacketDrop, reason: &str, at: Option<&str>) -> String 
     let place = at.map(|a| format!(" at {a}")).unwrap_or_default();
     let more = if r.suppressed > 0 { format!("; {} more since the last report", r.suppressed) } else { String::new() };
     format!("dropped {}{whose}: {reason}{place}{process}{more}", ends(&r.flow))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
+    use crate::probe::skeletons::net::{DropKey, Tally};
+    use crate::signal::metric::Reading;
+
+    /// IPv4 as the probe has it: mapped.
+    fn ipv4(last: u8) -> [u32; 4] {
+        [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes([10, 0, 0, last])]
+    }
+
+    /// Why, where and whose; the reason by the kernel's own numbers.
+    #[test]
+    fn a_packet_of_a_workload() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        rig.symbol(0xffff_ffff_8100_0000, "nf_hook_slow").unwrap();
+        let mut c = rig.run(&crate::collectors::events::<DropWatch>(), "").unwrap();
+        let mut r = PacketDrop::new_zeroed();
+        (r.location, r.reason, r.hits, r.owner.cgroup.id) = (0xffff_ffff_8100_0010, 8, 1, cgroup.id);
+        (r.flow.source, r.flow.destination, r.flow.version, r.flow.protocol) = (ipv4(1), ipv4(2), 4, 17);
+        (r.flow.source_port, r.flow.destination_port) = (53, 4711);
+        r.device[..4].copy_from_slice(b"eth0");
+        let e = c.record("packet_drop", &r).unwrap().pop().unwrap();
+        assert_eq!((e.def.name, e.severity), ("linux.net.packet_drop", Severity::Warn));
+        let said = "dropped udp 10.0.0.1:53 → 10.0.0.2:4711 of a.service: NETFILTER_DROP at nf_hook_slow";
+        assert!(e.message.starts_with(said), "{}", e.message);
+        // A drop that the sender was told of; and the other ring of the probe is another collector's.
+        r.reason = 3;
+        assert_eq!(c.record("packet_drop", &r).unwrap().pop().unwrap().severity, Severity::Info);
+        assert!(c.bytes("tcp_retransmit", &[]).is_err());
+    }
+
+    /// Exact counts of the kernel's table, of the node and of the workload; what is ignored is still counted.
+    #[test]
+    fn counts_grow_with_the_table() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        let mut c = rig.run(&crate::collectors::events::<DropWatch>(), "ignore = [\"NETFILTER_DROP\"]").unwrap();
+        let key = DropKey { cgroup: cgroup.id, reason: 8, kind: 2, ..DropKey::new_zeroed() };
+        for hits in [3, 5] {
+            let tally = |hits| Tally { hits, last_ns: rig.kernel().monotonic_ns(), ..Tally::new_zeroed() };
+            rig.kernel().put(&SKELETON, "drops", &key, &[tally(hits), tally(1)]).unwrap();
+            c.tick().unwrap();
+            let metrics = c.metrics();
+            let of = |p: &crate::signal::metric::Point| (p.workload.is_some(), p.reading.clone());
+            let points: Vec<_> = metrics.points().iter().map(of).collect();
+            assert_eq!(points, [(false, Reading::Int(hits + 1)), (true, Reading::Int(hits + 1))]);
+        }
+        let classes = rig.kernel().table::<u32, u32>(&SKELETON, "reason_classes").unwrap();
+        assert_eq!(classes.get(&8).unwrap(), Some(4));
+    }
+
+    /// Without the kernel's names there is a reason, and no events.
+    #[test]
+    fn without_types_it_is_unavailable() {
+        let rig = Rig::new().unwrap();
+        rig.remove("sys/kernel/btf/vmlinux").unwrap();
+        let e = rig.run(&crate::collectors::events::<DropWatch>(), "").err().unwrap();
+        assert!(e.to_string().contains("BTF"), "{e}");
+    }
 }

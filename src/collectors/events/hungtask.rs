@@ -248,6 +248,10 @@ fn message(phase: Phase, e: &Event, wait: &Wait) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::{FromZeros as _, IntoBytes as _};
+
+    use crate::collectors::testing::Rig;
+    use crate::probe::skeletons::tasks::{self, BlockedTask};
 
     /// A limit that ordinary I/O would cross is refused with what would be valid.
     #[test]
@@ -255,5 +259,37 @@ mod tests {
         assert_eq!(Config::default().validate(), Ok(()));
         let e = Config { limit: HumanDuration::from_millis(10) }.validate().unwrap_err();
         assert_eq!((e.key, e.expected.as_str()), ("limit", "from 1s to 1h"));
+    }
+
+    /// From the walk over the tasks to the event of a hang, and of its end.
+    #[test]
+    fn a_hang_and_its_end() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        rig.symbol(0xffff_ffff_8100_0000, "nfs_wait_bit_killable").unwrap();
+        let mut c = rig.run(&crate::collectors::events::<HungTask>(), "").unwrap();
+        let mut r = BlockedTask::new_zeroed();
+        (r.time_ns, r.blocked_ns, r.start_ns, r.switches) = (rig.clock().boot_ns(), 20_000_000_000, 7, 5);
+        (r.cgroup.id, r.thread.tgid, r.thread.tid) = (cgroup.id, 42, 43);
+        r.thread.comm[..2].copy_from_slice(b"cp");
+        (r.stack[0], r.stack_bytes, r.killable) = (0xffff_ffff_8100_0010, 8, 1);
+        rig.kernel().iterates(&tasks::SKELETON, "walk", r.as_bytes());
+        let e = c.tick().unwrap().pop().unwrap();
+        assert_eq!(
+            (e.def.name, e.severity, e.duration),
+            ("linux.task.hung", Severity::Warn, Some(Duration::from_secs(20)))
+        );
+        assert!(
+            e.message.starts_with("cp (pid 42) of a.service has been blocked in the kernel for 20 s"),
+            "{}",
+            e.message
+        );
+        let text =
+            |e: &Event, key: crate::signal::Key| e.attributes.get(key.name).and_then(Value::as_str).map(str::to_owned);
+        assert_eq!(text(&e, attr::LINUX_HUNG_WAIT).as_deref(), Some("nfs"));
+        assert!(c.tick().unwrap().is_empty());
+        rig.kernel().iterates(&tasks::SKELETON, "walk", &r.as_bytes()[..100]);
+        let e = c.tick().unwrap().pop().unwrap();
+        assert_eq!((e.severity, text(&e, attr::LINUX_PHASE).as_deref()), (Severity::Info, Some("ended")));
     }
 }

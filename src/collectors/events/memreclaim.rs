@@ -243,7 +243,7 @@ impl MemReclaim {
         let path = self.workloads.of_cgroup(r.reclaimed.into()).map(|w| w.cgroup.clone());
         e.attributes
             .set_some(attr::LINUX_RECLAIM_CGROUP, path)
-            .set(attr::LINUX_RECLAIM_USAGE, r.usage_pages * self.page);
+            .set(attr::LINUX_RECLAIM_USAGE, r.usage_pages.saturating_mul(self.page));
         // PAGE_COUNTER_MAX of include/linux/page_counter.h: no limit.
         if r.limit_pages < u64::MAX / 2 / self.page {
             e.attributes.set(attr::LINUX_RECLAIM_LIMIT, r.limit_pages * self.page);
@@ -308,6 +308,9 @@ fn message(e: &Event, r: &ReclaimStall) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
 
     /// Limits that would flood, or never be reached, are refused with what would be valid.
     #[test]
@@ -317,5 +320,34 @@ mod tests {
         c.window_limit = HumanDuration::from_millis(20_000);
         let e = c.validate().unwrap_err();
         assert_eq!((e.key, e.expected.as_str()), ("window_limit", "from 1ms to the window"));
+    }
+
+    /// A stall with the pressure of before and after, and how full the cgroup was that it freed memory for.
+    #[test]
+    fn a_stall_and_the_pressure_around_it() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        let pressure = |avg10| format!("some avg10={avg10} avg60=0.00 avg300=0.00 total=5\n");
+        rig.write("proc/pressure/memory", pressure("1.00")).unwrap();
+        let mut c = rig.run(&crate::collectors::events::<MemReclaim>(), "").unwrap();
+        assert!(c.tick().unwrap().is_empty());
+        rig.advance(Duration::from_secs(3));
+        rig.write("proc/pressure/memory", pressure("9.00")).unwrap();
+        let mut r = ReclaimStall::new_zeroed();
+        (r.time_ns, r.stall_ns, r.kind, r.order) = (rig.clock().boot_ns(), 700_000_000, ReclaimKind::RECLAIM_MEMCG, -1);
+        (r.cgroup.id, r.reclaimed.id, r.usage_pages, r.limit_pages) = (cgroup.id, cgroup.id, 10, 20);
+        (r.thread.tgid, r.thread.tid) = (42, 42);
+        r.thread.comm[..4].copy_from_slice(b"hogs");
+        let e = c.record("reclaim_stall", &r).unwrap().pop().unwrap();
+        assert_eq!((e.def.name, e.severity), ("linux.memory.reclaim_stall", Severity::Warn));
+        let words = "hogs (pid 42) of a.service stood still for 700 ms in reclaim of the memory cgroup /a.service";
+        assert_eq!(e.message, words);
+        let avg10 = |key: crate::signal::Key| {
+            let Some(Value::Map(lines)) = e.attributes.get(key.name) else { panic!("no {}", key.name) };
+            format!("{:?}", lines).contains(if key.name == attr::LINUX_PRESSURE_BEFORE.name { "1.0" } else { "9.0" })
+        };
+        assert!(avg10(attr::LINUX_PRESSURE_BEFORE) && avg10(attr::LINUX_PRESSURE_AFTER));
+        let int = |key: crate::signal::Key| e.attributes.get(key.name).and_then(Value::as_int).unwrap();
+        assert_eq!(int(attr::LINUX_RECLAIM_LIMIT), 2 * int(attr::LINUX_RECLAIM_USAGE));
     }
 }

@@ -312,6 +312,9 @@ fn stage(stage: ReceiveStage) -> (&'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
     use crate::signal::Timestamp;
 
     /// Limits that would flood, or never fire, are refused with what would be valid.
@@ -337,5 +340,27 @@ mod tests {
             clock.step(step);
             assert!(Offset::at(clock.now()).is_step_from(before));
         }
+    }
+
+    /// Data that its reader read late; and none of it when the clock was set meanwhile.
+    #[test]
+    fn late_data_and_a_clock_that_is_set() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        let mut c = rig.run(&crate::collectors::events::<NetRecvLat>(), "user_limit = \"300ms\"").unwrap();
+        let object = rig.kernel().object(&SKELETON).unwrap();
+        assert_eq!(object.get(setting::USER_LIMIT_NS).unwrap(), 300_000_000);
+        let mut r = ReceiveDelay::new_zeroed();
+        (r.time_ns, r.delay_ns, r.stage) = (rig.clock().boot_ns(), 400_000_000, ReceiveStage::STAGE_USER);
+        (r.cgroup.id, r.thread.tgid, r.thread.tid, r.flow.version) = (cgroup.id, 42, 42, 6);
+        r.thread.comm[..3].copy_from_slice(b"app");
+        let e = c.record("receive_delay", &r).unwrap().pop().unwrap();
+        assert_eq!((e.def.name, e.severity), ("linux.net.receive_delay", Severity::Warn));
+        assert!(e.message.ends_with(" of a.service waited 400 ms for its reader, app (pid 42)"), "{}", e.message);
+        rig.clock().step(3_600_000_000_000);
+        rig.advance(Duration::from_secs(1));
+        assert!(c.record("receive_delay", &r).unwrap().is_empty());
+        assert_eq!(object.get(setting::SINCE_NS).unwrap(), rig.clock().boot_ns());
+        assert_eq!(c.record("receive_delay", &r).unwrap().len(), 1);
     }
 }

@@ -204,6 +204,10 @@ impl Oom {
         Some(())
     }
 
+    fn bytes(&self, pages: u64) -> u64 {
+        pages.saturating_mul(self.page)
+    }
+
     fn victim(&self, r: &OomVictim) -> Thread {
         let mut victim = Thread::from(r.victim);
         if r.victim_known == 0 {
@@ -235,9 +239,10 @@ impl Oom {
         }
         let groups = r.group_usage_pages.iter().zip(&r.group_limit_pages).zip(&r.group_id);
         // The innermost group that is full; a page counter is charged in batches, hence the slack.
-        let full = groups.filter(|(_, id)| **id != 0).map(|(g, _)| g).find(|(used, limit)| *used + 64 >= **limit);
+        let full =
+            groups.filter(|(_, id)| **id != 0).map(|(g, _)| g).find(|(used, limit)| used.saturating_add(64) >= **limit);
         if let (Some((used, limit)), true) = (full, constraint != CONSTRAINTS[0]) {
-            e.attributes.set(attr::LINUX_OOM_USAGE, used * self.page).set(attr::LINUX_OOM_LIMIT, limit * self.page);
+            e.attributes.set(attr::LINUX_OOM_USAGE, self.bytes(*used)).set(attr::LINUX_OOM_LIMIT, self.bytes(*limit));
         }
         if from_kernel.is_some() {
             e.attributes
@@ -257,7 +262,7 @@ impl Oom {
             ("swap", r.swap_pages),
             ("virtual", r.total_vm_pages),
         ];
-        let bytes = kinds.map(|(name, pages)| (name, pages * self.page));
+        let bytes = kinds.map(|(name, pages)| (name, self.bytes(pages)));
         e.attributes.set(attr::LINUX_OOM_VICTIM_MEMORY, Value::figures(bytes));
         e.attributes.set(attr::LINUX_OOM_SCORE_ADJ, r.oom_score_adj);
     }
@@ -395,6 +400,10 @@ fn field<'a>(fields: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
+    use crate::probe::{CgroupId, CgroupRef, ThreadRef};
 
     /// A group kill's line is for all below the group, and for no neighbour of a like name.
     #[test]
@@ -421,5 +430,56 @@ mod tests {
         let l = KillLine::parse(line).unwrap();
         assert_eq!((l.constraint, l.cpuset, l.nodes.as_deref()), ("memory_policy", None, Some("1")));
         assert_eq!(KillLine::parse("Out of memory: Killed process 5 (tail)"), None);
+    }
+
+    fn victim(rig: &Rig, cgroup: CgroupId) -> OomVictim {
+        let thread = |pid, name: &[u8; 4]| {
+            let mut t = ThreadRef { tgid: pid, tid: pid, comm: [0; 16] };
+            t.comm[..4].copy_from_slice(name);
+            t
+        };
+        let mut r = OomVictim::new_zeroed();
+        (r.time_ns, r.victim_known, r.constraint) = (rig.clock().boot_ns(), 1, u32::MAX);
+        (r.victim, r.trigger) = (thread(77, b"hogs"), thread(78, b"asks"));
+        r.victim_cgroup = CgroupRef { id: cgroup.id, hierarchy: cgroup.hierarchy, reserved: 0 };
+        r.anon_pages = 10;
+        (r.group_id[0], r.group_usage_pages[0], r.group_limit_pages[0]) = (cgroup.id, 256, 256);
+        r
+    }
+
+    /// The record says who and how much, the kernel's log why, the cgroup's files what it held.
+    #[test]
+    fn a_kill_with_its_evidence() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        rig.write("sys/fs/cgroup/a.service/memory.current", "1048576\n").unwrap();
+        rig.write("sys/fs/cgroup/a.service/memory.stat", "anon 900\nfile 100\n").unwrap();
+        rig.write("dev/kmsg", "6,1,2,-;from before\n").unwrap();
+        let mut oom = rig.run(&crate::collectors::events::<Oom>(), "").unwrap();
+        let line = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/a.service,task_memcg=/a.service,task=hogs,pid=77,uid=0";
+        rig.append("dev/kmsg", format!("6,2,3,-;{line}\n")).unwrap();
+        let e = oom.record("oom_victim", &victim(&rig, cgroup)).unwrap().pop().unwrap();
+        assert_eq!(
+            (e.def.name, e.severity, e.time),
+            ("linux.memory.oom_kill", Severity::Error, rig.clock().now().wall)
+        );
+        assert_eq!(e.message, "hogs (pid 77) of a.service was killed: memory limit of 1 MiB reached");
+        let text = |key: Key| e.attributes.get(key.name).and_then(Value::as_str);
+        assert_eq!(text(attr::LINUX_OOM_CONSTRAINT), Some("memcg"));
+        assert_eq!(text(attr::LINUX_OOM_CGROUP), Some("/a.service"));
+        let stat = e.attributes.get(attr::LINUX_OOM_MEMORY_STAT.name).unwrap();
+        assert_eq!(*stat, Value::figures([("anon", 900_u64), ("file", 100)]));
+        assert_eq!(e.related[0].thread.comm, "asks");
+    }
+
+    /// Without a log and without the cgroup, what the record has is the event.
+    #[test]
+    fn a_kill_without_evidence() {
+        let rig = Rig::new().unwrap();
+        let gone = CgroupId { hierarchy: 0, id: 999_999_999 };
+        let mut oom = rig.run(&crate::collectors::events::<Oom>(), "").unwrap();
+        let e = oom.record("oom_victim", &victim(&rig, gone)).unwrap().pop().unwrap();
+        assert_eq!((e.workload.is_none(), e.thread.unwrap().pid), (true, 77));
+        assert_eq!(e.attributes.get(attr::LINUX_OOM_CONSTRAINT.name).and_then(Value::as_str), Some(UNKNOWN));
     }
 }

@@ -208,6 +208,9 @@ fn running(e: &Event) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
 
     /// Limits that would flood, or never fire, are refused with what would be valid.
     #[test]
@@ -217,5 +220,28 @@ mod tests {
         c.delay_limit = HumanDuration::from_micros(1);
         let e = c.validate().unwrap_err();
         assert_eq!((e.key, e.expected.as_str()), ("delay_limit", "from 100us to 60s"));
+    }
+
+    /// A delay without the time that was stolen, the thread that was in the way, and the function of a timer.
+    #[test]
+    fn delays_and_culprits() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        rig.symbol(0xffff_ffff_8100_0000, "tick_handler").unwrap();
+        let mut softirq = rig.run(&crate::collectors::events::<Softirq>(), "").unwrap();
+        let mut r = SoftirqDelay::new_zeroed();
+        (r.delay_ns, r.steal_ns, r.vector, r.suppressed) = (200_000_000, 50_000_000, 3, 4);
+        (r.at.cpu, r.at.thread.tgid, r.at.thread.tid, r.at.cgroup.id) = (1, 42, 43, cgroup.id);
+        r.at.thread.comm[..4].copy_from_slice(b"spin");
+        let e = softirq.record("softirq_delay", &r).unwrap().pop().unwrap();
+        assert_eq!((e.def.name, e.severity, e.suppressed), ("linux.softirq.delay", Severity::Warn, 4));
+        assert_eq!(e.message, "softirq NET_RX waited 150 ms on CPU 1; spin (pid 42) in a.service was running");
+        assert_eq!(e.duration, Some(Duration::from_millis(150)));
+        let mut r = IrqHeldOff::new_zeroed();
+        (r.delay_ns, r.function) = (120_000_000, 0xffff_ffff_8100_0010);
+        let e = softirq.record("irq_held_off", &r).unwrap().pop().unwrap();
+        assert_eq!((e.message.as_str(), e.related.len()), ("CPU 0 took no interrupts for 120 ms", 0));
+        let function = e.attributes.get(attr::LINUX_TIMER_FUNCTION.name).and_then(crate::signal::Value::as_str);
+        assert_eq!(function, Some("tick_handler"));
     }
 }

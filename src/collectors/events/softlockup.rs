@@ -260,6 +260,9 @@ fn ns(d: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
 
     /// A limit below some looks would be chance.
     #[test]
@@ -267,5 +270,49 @@ mod tests {
         assert_eq!(Config::default().validate(), Ok(()));
         let e = Config { limit: HumanDuration::from_millis(500) }.validate().unwrap_err();
         assert_eq!((e.key, e.expected.as_str()), ("limit", "from 2s to 10m"));
+    }
+
+    fn rig() -> Rig {
+        let rig = Rig::new().unwrap();
+        rig.write("dev/kmsg", "").unwrap();
+        rig
+    }
+
+    fn lockup(phase: LockupPhase) -> Lockup {
+        let mut r = Lockup { phase, stuck_ns: 5_000_000_000, ..Lockup::new_zeroed() };
+        (r.at.cpu, r.at.thread.tgid, r.at.thread.tid) = (1, 42, 42);
+        r
+    }
+
+    /// One that we see waits for what the other CPUs say, and for those that do not answer no longer than the
+    /// patience; its end is reported too.
+    #[test]
+    fn a_lockup_and_its_end() {
+        let rig = rig();
+        let mut c = rig.run(&crate::collectors::events::<SoftLockup>(), "").unwrap();
+        assert_eq!(c.period(), Some(READING));
+        assert!(c.record("lockup", &lockup(LockupPhase::LOCKUP_BEGUN)).unwrap().is_empty());
+        assert_eq!(c.period(), Some(AWAITING));
+        assert!(c.tick().unwrap().is_empty());
+        rig.advance(PATIENCE);
+        let e = c.tick().unwrap().pop().unwrap();
+        assert_eq!((e.def.name, e.severity), ("linux.cpu.soft_lockup", Severity::Error));
+        assert_eq!(e.attributes.get(attr::CPU_LOGICAL_NUMBER.name).and_then(crate::signal::Value::as_int), Some(1));
+        let e = c.record("lockup", &lockup(LockupPhase::LOCKUP_ENDED)).unwrap().pop().unwrap();
+        assert_eq!(e.attributes.get(attr::LINUX_PHASE.name).and_then(crate::signal::Value::as_str), Some("ended"));
+    }
+
+    /// One that the kernel's watchdog speaks of is asked for: every CPU is to answer.
+    #[test]
+    fn the_watchdogs_word() {
+        let rig = rig();
+        let mut c = rig.run(&crate::collectors::events::<SoftLockup>(), "").unwrap();
+        rig.append("dev/kmsg", "0,9,9,-;watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [spin:42]\n").unwrap();
+        assert!(c.tick().unwrap().is_empty());
+        let questions = rig.kernel().table::<u32, u64>(&SKELETON, "questions").unwrap();
+        assert_eq!(questions.get(&0).unwrap(), Some(rig.clock().boot_ns()));
+        rig.advance(PATIENCE);
+        let e = c.tick().unwrap().pop().unwrap();
+        assert_eq!(e.thread.unwrap().comm, "spin");
     }
 }

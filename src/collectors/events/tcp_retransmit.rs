@@ -146,7 +146,7 @@ impl Collector for TcpRetransmit {
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let net = cx.shared.net()?.clone();
         let owners = Owners::new(cx)?;
-        let reasons = Reasons::of_kernel()
+        let reasons = Reasons::of_kernel(cx.host)
             .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
         // Without dropwatch nobody else says which drops are none.
         let told = net.is_classified().and_then(|told| if told { Ok(()) } else { reasons.configure(&net, &[]) });
@@ -242,7 +242,7 @@ fn severity(r: &net::TcpRetransmit) -> Severity {
     let opening = matches!(r.kind, RetransmitKind::RETRANSMIT_SYN | RetransmitKind::RETRANSMIT_SYN_ACK);
     // Nobody holds the socket any more: its last words to a peer that may be gone.
     let abandoned = r.owner.socket == 0 && !opening;
-    let noticeable = opening || r.attempt >= 2 || r.suppressed + 1 >= MANY;
+    let noticeable = opening || r.attempt >= 2 || r.suppressed >= MANY - 1;
     if noticeable && !abandoned { Severity::Warn } else { Severity::Info }
 }
 
@@ -274,6 +274,7 @@ fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collectors::testing::Rig;
     use crate::host::Host;
     use crate::probe::CgroupId;
     use crate::signal::metric::Reading;
@@ -319,5 +320,30 @@ mod tests {
         let fast: Vec<_> = fast.map(|p| (p.def.name, &p.reading)).collect();
         assert_eq!(fast, [(RETRANSMITS.name, &Reading::Int(6)), (CONTAINER_RETRANSMITS.name, &Reading::Int(6))]);
         assert_eq!(out.metrics.points().len(), KINDS.len() + 1);
+    }
+
+    /// A SYN whose packet this node itself dropped, by the process that holds the socket; and the counts.
+    #[test]
+    fn a_retransmit_of_what_was_dropped_here() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        let mut c = rig.run(&crate::collectors::events::<TcpRetransmit>(), "").unwrap();
+        // `struct socket_holder`: the cgroup, the process.
+        let holder = [cgroup.id.to_ne_bytes(), [0; 8], [42, 0, 0, 0, 42, 0, 0, 0], *b"client\0\0", [0; 8]].concat();
+        rig.kernel().iterates(&net::SKELETON, "holders", &holder);
+        let mut r = record(RetransmitKind::RETRANSMIT_SYN, 7, 1, 2);
+        (r.time_ns, r.drop_time_ns, r.drop_of, r.drop_reason) = (rig.clock().boot_ns(), 5, 1, 8);
+        (r.flow.version, r.flow.protocol, r.hits) = (6, 6, 3);
+        let e = c.record("tcp_retransmit", &r).unwrap().pop().unwrap();
+        assert_eq!((e.def.name, e.severity, e.suppressed), ("linux.net.tcp_retransmit", Severity::Warn, 2));
+        let said = "sent again (syn) of a.service, client (pid 42): dropped on this node: NETFILTER_DROP";
+        assert!(e.message.contains(said), "{}", e.message);
+        let key = net::RetransmitKey { cgroup: cgroup.id, kind: 4, ..net::RetransmitKey::new_zeroed() };
+        let tally = net::Tally { hits: 2, last_ns: rig.kernel().monotonic_ns(), ..net::Tally::new_zeroed() };
+        rig.kernel().put(&net::SKELETON, "retransmits", &key, &[tally; 2]).unwrap();
+        c.tick().unwrap();
+        let metrics = c.metrics();
+        let own: Vec<_> = metrics.points().iter().filter(|p| p.workload.is_some()).collect();
+        assert_eq!((own.len(), &own[0].reading), (1, &crate::signal::metric::Reading::Int(4)));
     }
 }

@@ -120,7 +120,7 @@ fn stopped(r: &Timeout) -> Option<Duration> {
 
 fn of_jiffies(r: &Timeout, n: u64) -> Option<Duration> {
     let hz = jiffies_a_second(r.jiffies, Duration::from_nanos(r.monotonic_ns))?;
-    Some(Duration::from_millis(n * 1000 / hz))
+    Some(Duration::from_millis(n.saturating_mul(1000) / hz))
 }
 
 fn nanoseconds(d: Duration) -> u64 {
@@ -147,6 +147,9 @@ fn jiffies_a_second(jiffies: u64, monotonic: Duration) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
 
     /// Before and after the counter's wrap, and where it is unknown.
     #[test]
@@ -158,5 +161,23 @@ mod tests {
             }
         }
         assert_eq!(jiffies_a_second(1 << 32, Duration::from_secs(300)), None);
+    }
+
+    /// A queue, its device, and for how long it stood still, at 250 jiffies a second.
+    #[test]
+    fn a_queue_that_stands_still() {
+        let rig = Rig::new().unwrap();
+        let mut r = Timeout::new_zeroed();
+        (r.time_ns, r.monotonic_ns) = (rig.clock().boot_ns(), 1_000_000_000_000);
+        r.jiffies = (1 << 32) - 300 * 250 + 1000 * 250;
+        (r.trans_start, r.queue, r.queues, r.limit_jiffies) = (r.jiffies - 1500, 2, 4, 1250);
+        r.dev.name[..4].copy_from_slice(b"eth0");
+        r.dev.driver[..4].copy_from_slice(b"mlx5");
+        let mut c = rig.run(&crate::collectors::events::<TxTimeout>(), "").unwrap();
+        let e = c.record("tx_timeout", &r).unwrap().pop().unwrap();
+        assert_eq!((e.def.name, e.severity), ("linux.net.tx_timeout", Severity::Error));
+        assert_eq!(e.message, "eth0 (mlx5): transmit queue 2 has been stopped for 6.0 s");
+        let limit = e.attributes.get(attr::LINUX_NET_TX_LIMIT.name).and_then(crate::signal::Value::as_int);
+        assert_eq!((e.duration, limit), (Some(Duration::from_secs(6)), Some(5_000_000_000)));
     }
 }

@@ -237,8 +237,12 @@ fn seconds(ns: u64) -> f64 {
 mod tests {
     use std::sync::Arc;
 
+    use zerocopy::FromZeros as _;
+
     use super::*;
+    use crate::collectors::testing::Rig;
     use crate::host::Host;
+    use crate::probe::skeletons::sched::{SKELETON, SchedGroup};
     use crate::signal::Timestamp;
     use crate::signal::metric::Reading;
 
@@ -350,5 +354,46 @@ mod tests {
         out.drain();
         limits(&cgroups, &workload(8, "/b.service"), &mut out);
         assert!(out.points().is_empty());
+    }
+
+    fn sched_group(run_ns: u64) -> SchedGroup {
+        SchedGroup { run_ns, ..SchedGroup::new_zeroed() }
+    }
+
+    /// On a whole node: a workload's time and use by the probe, its limit and throttling by its cgroup's files.
+    #[test]
+    fn a_workload_and_its_limit() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/system.slice/web.service").unwrap();
+        rig.write("sys/fs/cgroup/system.slice/web.service/cpu.max", "150000 100000\n").unwrap();
+        let throttled = "nr_periods 9\nnr_throttled 4\nthrottled_usec 2500000\n";
+        rig.write("sys/fs/cgroup/system.slice/web.service/cpu.stat", throttled).unwrap();
+        let mut cpu = rig.run(&crate::collectors::metrics::<Cpu>(), "").unwrap();
+        for run_s in [3, 8] {
+            rig.kernel().put(&SKELETON, "sched_evicted", &cgroup.id, &[sched_group(run_s * S)]).unwrap();
+            let mut out = Metrics::default();
+            cpu.collect(&mut out).unwrap();
+            rig.advance(std::time::Duration::from_secs(10));
+            assert_eq!(get(&out, "container.cpu.time", None), [f64::from(u32::try_from(run_s).unwrap())]);
+            let usage: &[f64] = if run_s == 3 { &[] } else { &[0.5] };
+            assert_eq!(get(&out, "container.cpu.usage", None), usage);
+            assert_eq!(get(&out, "linux.container.cpu.limit", None), [1.5]);
+            assert_eq!(get(&out, "linux.container.cpu.throttled.time", None), [2.5]);
+            assert_eq!(get(&out, "linux.container.cpu.throttled.periods", None), [4.0]);
+            assert_eq!(get(&out, "system.cpu.time", Some("idle")), [1.0]);
+        }
+    }
+
+    /// Without the node's file the workloads are still reported, and the run has failed.
+    #[test]
+    fn without_the_nodes_file() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        let mut cpu = rig.run(&crate::collectors::metrics::<Cpu>(), "").unwrap();
+        rig.kernel().put(&SKELETON, "sched_evicted", &cgroup.id, &[sched_group(S)]).unwrap();
+        rig.remove("proc/stat").unwrap();
+        let mut out = Metrics::default();
+        assert!(cpu.collect(&mut out).is_err());
+        assert_eq!(get(&out, "container.cpu.time", None), [1.0]);
     }
 }

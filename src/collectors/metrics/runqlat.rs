@@ -102,7 +102,11 @@ fn histogram(waits: &Waits) -> Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
     use crate::host::{Clock, Host};
+    use crate::probe::skeletons::sched::{SKELETON, SchedGroup};
     use crate::signal::metric::Reading;
     use crate::signal::{Timestamp, Total};
 
@@ -143,5 +147,25 @@ mod tests {
         assert_eq!((*who, node.zero_count, node.offset, node.counts[10], node.sum), (None, 9, -20, 5, Some(3.0)));
         let (who, own) = &histograms[1];
         assert_eq!((*who, own.zero_count, own.counts[10], own.count()), (Some("/a.service"), 4, 4, 8));
+    }
+
+    /// From the kernel's tables to the histograms of the node and of the workload.
+    #[test]
+    fn waits_of_a_workload() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        let mut group = SchedGroup { wait_zero: 3, wait_ns: 2_000_000_000, ..SchedGroup::new_zeroed() };
+        group.wait[10] = 2;
+        rig.kernel().put(&SKELETON, "sched_evicted", &cgroup.id, &[group]).unwrap();
+        let mut out = Metrics::default();
+        rig.run(&crate::collectors::metrics::<RunqLat>(), "").unwrap().collect(&mut out).unwrap();
+        let of = |p: &crate::signal::metric::Point| match &p.reading {
+            Reading::Histogram(h) => (p.def.name, p.workload.as_ref().map(|w| w.cgroup.clone()), h.counts[10], h.sum),
+            other => panic!("{other:?}"),
+        };
+        let points: Vec<_> = out.points().iter().map(of).collect();
+        let who = Some("/a.service".to_owned());
+        let expected = [(NODE.name, None, 2, Some(2.0)), (WORKLOAD.name, who, 2, Some(2.0))];
+        assert_eq!(points, expected);
     }
 }

@@ -79,10 +79,12 @@ impl Cgroups {
     /// `/proc/self/mountinfo` or `/proc/self/cgroup` gave no reading.
     pub fn read(host: &Host) -> Reading<Self> {
         let mounts = cgroup_mounts(&host.read_proc("self/mountinfo")?);
-        let mut hierarchies: Vec<Hierarchy> =
-            memberships(&host.read_proc("self/cgroup")?).filter_map(|m| hierarchy(&m, &mounts, &host.sys)).collect();
-        hierarchies.sort_by_key(|h| h.number);
-        hierarchies.dedup_by_key(|h| h.number);
+        let lines = host.read_proc("self/cgroup")?;
+        let mut memberships: Vec<_> = memberships(&lines).collect();
+        // Each is there once by rights; mounts are looked up for each that is left.
+        memberships.sort_by_key(|m| m.hierarchy);
+        memberships.dedup_by_key(|m| m.hierarchy);
+        let hierarchies: Vec<Hierarchy> = memberships.iter().filter_map(|m| hierarchy(m, &mounts, &host.sys)).collect();
         let v1 = hierarchies.iter().any(|h| h.number != 0 && h.controllers.iter().any(|c| !c.starts_with("name=")));
         let mode = match (hierarchies.first().is_some_and(|h| h.number == 0), v1) {
             (true, true) => Mode::Hybrid,

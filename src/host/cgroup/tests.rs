@@ -73,7 +73,7 @@ fn the_nodes_tree_wins_in_a_pod() {
     std::fs::create_dir_all(proc.join("self")).unwrap();
     std::fs::write(proc.join("self/mountinfo"), mounts).unwrap();
     std::fs::write(proc.join("self/cgroup"), "0::/\n").unwrap();
-    let c = Cgroups::read(&Host { proc, sys: sys.clone(), root: "/".into() }).unwrap();
+    let c = Cgroups::read(&Host { proc, sys: sys.clone(), ..Host::default() }).unwrap();
     assert_eq!((&c.hierarchies[0].mount, c.hierarchies[0].root.as_str()), (&sys.join("fs/cgroup"), ""));
     assert_eq!(c.dir(0, "/a/b"), Some(sys.join("fs/cgroup/a/b")));
 }

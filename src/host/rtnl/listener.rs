@@ -79,7 +79,7 @@ impl LinkListener {
         if let Err(e) = socket.set_listen_all_namespaces(true) {
             tracing::info!("devices of other network namespaces are not heard of, for want of CAP_NET_BROADCAST: {e}");
         }
-        let mut rtnl = Rtnl::open().map_err(failed)?;
+        let mut rtnl = Rtnl::open(host).map_err(failed)?;
         let mut mounts = Mounts::open(host).inspect_err(|e| tracing::debug!("{e}")).ok();
         if let Some(m) = &mut mounts {
             m.number(&mut rtnl);

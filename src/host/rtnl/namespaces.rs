@@ -41,7 +41,7 @@ impl Namespaces {
     pub fn open(host: &Host) -> Reading<Self> {
         let path = host.proc.join("self/ns/net");
         let own = std::fs::metadata(&path).map_err(|e| ReadError::io(&path, e))?.ino();
-        let rtnl = Rtnl::open().map_err(|e| ReadError::io(&path, e))?;
+        let rtnl = Rtnl::open(host).map_err(|e| ReadError::io(&path, e))?;
         Ok(Namespaces { host: host.clone(), rtnl, own, known: HashMap::new(), walked: None })
     }
 

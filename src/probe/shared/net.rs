@@ -13,7 +13,6 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use super::Feature;
 use crate::probe::map::Plain;
 use crate::probe::skeletons::net::{self, DropKey, RetransmitKey, Tally};
-use crate::probe::sys::monotonic_ns;
 use crate::probe::{CgroupId, CgroupRef, LoadError, Loader, Object, Table, ThreadRef};
 use crate::signal::{Thread, Total};
 
@@ -220,7 +219,7 @@ impl Net {
     /// # Errors
     /// The kernel's reason.
     pub fn drops(&self) -> Result<Vec<Total<DropGroup, u64>>> {
-        let mut tables = self.tables();
+        let (mut tables, now) = (self.tables(), self.object().monotonic_ns());
         let group = |k: DropKey| DropGroup {
             location: k.location,
             cgroup: k.cgroup,
@@ -231,7 +230,7 @@ impl Net {
         };
         let crowded =
             |reason| DropGroup { location: 0, cgroup: 0, netns: 0, reason, kind: DropKind::Loss, hardware: false };
-        let mut all = tables.drops.read(group)?;
+        let mut all = tables.drops.read(now, group)?;
         all.extend(read_crowded(&mut tables.crowded_drops, crowded)?);
         Ok(all)
     }
@@ -241,9 +240,9 @@ impl Net {
     /// # Errors
     /// The kernel's reason.
     pub fn retransmits(&self) -> Result<Vec<Total<RetransmitGroup, u64>>> {
-        let mut tables = self.tables();
+        let (mut tables, now) = (self.tables(), self.object().monotonic_ns());
         let group = |k: RetransmitKey| RetransmitGroup { cgroup: k.cgroup, netns: k.netns, kind: k.kind };
-        let mut all = tables.retransmits.read(group)?;
+        let mut all = tables.retransmits.read(now, group)?;
         let crowded = |kind| RetransmitGroup { cgroup: 0, netns: 0, kind };
         all.extend(read_crowded(&mut tables.crowded_retransmits, crowded)?);
         Ok(all)
@@ -308,8 +307,8 @@ impl<K: Plain, G: Hash + Eq + Copy> Counted<K, G> {
     }
 
     /// Sums over the CPUs, and makes room: a group that has been idle for minutes is reported once more.
-    fn read(&mut self, group: impl Fn(K) -> G) -> Result<Vec<Total<G, u64>>> {
-        let (mut all, mut idle, now) = (Vec::new(), Vec::new(), monotonic_ns());
+    fn read(&mut self, now: u64, group: impl Fn(K) -> G) -> Result<Vec<Total<G, u64>>> {
+        let (mut all, mut idle) = (Vec::new(), Vec::new());
         let Counted { table, generations } = self;
         table.for_each(|key, cpus| {
             let last = cpus.iter().map(|t| t.last_ns).max().unwrap_or(0);

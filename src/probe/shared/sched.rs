@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Feature;
 use crate::probe::skeletons::sched::{self, SchedCpu, SchedGroup};
-use crate::probe::sys::monotonic_ns;
 use crate::probe::{CgroupId, LoadError, Loader, Object, Table};
 use crate::signal::{Growing, Total};
 use totals::{Cpu, Figures, Group, Totals};
@@ -83,6 +82,7 @@ pub struct Sched {
 }
 
 struct Readings {
+    object: Object,
     cpus: Table<u32, SchedCpu>,
     evicted: Table<u64, SchedGroup>,
     totals: Totals,
@@ -94,7 +94,7 @@ impl Sched {
     /// # Errors
     /// The program, the hook and the kernel's reason.
     pub fn load(loader: &mut Loader, features: &BTreeSet<Feature>) -> Result<Self, LoadError> {
-        let hierarchy = hierarchy_of("cpu", Path::new("/proc/cgroups"));
+        let hierarchy = hierarchy_of("cpu", &loader.proc().join("cgroups"));
         let on = |f| u32::from(features.contains(&f));
         let options = sched::SKELETON
             .options()
@@ -154,7 +154,7 @@ impl Sched {
 impl Readings {
     fn of(object: &Object) -> anyhow::Result<Self> {
         let (cpus, evicted) = (object.table("sched_cpus")?, object.table("sched_evicted")?);
-        Ok(Readings { cpus, evicted, totals: Totals::default() })
+        Ok(Readings { object: object.clone(), cpus, evicted, totals: Totals::default() })
     }
 
     fn refresh(&mut self) -> anyhow::Result<()> {
@@ -162,7 +162,7 @@ impl Readings {
         let mut evicted = Vec::new();
         self.evicted.for_each(|id, groups| evicted.extend(groups.iter().map(|g| (*id, Figures::of(g)))))?;
         let cpus = self.read_cpus()?;
-        for id in self.totals.absorb(&evicted, &cpus, monotonic_ns()) {
+        for id in self.totals.absorb(&evicted, &cpus, self.object.monotonic_ns()) {
             self.evicted.remove(&id)?;
         }
         Ok(())

@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{call_sites, restore};
 use crate::signal::{Frame, Stack};
 
+/// Where the file is, unless a test says otherwise.
 const KALLSYMS: &str = "/proc/kallsyms";
 
 /// A function is not larger: what lies further behind the last symbol is in a module loaded since.
@@ -24,6 +26,8 @@ const STACKS: usize = 256;
 /// All functions of the kernel and its modules, read at the first use.
 #[derive(Default)]
 pub struct Kallsyms {
+    /// `None`: the running kernel's.
+    file: Option<PathBuf>,
     read: Option<Instant>,
     /// Sorted by address.
     symbols: Vec<Symbol>,
@@ -43,6 +47,11 @@ struct Symbol {
 }
 
 impl Kallsyms {
+    /// Of another file than the running kernel's.
+    pub fn of(file: PathBuf) -> Self {
+        Kallsyms { file: Some(file), ..Self::default() }
+    }
+
     /// In a storm, the same few stacks come again and again.
     pub fn stack(&mut self, addresses: &[u64]) -> Stack {
         if let Some(known) = self.stacks.get(addresses) {
@@ -90,7 +99,9 @@ impl Kallsyms {
     }
 
     fn reread(&mut self) {
-        *self = match std::fs::File::open(KALLSYMS) {
+        let file = self.file.take();
+        let path = file.as_deref().unwrap_or(Path::new(KALLSYMS));
+        *self = match std::fs::File::open(path) {
             Ok(f) => Self::parse(BufReader::with_capacity(1 << 16, f)),
             Err(e) => Kallsyms {
                 read: Some(Instant::now()),
@@ -98,6 +109,7 @@ impl Kallsyms {
                 ..Self::default()
             },
         };
+        self.file = file;
     }
 
     pub fn parse(mut lines: impl BufRead) -> Self {

@@ -11,6 +11,7 @@ mod process;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub struct Symbols {
 struct State {
     kernel: Kallsyms,
     processes: Processes,
+    /// The processes of this machine are not those that are asked for.
+    without_processes: bool,
     /// When a process was last asked for; `None`: nothing is kept of any.
     asked: Option<Instant>,
 }
@@ -37,6 +40,13 @@ impl Symbols {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Of another node than this one: kernel symbols from its `proc`, none of programs.
+    #[must_use]
+    pub fn under(proc: &Path) -> Self {
+        let kernel = Kallsyms::of(proc.join("kallsyms"));
+        Symbols { state: Arc::new(Mutex::new(State { kernel, without_processes: true, ..State::default() })) }
     }
 
     /// A kernel stack and a user stack of process `pid`.
@@ -59,6 +69,9 @@ impl Symbols {
             return Stack::default();
         }
         self.with(|s| {
+            if s.without_processes {
+                return addresses.iter().map(|a| Frame { address: *a, ..Frame::default() }).collect::<Vec<_>>().into();
+            }
             s.asked = Some(Instant::now());
             restore(addresses, s.processes.frames(pid, &call_sites(addresses)))
         })

@@ -106,7 +106,7 @@ impl Collector for Lacp {
     type Config = NoSettings;
 
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let rtnl = Rtnl::open().map_err(|e| Unavailable::because(format!("rtnetlink: {e}")))?;
+        let rtnl = Rtnl::open(cx.host).map_err(|e| Unavailable::because(format!("rtnetlink: {e}")))?;
         let owners = Owners::new(cx.host, cx.workloads)?;
         cx.listen(Links::HOOK, Links::open(cx.host)?);
         Ok(Lacp { clock: cx.clock.clone(), owners, rtnl, bonds: BTreeMap::new(), changed: BTreeSet::new() })
@@ -251,5 +251,46 @@ fn message(change: Change, before: &State, now: &State) -> String {
                 now.name, new.partner, new.id, old.partner, old.id
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collectors::testing::Rig;
+    use crate::host::rtnl::{Aggregation, BondPort};
+
+    fn bond(ports: u16) -> Link {
+        let aggregation = Aggregation { id: 1, ports, partner: "02:00:00:00:00:09".into(), ..Aggregation::default() };
+        let bond = Some(Bond { mode: Bond::MODE_8023AD, aggregation: Some(aggregation) });
+        Link { index: 9, name: "bond0".into(), kind: Some("bond".into()), bond, ..Link::default() }
+    }
+
+    fn port(index: u32, actor_state: u8) -> Link {
+        let port =
+            BondPort { active: true, aggregator: Some(1), actor_state: Some(actor_state), ..BondPort::default() };
+        Link { index, name: format!("eth{index}"), master: Some(9), port: Some(port), ..Link::default() }
+    }
+
+    /// What is seen first has not changed; a port that no longer collects and distributes is one that was lost.
+    #[test]
+    fn a_port_that_is_lost() {
+        let rig = Rig::new().unwrap();
+        let mut c = rig.make::<Lacp>(NoSettings {}).unwrap();
+        assert_eq!(EventCollector::period(&c), None);
+        let mut look = |links: Vec<Link>| {
+            let link = links[0].clone();
+            rig.set_links(links);
+            let mut out = Events::default();
+            c.on_record(Some(LinkNotice::Is { link, listed: false }), &mut out).unwrap();
+            assert_eq!(EventCollector::period(&c), Some(SETTLE));
+            c.tick(rig.clock().now(), &mut out).unwrap();
+            out.drain().collect::<Vec<_>>()
+        };
+        assert!(look(vec![bond(2), port(1, 0x3d), port(2, 0x3d)]).is_empty());
+        let e = look(vec![bond(1), port(1, 0x3d), port(2, 0x45)]).remove(0);
+        assert_eq!((e.def.name, e.severity), ("linux.net.lacp_change", Severity::Warn));
+        assert_eq!(e.message, "bond0: port eth2 carries no traffic any more; 1 of 2 ports are aggregated");
+        assert!(look(vec![bond(1), port(1, 0x3d), port(2, 0x45)]).is_empty());
     }
 }

@@ -385,3 +385,49 @@ fn message(change: Change, device: &Device, before: Option<&Link>) -> String {
     };
     format!("{}{what}{whose} {did}", link.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
+    use crate::probe::skeletons::linkwatch::AdminChange;
+
+    /// `IFF_UP`, `IFF_LOWER_UP` of netdevice(7).
+    const UP: u32 = 1;
+    const CARRIER: u32 = 1 << 16;
+
+    fn is(flags: u32, listed: bool) -> LinkNotice {
+        let parent = Some(("pci".to_owned(), "0000:00:03.0".to_owned()));
+        LinkNotice::Is { link: Link { index: 2, name: "eth0".into(), flags, parent, ..Link::default() }, listed }
+    }
+
+    /// What is there at the start is no change; a card without its carrier is a warning; who set a device down is
+    /// what the probe said just before.
+    #[test]
+    fn a_card_and_who_set_it_down() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        let mut c = rig.make::<LinkWatch>(NoSettings {}).unwrap();
+        let mut hear = |notice| {
+            let mut out = Events::default();
+            c.on_record(Either::Source(Some(notice)), &mut out).unwrap();
+            out.drain().map(|e| (e.severity, e.message)).collect::<Vec<_>>()
+        };
+        assert_eq!(hear(is(UP | CARRIER, true)), []);
+        assert_eq!(hear(is(UP, false)), [(Severity::Warn, "eth0 lost its carrier".to_owned())]);
+        assert_eq!(hear(is(UP | CARRIER, false)), [(Severity::Info, "eth0 has a carrier".to_owned())]);
+        let mut r = AdminChange::new_zeroed();
+        (r.time_ns, r.ifindex, r.cgroup.id, r.thread.tgid) = (rig.clock().boot_ns(), 2, cgroup.id, 42);
+        r.thread.comm[..2].copy_from_slice(b"ip");
+        r.netns = u32::try_from(rig.inode("proc/self/ns/net").unwrap()).unwrap();
+        c.on_record(Either::Object(Record::AdminChange(&r)), &mut Events::default()).unwrap();
+        let mut out = Events::default();
+        c.on_record(Either::Source(Some(is(0, false))), &mut out).unwrap();
+        let e = out.drain().next().unwrap();
+        assert_eq!((e.def.name, e.severity), ("linux.net.link_change", Severity::Warn));
+        assert_eq!(e.message, "eth0 was set down by ip (pid 42)");
+        assert_eq!(e.related[0].workload.as_ref().map(|w| w.cgroup.as_str()), Some("/a.service"));
+    }
+}

@@ -413,6 +413,9 @@ fn words(place: &[(&'static str, u64)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::testing::Rig;
 
     /// Of a firmware's place only what it says is valid.
     #[test]
@@ -423,6 +426,44 @@ mod tests {
     }
 
     fn zeroed() -> MemorySection {
-        zerocopy::FromZeros::new_zeroed()
+        MemorySection::new_zeroed()
+    }
+
+    /// A corrected machine check, by the machine's registers.
+    #[test]
+    fn a_machine_check() {
+        let rig = Rig::new().unwrap();
+        let mut c = rig.run(&crate::collectors::events::<Ras>(), "").unwrap();
+        // Valid, address valid, a memory read of channel 1.
+        let status = 1 << 63 | 1 << 58 | 0x91;
+        let r = MachineCheck { cpu: 3, bank: 7, status, address: 0x1000, ..MachineCheck::new_zeroed() };
+        let e = c.record("machine_check", &r).unwrap().pop().unwrap();
+        assert_eq!((e.def.name, e.severity), ("linux.hw.error", Severity::Warn));
+        let text = |key: Key| e.attributes.get(key.name).and_then(Value::as_str);
+        assert_eq!((text(attr::HW_TYPE), text(attr::HW_NAME)), (Some("memory"), Some("CPU 3, bank 7")));
+        assert_eq!(text(attr::LINUX_HW_ERROR_SEVERITY), Some("corrected"));
+    }
+
+    /// Who had the page that bad memory took.
+    #[test]
+    fn whose_page_it_was() {
+        let rig = Rig::new().unwrap();
+        let cgroup = rig.cgroup("/a.service").unwrap();
+        let mut c = rig.run(&crate::collectors::events::<Ras>(), "").unwrap();
+        let mut r = PageVictim::new_zeroed();
+        (r.cgroup.id, r.thread.tgid, r.used) = (cgroup.id, 42, 1);
+        r.thread.comm[..2].copy_from_slice(b"db");
+        let e = c.record("page_victim", &r).unwrap().pop().unwrap();
+        assert_eq!(e.message, "db of a.service lost a page to bad memory and got SIGBUS");
+        assert_eq!(e.workload.map(|w| w.cgroup.clone()).as_deref(), Some("/a.service"));
+    }
+
+    /// A kernel without any of the tracepoints has no such errors to show.
+    #[test]
+    fn without_tracepoints_it_is_unavailable() {
+        let rig = Rig::new().unwrap();
+        SLOTS.iter().for_each(|s| rig.kernel().refuse(&SKELETON, s, "no such tracepoint"));
+        let e = rig.run(&crate::collectors::events::<Ras>(), "").err().unwrap();
+        assert!(e.to_string().contains("CONFIG_RAS"), "{e}");
     }
 }
