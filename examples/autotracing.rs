@@ -94,7 +94,7 @@ impl AutoTracer for FileBurst {
         Ok(change.into_iter().collect())
     }
 
-    fn capture(&self, t: &Trigger, _: Limits) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
+    fn capture(&mut self, t: &Trigger, _: Limits) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
         let (host, target, start) = (self.host.clone(), t.target.clone(), t.detected);
         async move {
             let mut attributes = Attributes::new();

@@ -15,6 +15,7 @@ pub mod network;
 pub mod registry;
 pub mod run;
 pub mod sources;
+pub mod suspects;
 
 use std::future::Future;
 use std::time::Duration;
@@ -238,7 +239,7 @@ pub trait AutoTracer: Collector {
 
     /// Takes the evidence of one trigger; runs beside further checks.
     fn capture(
-        &self,
+        &mut self,
         trigger: &Trigger,
         limits: Limits,
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static;

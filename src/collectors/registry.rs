@@ -136,7 +136,7 @@ pub(crate) type CaptureFuture = Pin<Box<dyn Future<Output = anyhow::Result<Captu
 /// Object-safe form of [`AutoTracer`].
 pub(crate) trait RunningTracer: Send {
     fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>>;
-    fn capture(&self, trigger: &Trigger, limits: Limits) -> CaptureFuture;
+    fn capture(&mut self, trigger: &Trigger, limits: Limits) -> CaptureFuture;
     fn period(&self) -> Duration;
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()>;
 }
@@ -169,7 +169,7 @@ impl<C: AutoTracer> RunningTracer for C {
     fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>> {
         AutoTracer::check(self, now)
     }
-    fn capture(&self, trigger: &Trigger, limits: Limits) -> CaptureFuture {
+    fn capture(&mut self, trigger: &Trigger, limits: Limits) -> CaptureFuture {
         Box::pin(AutoTracer::capture(self, trigger, limits))
     }
     fn period(&self) -> Duration {

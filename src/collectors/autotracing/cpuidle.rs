@@ -33,15 +33,17 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::collectors::suspects::Suspects;
 use crate::collectors::{AutoTracer, Collector, Context, Info, Invalid, Limits, Settings, Unavailable, head_doc};
 use crate::host::Now;
 use crate::host::cgroup::Cgroups;
 use crate::probe::CgroupId;
 use crate::probe::shared::Feature;
-use crate::probe::shared::cpu_sample::{CpuSample, SAMPLE_PERIOD_NS};
+use crate::probe::shared::cpu_sample::{Scope, Subscription};
 use crate::probe::shared::sched::Sched;
 use crate::probe::stacks::Symbols;
 use crate::signal::event::counter;
@@ -143,7 +145,7 @@ pub struct CpuIdle {
     workloads: Workloads,
     filters: Filters,
     sched: Sched,
-    sampler: CpuSample,
+    samples: Suspects<WorkloadKey>,
     symbols: Symbols,
     cgroups: Cgroups,
     online: f64,
@@ -174,7 +176,7 @@ impl Collector for CpuIdle {
             workloads: cx.workloads.clone(),
             filters: cx.filters.clone(),
             sched: cx.shared.sched()?.clone(),
-            sampler: cx.shared.cpu_sample()?.clone(),
+            samples: Suspects::new(cx.shared.cpu_sample()?.sampler().clone()),
             symbols: cx.symbols.clone(),
             cgroups,
             online: online as f64,
@@ -191,6 +193,7 @@ impl Collector for CpuIdle {
 
 impl AutoTracer for CpuIdle {
     fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>> {
+        self.samples.begin_check();
         let used = self.used_by_workload()?;
         let elapsed = self.last_ns.replace(now.boot_ns).map(|last| now.boot_ns.saturating_sub(last));
         let mut changes = Vec::new();
@@ -205,39 +208,29 @@ impl AutoTracer for CpuIdle {
     }
 
     fn capture(
-        &self,
+        &mut self,
         trigger: &Trigger,
         limits: Limits,
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
-        let (sampler, symbols) = (self.sampler.clone(), self.symbols.clone());
-        let (target, start) = (trigger.target.clone(), trigger.onset);
+        let samples = trigger.target.workload.and_then(|key| self.samples.hand_over(&key));
+        let (symbols, target, start) = (self.symbols.clone(), trigger.target.clone(), trigger.onset);
         let lasts = self.config.capture.get().min(limits.duration);
         async move {
-            let stopped = sampler.stopped(sample_target(&target));
+            let samples = samples.context("its samples are gone")?;
             // Ends early when the agent stops: what was sampled by then is the capture.
-            drop(tokio::time::timeout(lasts, stopped).await);
-            tokio::task::block_in_place(|| profile(&sampler, &symbols, target, start, limits))
+            drop(tokio::time::timeout(lasts, samples.stopped()).await);
+            Ok(tokio::task::block_in_place(|| profile(&samples, &symbols, target, start, limits)))
         }
     }
 }
 
-/// The sampler's number for a workload.
-fn sample_target(target: &Target) -> u64 {
-    target.workload.map_or(0, |w| w.0)
-}
-
-fn profile(
-    sampler: &CpuSample,
-    symbols: &Symbols,
-    target: Target,
-    start: Timestamp,
-    limits: Limits,
-) -> anyhow::Result<Capture> {
-    let taken = sampler.take(sample_target(&target));
-    let mut raw = taken.stacks;
-    raw.sort_by_key(|s| std::cmp::Reverse(s.count));
-    raw.truncate(limits.stacks);
-    let stacks = raw
+fn profile(samples: &Subscription, symbols: &Symbols, target: Target, start: Timestamp, limits: Limits) -> Capture {
+    let mut taken = samples.take();
+    taken.stacks.sort_by_key(|s| std::cmp::Reverse(s.count));
+    taken.stacks.truncate(limits.stacks);
+    let end = start.plus(taken.lasted());
+    let stacks = taken
+        .stacks
         .into_iter()
         .map(|s| StackSample {
             kernel: symbols.kernel(&s.kernel),
@@ -246,16 +239,16 @@ fn profile(
             count: s.count,
         })
         .collect();
-    Ok(Capture {
+    Capture {
         name: "cpu_profile",
         target,
         start,
-        end: start.plus(taken.lasted),
+        end,
         stacks,
-        sample_period_ns: SAMPLE_PERIOD_NS,
+        sample_period_ns: taken.period_ns,
         attributes: crate::signal::Attributes::new(),
         lost: taken.lost,
-    })
+    }
 }
 
 type Used = HashMap<WorkloadKey, (Arc<Workload>, Vec<CgroupId>, u64)>;
@@ -311,20 +304,22 @@ impl CpuIdle {
         let wanted = cpus >= LEAST_CPUS && self.filters.pass(Self::INFO.name, Some(&w.workload));
         match w.limit.step(&self.config, cpus, wanted, now) {
             Step::Nothing => {}
-            Step::Sample => self.sampler.watch(key.0, cgroups)?,
+            Step::Sample => self.samples.watch(key, &Scope::Cgroups(cgroups.to_vec()))?,
             // It may have got cgroups since.
-            Step::Wait => self.sampler.extend(key.0, cgroups)?,
-            Step::Drop => changes.push(Change::Discarded(target(key), self.sampler.take(key.0).samples)),
+            Step::Wait => self.samples.extend(&key, &Scope::Cgroups(cgroups.to_vec()))?,
+            Step::Drop => changes.push(Change::Discarded(target(key), self.samples.discard(&key))),
             Step::Open { since, reason, sampled } => {
                 let mut trigger = trigger(w, key, reason, cpus, since, now);
                 trigger.capture = sampled && wanted;
-                if !trigger.capture {
-                    self.sampler.take(key.0);
+                if trigger.capture {
+                    self.samples.offer(&key);
+                } else {
+                    self.samples.discard(&key);
                 }
                 changes.push(Change::Onset(trigger));
             }
             Step::Recover => {
-                self.sampler.stop(key.0);
+                self.samples.stop(&key);
                 changes.push(Change::Recovered(target(key), now.wall));
             }
         }
@@ -335,8 +330,10 @@ impl CpuIdle {
     fn forget_gone(&mut self, now: Now, changes: &mut Vec<Change>) {
         self.watched.retain(|key, w| {
             let gone = now.boot_ns.saturating_sub(w.seen_ns) > LIMIT_AGE_NS;
+            if gone {
+                self.samples.stop(key);
+            }
             if gone && w.limit.is_open() {
-                self.sampler.stop(key.0);
                 changes.push(Change::Recovered(target(*key), now.wall));
             }
             !gone
