@@ -4,9 +4,11 @@
 
 pub mod entry;
 pub mod event;
+pub mod evidence;
 pub mod ids;
 pub mod incident;
 pub mod json;
+pub mod link;
 pub mod loss;
 pub mod metric;
 pub mod otlp;
@@ -22,7 +24,9 @@ pub mod wire;
 pub mod workload;
 
 pub use event::{Event, EventDef, Related, Role, Severity, Thread};
-pub use incident::{Capture, Change, StackSample, Target, Trigger};
+pub use evidence::{Column, Evidence, Profile, ProfileKind, Series, StackSample, Table};
+pub use incident::{Capture, CaptureProgress, Change, Target, Trigger};
+pub use link::{Link, Links};
 pub use loss::Stage;
 pub use metric::{Histogram, Instrument, MetricDef, Metrics, Panel, Point};
 pub use query::Query;

@@ -38,7 +38,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::collectors::suspects::Suspects;
-use crate::collectors::{AutoTracer, Collector, Context, Info, Invalid, Limits, Settings, Unavailable, head_doc};
+use crate::collectors::{
+    AutoTracer, Collector, Context, Info, Invalid, Limits, Parts, Settings, Unavailable, head_doc,
+};
 use crate::host::Now;
 use crate::host::cgroup::Cgroups;
 use crate::probe::CgroupId;
@@ -50,8 +52,8 @@ use crate::signal::event::counter;
 use crate::signal::semconv::{attr, event, metric};
 use crate::signal::units::HumanDuration;
 use crate::signal::{
-    Capture, Change, EventDef, MetricDef, Severity, StackSample, Target, Timestamp, Trigger, Workload, WorkloadKey,
-    WorkloadKind,
+    Capture, Change, EventDef, Evidence, Links, MetricDef, Profile, ProfileKind, Severity, StackSample, Target,
+    Timestamp, Trigger, Workload, WorkloadKey, WorkloadKind,
 };
 use crate::workload::{Filters, Workloads};
 use limit::{LEAST_CPUS, Limit, Step};
@@ -211,6 +213,7 @@ impl AutoTracer for CpuIdle {
         &mut self,
         trigger: &Trigger,
         limits: Limits,
+        _parts: Parts,
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
         let samples = trigger.target.workload.and_then(|key| self.samples.hand_over(&key));
         let (symbols, target, start) = (self.symbols.clone(), trigger.target.clone(), trigger.onset);
@@ -236,19 +239,11 @@ fn profile(samples: &Subscription, symbols: &Symbols, target: Target, start: Tim
             kernel: symbols.kernel(&s.kernel),
             user: symbols.user(s.thread.pid, &s.user),
             thread: s.thread,
-            count: s.count,
+            value: s.count,
         })
         .collect();
-    Capture {
-        name: "cpu_profile",
-        target,
-        start,
-        end,
-        stacks,
-        sample_period_ns: taken.period_ns,
-        attributes: crate::signal::Attributes::new(),
-        lost: taken.lost,
-    }
+    let profile = Profile { kind: ProfileKind::CPU, stacks, period: taken.period_ns, lost: taken.lost };
+    Capture { evidence: vec![Evidence::Profile(profile)], ..Capture::new("cpu_profile", target, start, end) }
 }
 
 type Used = HashMap<WorkloadKey, (Arc<Workload>, Vec<CgroupId>, u64)>;
@@ -377,6 +372,7 @@ fn trigger(w: &Watched, key: WorkloadKey, reason: &'static str, cpus: f64, since
         workload: Some(w.workload.clone()),
         message,
         attributes,
+        links: Links::default(),
         capture: true,
     }
 }

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Command, Outlet, Slot, reload};
-use crate::collectors::Limits;
 use crate::collectors::registry::{Running, RunningTracer};
+use crate::collectors::{Limits, Parts};
 use crate::host::Clock;
-use crate::signal::{Change, Target, Trigger};
+use crate::signal::{CaptureProgress, Change, Target, Trigger};
 
 /// Captures at once: each may sample the whole node.
 const MAX_CAPTURES: usize = 4;
@@ -91,15 +91,19 @@ impl AutotracingLoop {
             self.outlet.suppressed(name, "too_many_captures", 1);
             return;
         }
-        let Some(future) = slot.run(&*self.outlet, |t| Ok(t.capture(trigger, limits))) else { return };
+        let to = self.outlet.clone();
+        let parts = Parts::new(target.clone(), move |part| to.capture(name, CaptureProgress::Part(part)));
+        let Some(future) = slot.run(&*self.outlet, |t| Ok(t.capture(trigger, limits, parts))) else { return };
+        self.outlet.capture(name, CaptureProgress::Begun(target.clone()));
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone());
         let (outlet, under_way) = (self.outlet.clone(), self.under_way.clone());
         self.outlet.spawn(Box::pin(async move {
             match future.await {
-                Ok(capture) => outlet.capture(name, capture),
+                Ok(capture) => outlet.capture(name, CaptureProgress::Ended(capture)),
                 Err(e) => {
                     tracing::warn!(collector = name, "capture failed: {e:#}");
                     outlet.dropped(name, "capture_failed", 1);
+                    outlet.capture(name, CaptureProgress::Failed(target.clone()));
                 }
             }
             under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&target);

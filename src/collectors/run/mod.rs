@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::registry::{BuildError, Running};
-use crate::signal::{Capture, Change, Event, Metrics};
+use crate::signal::{CaptureProgress, Change, Event, Metrics};
 
 pub(crate) use autotracing::{AutotracingLoop, AutotracingSlot};
 pub(crate) use events::{EventsLoop, RecordQueue};
@@ -28,7 +28,8 @@ pub(crate) trait Outlet: Send + Sync {
     fn event(&self, collector: &'static str, event: Event);
     /// `false`: nobody wants to hear of it, nor of its capture.
     fn change(&self, collector: &'static str, change: Change) -> bool;
-    fn capture(&self, collector: &'static str, capture: Capture);
+    /// How far a capture is, and what it has.
+    fn capture(&self, collector: &'static str, progress: CaptureProgress);
     /// Records or captures that are gone.
     fn dropped(&self, collector: &'static str, reason: &'static str, n: u64);
     /// Captures that were not taken, on purpose.
