@@ -11,7 +11,7 @@ use super::{Command, Outlet, Slot, reload};
 use crate::collectors::registry::{Running, RunningTracer};
 use crate::collectors::{Limits, Parts};
 use crate::host::Clock;
-use crate::signal::{CaptureProgress, Change, Target, Trigger};
+use crate::signal::{Capture, CaptureProgress, Change, Target, Trigger};
 
 /// Captures at once: each may sample the whole node.
 const MAX_CAPTURES: usize = 4;
@@ -96,17 +96,42 @@ impl AutotracingLoop {
         let Some(future) = slot.run(&*self.outlet, |t| Ok(t.capture(trigger, limits, parts))) else { return };
         self.outlet.capture(name, CaptureProgress::Begun(target.clone()));
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone());
-        let (outlet, under_way) = (self.outlet.clone(), self.under_way.clone());
+        let under_way =
+            UnderWay { name, target, outlet: self.outlet.clone(), all: self.under_way.clone(), ended: false };
         self.outlet.spawn(Box::pin(async move {
             match future.await {
-                Ok(capture) => outlet.capture(name, CaptureProgress::Ended(capture)),
-                Err(e) => {
-                    tracing::warn!(collector = name, "capture failed: {e:#}");
-                    outlet.dropped(name, "capture_failed", 1);
-                    outlet.capture(name, CaptureProgress::Failed(target.clone()));
-                }
+                Ok(capture) => under_way.end(capture),
+                Err(e) => tracing::warn!(collector = name, "capture failed: {e:#}"),
             }
-            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&target);
         }));
     }
 }
+
+/// A capture until it ends; one that is dropped before, by an error, a panic or the agent's end, has failed.
+struct UnderWay {
+    name: &'static str,
+    target: Target,
+    outlet: Arc<dyn Outlet>,
+    all: Arc<Mutex<HashSet<Target>>>,
+    ended: bool,
+}
+
+impl UnderWay {
+    fn end(mut self, capture: Capture) {
+        self.ended = true;
+        self.outlet.capture(self.name, CaptureProgress::Ended(capture));
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.target);
+        if !self.ended {
+            self.outlet.dropped(self.name, "capture_failed", 1);
+            self.outlet.capture(self.name, CaptureProgress::Failed(self.target.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
