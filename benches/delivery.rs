@@ -27,8 +27,8 @@ use bianque::signal::ids::{EventId, SpanId, TraceId};
 use bianque::signal::otlp::{self, Place};
 use bianque::signal::semconv::attr;
 use bianque::signal::{
-    Attributes, Capture, Event, EventDef, Frame, MetricDef, Panel, Severity, StackSample, Target, Thread, Timestamp,
-    Workload, WorkloadKey, WorkloadKind, profile,
+    Event, EventDef, Frame, MetricDef, Panel, Profile, ProfileKind, Severity, StackSample, Thread, Timestamp, Workload,
+    WorkloadKey, WorkloadKind, profile,
 };
 use kills::eat;
 use rig::Agent;
@@ -233,7 +233,7 @@ fn workload(n: u64) -> Arc<ResourceAttrs> {
 }
 
 /// Two hundred samples in forty stacks of a busy program, twenty frames deep.
-fn capture() -> Capture {
+fn cpu_profile() -> Profile {
     let frame = |stack: u64, n: u64| Frame {
         symbol: Some(format!("shop::orders::handler_{}::poll", (stack * 7 + n) % 90).into()),
         address: 0x40_0000 + 64 * (stack * 20 + n),
@@ -242,19 +242,10 @@ fn capture() -> Capture {
     let sample = |stack| StackSample {
         user: (0..20).map(|n| frame(stack, n)).collect(),
         thread: Thread { pid: 100, tid: 100, comm: "server".into() },
-        count: 5,
+        value: 5,
         ..StackSample::default()
     };
-    Capture {
-        name: "cpu_profile",
-        target: Target { collector: "softirq", workload: None, detail: None },
-        start: Timestamp(TIME),
-        end: Timestamp(TIME + 2_000_000_000),
-        stacks: (0..40).map(sample).collect(),
-        sample_period_ns: 10_101_010,
-        attributes: Attributes::new(),
-        lost: 0,
-    }
+    Profile { kind: ProfileKind::CPU, stacks: (0..40).map(sample).collect(), period: 10_101_010, lost: 0 }
 }
 
 /// An encoded entry, and where its own values go.
@@ -294,7 +285,9 @@ impl Template {
         entry.log(&e, Some((trace, span)));
         entry.span(&otlp::event_span(&e, "softirq", Place { trace, span, parent: Some(SpanId([4; 8])) }));
         if profiled {
-            entry.profile(&profile::encode(&capture(), "softirq", [6; 16], trace, span).unwrap());
+            let (start, end) = (Timestamp(TIME), Timestamp(TIME + 2_000_000_000));
+            let of = profile::Origin { collector: "softirq", start, end, trace, span, id: [6; 16] };
+            entry.profile(&profile::encode(&[cpu_profile()], &of).unwrap());
         }
         let bytes = entry.encoded().to_vec();
         let find = |what: &[u8]| (0..bytes.len() - what.len()).filter(|i| bytes[*i..].starts_with(what)).collect();

@@ -9,9 +9,6 @@ use bianque::prelude::*;
 
 const OPEN: Key = Key::new("acme.file.open", "File handles in use");
 const USUAL: Key = Key::new("acme.file.usual", "File handles usually in use");
-const HOLDERS: Key = Key::new("acme.file.holders", "Processes that hold the most");
-const PID: Key = Key::new("process.pid", "Process id");
-const COMMAND: Key = Key::new("process.command", "Its name");
 
 static COUNT: MetricDef = MetricDef::counter("acme.file.bursts", "{event}", "Jumps of the file handles in use");
 static CONTAINER_COUNT: MetricDef =
@@ -95,21 +92,16 @@ impl AutoTracer for FileBurst {
         Ok(change.into_iter().collect())
     }
 
-    fn capture(&self, t: &Trigger, _: Limits) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
+    fn capture(
+        &mut self,
+        t: &Trigger,
+        _: Limits,
+        _: Parts,
+    ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
         let (host, target, start) = (self.host.clone(), t.target.clone(), t.detected);
         async move {
-            let mut attributes = Attributes::new();
-            attributes.set(HOLDERS, Value::Array(holders(&host)?));
-            Ok(Capture {
-                name: "file_holders",
-                target,
-                start,
-                end: start,
-                stacks: Vec::new(),
-                sample_period_ns: 0,
-                attributes,
-                lost: 0,
-            })
+            let evidence = vec![Evidence::Table(holders(&host)?)];
+            Ok(Capture { evidence, ..Capture::new("file_holders", target, start, start) })
         }
     }
 }
@@ -130,12 +122,13 @@ fn trigger(in_use: u64, usual: u64, now: Timestamp) -> Trigger {
         workload: None,
         message: format!("{in_use} file handles in use, usually {usual}"),
         attributes,
+        links: Links::default(),
         capture: true,
     }
 }
 
 /// The five processes with the most open files.
-fn holders(host: &Host) -> anyhow::Result<Vec<Value>> {
+fn holders(host: &Host) -> anyhow::Result<Table> {
     let mut rows: Vec<(usize, u32, String)> = host
         .processes()?
         .0
@@ -148,10 +141,11 @@ fn holders(host: &Host) -> anyhow::Result<Vec<Value>> {
         .collect();
     rows.sort_by(|a, b| b.cmp(a));
     rows.truncate(5);
-    Ok(rows
-        .into_iter()
-        .map(|(held, pid, comm)| Value::row([(PID, pid.into()), (COMMAND, comm.into()), (OPEN, held.into())]))
-        .collect())
+    let columns = [Column::int("pid", ""), Column::text("command"), Column::int("open", "{file}")];
+    let mut table = Table::new("holders", &columns);
+    rows.into_iter()
+        .for_each(|(held, pid, comm)| table.row(vec![Some(pid.into()), Some(comm.into()), Some(held.into())]));
+    Ok(table)
 }
 
 fn main() -> std::process::ExitCode {

@@ -36,12 +36,12 @@ pub use collectors::testing;
 pub mod prelude {
     pub use crate::collectors::{
         self, AutoTracer, Collector, Context, EventCollector, Events, Info, Invalid, Limits, MetricCollector,
-        NoSettings, Settings, Unavailable, head_doc,
+        NoSettings, Parts, Settings, Unavailable, head_doc,
     };
     pub use crate::host::{Clock, Host, Now};
     pub use crate::signal::{
-        Attributes, Capture, Change, Event, EventDef, Instrument, Key, MetricDef, Metrics, Panel, Severity, Target,
-        Timestamp, Trigger, Value,
+        Attributes, Capture, Change, Column, Event, EventDef, Evidence, Instrument, Key, Link, Links, MetricDef,
+        Metrics, Panel, Profile, ProfileKind, Series, Severity, StackSample, Table, Target, Timestamp, Trigger, Value,
     };
     pub use crate::workload::Workloads;
 }

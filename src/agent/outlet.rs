@@ -18,7 +18,7 @@ use crate::pipeline::metrics::MetricState;
 use crate::pipeline::{Input, Observer, Sender};
 use crate::probe::stacks::Symbols;
 use crate::signal::ids::TraceId;
-use crate::signal::{Capture, Change, Event, Metrics, Stage, Workload};
+use crate::signal::{CaptureProgress, Change, Event, Metrics, Stage, Workload};
 use crate::telemetry::SelfMetrics;
 use crate::workload::{Filters, Workloads};
 
@@ -75,9 +75,11 @@ impl Outlet for Junction {
         wanted
     }
 
-    fn capture(&self, collector: &'static str, capture: Capture) {
-        self.own.lost(collector, "ring_full", capture.lost);
-        self.sender.send(Input::Capture { collector, capture });
+    fn capture(&self, collector: &'static str, progress: CaptureProgress) {
+        if let CaptureProgress::Part(c) | CaptureProgress::Ended(c) = &progress {
+            self.own.lost(collector, "ring_full", c.lost());
+        }
+        self.sender.send(Input::Capture { collector, progress });
     }
 
     fn dropped(&self, collector: &'static str, reason: &'static str, n: u64) {

@@ -44,6 +44,7 @@ const FILES: &[File] = files![
     "/page/incident.js" JS "incident.js",
     "/page/text.js" JS "text.js",
     "/page/flame.js" JS "flame.js",
+    "/page/evidence.js" JS "evidence.js",
     "/page/events.js" JS "events.js",
     "/page/collectors.js" JS "collectors.js",
 ];

@@ -6,6 +6,7 @@ pub mod args;
 mod config;
 mod doctor;
 mod events;
+mod evidence;
 pub mod flame;
 mod generate;
 mod incidents;

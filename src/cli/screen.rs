@@ -123,3 +123,39 @@ impl Drop for Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod testing {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    /// What was written to a screen.
+    #[derive(Clone, Default)]
+    pub struct Written(Rc<RefCell<Vec<u8>>>);
+
+    impl Written {
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.borrow().clone()).unwrap()
+        }
+    }
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.borrow_mut().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Screen {
+        /// One without colours that keeps what is written.
+        pub fn in_memory(width: Option<usize>) -> (Self, Written) {
+            let written = Written::default();
+            (Screen { out: Box::new(written.clone()), width, colour: false }, written)
+        }
+    }
+}

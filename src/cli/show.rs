@@ -5,18 +5,13 @@ use serde_json::Value as Json;
 
 use super::args::{self, Output};
 use super::events::{place, severity_style, short_time};
-use super::flame::Flame;
+use super::evidence::{self, DEFAULT_WIDTH, MAX_ROWS};
 use super::incidents::{human_ns, lasted, time_ns};
 use super::screen::{Screen, Style};
 use super::source::{Item, Source};
 use super::table::{cut, len, one_line};
 use super::{Context, Done};
 use crate::signal::semconv::attr;
-
-/// Width of a flame graph that goes into a file or a pipe.
-const DEFAULT_WIDTH: usize = 120;
-/// Rows of a table attribute; all of them are in the JSON form.
-const MAX_ROWS: usize = 10;
 
 pub fn run(cx: &mut Context<'_>, args: &args::Show) -> Done {
     let item = Source::find(cx)?.item(args.id.trim())?;
@@ -62,6 +57,10 @@ fn incident(screen: &mut Screen, tree: &Json) -> std::io::Result<()> {
         (end, why) => format!("{} to {} ({}), ended: {why}", text(tree, "time"), short_time(end), lasted(tree)),
     };
     head(screen, &format!("Incident {}", text(tree, "id")), tree, &time)?;
+    if let Some(n) = tree["captures_under_way"].as_u64() {
+        let said = format!("{} ended, {n} under way", tree["captures"]);
+        screen.line(&format!("  {} {said}", screen.paint(Style::Dim, "captures ")))?;
+    }
     screen.line("")?;
     let onset = time_ns(&tree["time"]).unwrap_or(0);
     // The incident's own span, written when it is closed, is what the head says.
@@ -72,7 +71,7 @@ fn incident(screen: &mut Screen, tree: &Json) -> std::io::Result<()> {
         entry(screen, e, onset, branch, below)?;
     }
     for e in entries {
-        flame(screen, e)?;
+        evidence::flames(screen, e)?;
     }
     Ok(())
 }
@@ -136,6 +135,13 @@ fn details(screen: &mut Screen, e: &Json, indent: &str) -> std::io::Result<()> {
             screen.line(&format!("{indent}  … and {} more (-o json has them all)", rows.len() - MAX_ROWS))?;
         }
     }
+    for link in e["links"].as_array().into_iter().flatten() {
+        let of: Vec<String> =
+            link["attributes"].as_object().into_iter().flatten().map(|(k, v)| attribute(k, v)).collect();
+        let line = format!("{indent}span {}/{}  {}", text(link, "trace_id"), text(link, "span_id"), of.join("  "));
+        screen.line(&cut(line.trim_end(), width))?;
+    }
+    evidence::details(screen, e, indent)?;
     for kind in ["kernel", "user"] {
         let Some(frames) = e["stacks"][kind].as_array().filter(|f| !f.is_empty()) else { continue };
         screen.line(&format!("{indent}{}", screen.paint(Style::Bold, &format!("{kind} stack"))))?;
@@ -156,46 +162,4 @@ fn attribute(key: &str, value: &Json) -> String {
         other => other.to_string(),
     };
     format!("{key}={value}")
-}
-
-fn flame(screen: &mut Screen, e: &Json) -> std::io::Result<()> {
-    let mut flame = Flame::default();
-    for stack in e["profile"].as_array().into_iter().flatten() {
-        let frames: Vec<String> =
-            stack["frames"].as_array().into_iter().flatten().filter_map(Json::as_str).map(function).collect();
-        flame.add(frames.iter().map(String::as_str), stack["count"].as_u64().unwrap_or(0));
-    }
-    if flame.total() == 0 {
-        return Ok(());
-    }
-    let width = screen.width.unwrap_or(DEFAULT_WIDTH);
-    let title = format!("{}: {} samples", text(e, "name"), flame.total());
-    screen.line("")?;
-    screen.line(&screen.paint(Style::Bold, &title))?;
-    for line in flame.draw(width) {
-        screen.line(&line)?;
-    }
-    Ok(())
-}
-
-/// A frame without the offset: samples of one function are one box.
-fn function(frame: &str) -> String {
-    let frame = one_line(frame);
-    match frame.split_once("+0x") {
-        Some((name, _)) if !name.starts_with("0x") => name.to_owned(),
-        _ => frame,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Offsets do not split a function into many boxes; bare addresses stay as they are.
-    #[test]
-    fn frames_are_functions() {
-        assert_eq!(function("spin+0x1f [/bin/app]"), "spin");
-        assert_eq!(function("0x7f00 [/bin/app+0x20]"), "0x7f00 [/bin/app+0x20]");
-        assert_eq!(function("core::iter::map"), "core::iter::map");
-    }
 }

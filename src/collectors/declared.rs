@@ -143,10 +143,16 @@ mod tests {
                 workload: None,
                 message: String::new(),
                 attributes,
+                links: crate::signal::Links::default(),
                 capture: false,
             })])
         }
-        fn capture(&self, _: &Trigger, _: Limits) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
+        fn capture(
+            &mut self,
+            _: &Trigger,
+            _: Limits,
+            _: crate::collectors::Parts,
+        ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
             std::future::ready(Err(anyhow::anyhow!("none")))
         }
     }

@@ -17,9 +17,11 @@ pub mod network;
 pub mod registry;
 pub mod run;
 pub mod sources;
+pub mod suspects;
 pub mod testing;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -30,7 +32,7 @@ use crate::host::{Clock, Host, Now};
 use crate::probe::shared::{Feature, Shared};
 use crate::probe::stacks::Symbols;
 use crate::probe::{LoadError, Loader, Object, RecordSet, Skeleton};
-use crate::signal::{Capture, Change, Event, EventDef, MetricDef, Metrics, Trigger};
+use crate::signal::{Capture, Change, Event, EventDef, Evidence, MetricDef, Metrics, Target, Timestamp, Trigger};
 use crate::workload::{Filters, Workloads};
 
 pub use registry::{BUILT_IN, Registration, autotracing, events, metrics};
@@ -239,11 +241,13 @@ pub trait AutoTracer: Collector {
     /// What could not be read; it is called again next time.
     fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>>;
 
-    /// Takes the evidence of one trigger; runs beside further checks.
+    /// Takes the evidence of one trigger; runs beside further checks. What is of use before the end goes
+    /// to `parts`.
     fn capture(
-        &self,
+        &mut self,
         trigger: &Trigger,
         limits: Limits,
+        parts: Parts,
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static;
 
     /// Time between two checks.
@@ -257,6 +261,24 @@ pub trait AutoTracer: Collector {
 pub struct Limits {
     pub duration: Duration,
     pub stacks: usize,
+}
+
+/// Where a capture puts what it has before it ends.
+#[derive(Clone)]
+pub struct Parts {
+    target: Target,
+    send: Arc<dyn Fn(Capture) + Send + Sync>,
+}
+
+impl Parts {
+    pub(crate) fn new(target: Target, send: impl Fn(Capture) + Send + Sync + 'static) -> Self {
+        Parts { target, send: Arc::new(send) }
+    }
+
+    /// Hands over a part: it is stored and delivered at once, below the capture that it is of.
+    pub fn send(&self, name: &'static str, start: Timestamp, end: Timestamp, evidence: Vec<Evidence>) {
+        (self.send)(Capture { evidence, ..Capture::new(name, self.target.clone(), start, end) });
+    }
 }
 
 /// Where an event collector puts its events.

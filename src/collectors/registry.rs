@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::{AutoTracer, Collector, Context, EventCollector, Events, Info, Kind, Limits, MetricCollector};
+use super::{AutoTracer, Collector, Context, EventCollector, Events, Info, Kind, Limits, MetricCollector, Parts};
 use super::{Settings, Unavailable, declared};
 use crate::host::Now;
 use crate::probe::RecordSet;
@@ -136,7 +136,7 @@ pub(crate) type CaptureFuture = Pin<Box<dyn Future<Output = anyhow::Result<Captu
 /// Object-safe form of [`AutoTracer`].
 pub(crate) trait RunningTracer: Send {
     fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>>;
-    fn capture(&self, trigger: &Trigger, limits: Limits) -> CaptureFuture;
+    fn capture(&mut self, trigger: &Trigger, limits: Limits, parts: Parts) -> CaptureFuture;
     fn period(&self) -> Duration;
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()>;
 }
@@ -177,8 +177,8 @@ impl<C: AutoTracer> RunningTracer for C {
         declared::assert_changes(&C::INFO, &changes);
         Ok(changes)
     }
-    fn capture(&self, trigger: &Trigger, limits: Limits) -> CaptureFuture {
-        Box::pin(AutoTracer::capture(self, trigger, limits))
+    fn capture(&mut self, trigger: &Trigger, limits: Limits, parts: Parts) -> CaptureFuture {
+        Box::pin(AutoTracer::capture(self, trigger, limits, parts))
     }
     fn period(&self) -> Duration {
         AutoTracer::period(self)

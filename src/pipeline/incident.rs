@@ -4,16 +4,22 @@
 //! A pure state machine: inputs and time come in, log entries go out. Children are sent when they
 //! end, the root once, at close.
 
+mod capture;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+use capture::{Step, UnderWay, add_span};
 
 use super::log::Append;
 use super::spans;
 use crate::signal::entry::{EntryBuf, IncidentRecord, SpanLink};
 use crate::signal::ids::{EventId, EventIds, SpanId, TraceId, span_id, trace_id};
 use crate::signal::otlp::{self, Place};
-use crate::signal::{Capture, Event, Severity, Target, Timestamp, Trigger, Workload, WorkloadKey, WorkloadKind};
+use crate::signal::{
+    Capture, CaptureProgress, Event, Severity, Target, Timestamp, Trigger, Workload, WorkloadKey, WorkloadKind,
+};
 
 /// Children of an incident beyond these are only counted, on its root.
 pub const MAX_EVENT_SPANS: u32 = 100;
@@ -101,6 +107,7 @@ struct Cut {
 struct Home {
     record: IncidentRecord,
     at: Duration,
+    capture: Option<UnderWay>,
 }
 
 /// All open incidents.
@@ -204,7 +211,9 @@ impl Incidents {
         open.joined = now.steady;
         open.changed = true;
         if let Some(t) = trigger {
-            self.homes.insert(t.clone(), Home { record: open.record.clone(), at: now.steady });
+            let same = |h: &Home| h.record.trace() == trace;
+            let capture = self.homes.remove(t).filter(same).and_then(|h| h.capture);
+            self.homes.insert(t.clone(), Home { record: open.record.clone(), at: now.steady, capture });
         }
         Some(trace)
     }
@@ -246,12 +255,22 @@ impl Incidents {
         }
     }
 
-    /// Evidence that was taken of a trigger. `false`: no incident is known for it.
-    pub fn capture(&mut self, collector: &str, c: &Capture, ids: &mut EventIds, now: Moment, out: &mut Append) -> bool {
-        let Some(home) = self.homes.get_mut(&c.target) else { return false };
+    /// What becomes of a trigger's capture. `false`: no incident is known for it.
+    pub fn capture(
+        &mut self,
+        collector: &str,
+        progress: &CaptureProgress,
+        ids: &mut EventIds,
+        now: Moment,
+        out: &mut Append,
+    ) -> bool {
+        let (CaptureProgress::Begun(target)
+        | CaptureProgress::Failed(target)
+        | CaptureProgress::Part(Capture { target, .. })
+        | CaptureProgress::Ended(Capture { target, .. })) = progress;
+        let Some(home) = self.homes.get_mut(target) else { return false };
         let trace = home.record.trace();
-        let open = self.open.get_mut(&c.target.workload).filter(|o| o.record.trace() == trace);
-        let id = ids.next(now.wall.0);
+        let open = self.open.get_mut(&target.workload).filter(|o| o.record.trace() == trace);
         // A late capture is sent beside its closed incident, whose root has been sent already.
         let late = open.is_none();
         let record = match open {
@@ -262,21 +281,9 @@ impl Incidents {
             }
             None => &mut home.record,
         };
-        record.captures += 1;
-        record.end = record.end.max(c.end.0);
-        if record.spans < MAX_SPANS {
-            record.spans += 1;
-            record.raw_last = id.0.to_vec();
-            let place = Place { trace, span: span_id(trace, &id.0), parent: Some(record.root_span()) };
-            let (span, profile) = spans::capture(c, collector, id, place);
-            let mut entry = EntryBuf::new(id, collector, c.target.workload);
-            entry.span(&span);
-            if let Some(p) = profile {
-                entry.profile(&p);
-            }
-            out.entries.push(entry);
-        } else {
-            record.uncounted_spans += 1;
+        let step = Step { collector, id: ids.next(now.wall.0), now, late };
+        if let Some(entry) = step.take(progress, &mut home.capture, record) {
+            add_span(record, entry, out);
         }
         if late {
             out.incidents.push(record.clone());
@@ -404,6 +411,7 @@ fn close(
     let id = ids.next(now.wall.0);
     reason.name().clone_into(&mut record.end_reason);
     record.raw_last = id.0.to_vec();
+    record.under_way = 0;
     let excess = record.links.len().saturating_sub(MAX_LINKS);
     record.links.truncate(MAX_LINKS);
     record.uncounted_links += excess as u64;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::signal::entry::IncidentRecord;
 use crate::signal::ids::{EventId, EventIds, TraceId};
-use crate::signal::{Capture, Change, Event, Stage, Workload, otlp};
+use crate::signal::{CaptureProgress, Change, Event, Stage, Workload, otlp};
 use incident::{Identity, Incidents, Moment};
 use limits::{Limits, RateLimit};
 use log::{Append, Log};
@@ -43,7 +43,7 @@ pub enum Input {
     },
     Capture {
         collector: &'static str,
-        capture: Capture,
+        progress: CaptureProgress,
     },
     /// Something about a workload has changed.
     Workload(Arc<Workload>),
@@ -214,8 +214,9 @@ impl Pipeline {
             Input::Change { collector, change: Change::Discarded(..) } => {
                 self.observer.suppressed(Stage::Collector(collector), "did_not_last", 1);
             }
-            Input::Capture { collector, capture } => {
-                if !self.incidents.capture(collector, &capture, &mut self.ids, now, out) {
+            Input::Capture { collector, progress } => {
+                let holds = matches!(progress, CaptureProgress::Part(_) | CaptureProgress::Ended(_));
+                if !self.incidents.capture(collector, &progress, &mut self.ids, now, out) && holds {
                     self.observer.dropped(Stage::Collector(collector), "no_incident", 1);
                 }
             }

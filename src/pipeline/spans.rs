@@ -10,7 +10,7 @@ use crate::signal::entry::IncidentRecord;
 use crate::signal::ids::{EventId, profile_id};
 use crate::signal::otlp::{self, Place, key_value, span_at};
 use crate::signal::semconv::{Key, attr};
-use crate::signal::{Capture, Event, Related, Severity, Timestamp, Value, profile};
+use crate::signal::{Capture, Event, Profile, ProfileKind, Related, Severity, Timestamp, Value, evidence, profile};
 
 /// Stacks that a capture's span shows, as back ends show no profiles yet.
 const TOP_STACKS: usize = 10;
@@ -46,43 +46,64 @@ pub(super) fn root(r: &IncidentRecord) -> Span {
     s
 }
 
-/// A capture's span, with its top stacks as span events, and its encoded profile.
+/// The span of a capture or of a part of one, with the top stacks of its profiles as span events, and
+/// its encoded profiles.
 pub(super) fn capture(c: &Capture, collector: &str, id: EventId, place: Place) -> (Span, Option<Vec<u8>>) {
-    let profile_id = profile_id(place.trace, &id.0);
-    let profile = profile::encode(c, collector, profile_id, place.trace, place.span);
+    let id = profile_id(place.trace, &id.0);
+    let of = profile::Origin { collector, start: c.start, end: c.end, trace: place.trace, span: place.span, id };
+    let profiles = profile::encode(evidence::profiles(&c.evidence), &of);
     let mut attributes = vec![pair(attr::LINUX_COLLECTOR, collector.to_owned())];
-    if profile.is_some() {
-        let hex: String = profile_id.iter().map(|b| format!("{b:02x}")).collect();
+    if let Some(first) = evidence::profiles(&c.evidence).find(|p| !p.stacks.is_empty()) {
+        let hex: String = id.iter().map(|b| format!("{b:02x}")).collect();
         attributes.push(pair(attr::LINUX_PROFILE_ID, hex.clone()));
         attributes.push(pair(attr::PYROSCOPE_PROFILE_ID, hex));
-        attributes.push(pair(attr::LINUX_PROFILE_SAMPLES, c.stacks.iter().map(|s| s.count).sum::<u64>()));
+        attributes.extend(values(first, first.total()));
     }
-    if c.lost > 0 {
-        attributes.push(pair(attr::LINUX_PROFILE_LOST, c.lost));
+    if c.lost() > 0 {
+        attributes.push(pair(attr::LINUX_PROFILE_LOST, c.lost()));
     }
     attributes.extend(otlp::key_values(&c.attributes));
+    attributes.extend(evidence::attribute(&c.evidence));
     let mut s = span_at(place, c.name, c.start, c.end, attributes);
-    s.events = top_stacks(c);
-    (s, profile)
+    s.events = evidence::profiles(&c.evidence).flat_map(|p| top_stacks(p, c.end)).collect();
+    c.links.put_on(&mut s);
+    (s, profiles)
 }
 
-fn top_stacks(c: &Capture) -> Vec<span::Event> {
-    // Threads share stacks; a human wants to see where the time goes.
-    let mut counts: HashMap<(&str, &str), u64> = HashMap::new();
-    for s in &c.stacks {
-        *counts.entry((s.kernel.text(), s.user.text())).or_default() += s.count;
+/// What a profile measures, and a value of it: a count of samples under the name that is theirs.
+fn values(p: &Profile, value: u64) -> Vec<KeyValue> {
+    let kind = pair(attr::LINUX_PROFILE_KIND, p.kind.name());
+    if p.kind.sample == ProfileKind::CPU.sample {
+        return vec![pair(attr::LINUX_PROFILE_SAMPLES, value), kind];
     }
-    let mut top: Vec<_> = counts.into_iter().collect();
+    vec![pair(attr::LINUX_PROFILE_TOTAL, value), pair(attr::LINUX_PROFILE_UNIT, p.kind.sample.unit), kind]
+}
+
+fn top_stacks(p: &Profile, at: Timestamp) -> Vec<span::Event> {
+    // Threads share stacks; a human wants to see where the time goes.
+    let mut sums: HashMap<(&str, &str), u64> = HashMap::new();
+    for s in &p.stacks {
+        let sum = sums.entry((s.kernel.text(), s.user.text())).or_default();
+        *sum = sum.saturating_add(s.value);
+    }
+    let mut top: Vec<_> = sums.into_iter().collect();
     top.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     top.truncate(TOP_STACKS);
-    let event = |((kernel, user), count): ((&str, &str), u64)| {
-        let mut attributes = vec![pair(attr::LINUX_PROFILE_SAMPLES, count)];
+    let event = |((kernel, user), value): ((&str, &str), u64)| {
+        let mut attributes = values(p, value);
         for (key, stack) in [(attr::LINUX_STACK_KERNEL, kernel), (attr::LINUX_STACK_USER, user)] {
             otlp::push_stack(&mut attributes, key.name, stack);
         }
-        span::Event { time_unix_nano: c.end.0, name: "stack".to_owned(), attributes, ..span::Event::default() }
+        span::Event { time_unix_nano: at.0, name: "stack".to_owned(), attributes, ..span::Event::default() }
     };
     top.into_iter().map(event).collect()
+}
+
+/// The span of a capture that failed after it had sent parts, so that they hang below something.
+pub(super) fn failed_capture(name: &str, collector: &str, place: Place, start: Timestamp, end: Timestamp) -> Span {
+    let mut s = span_at(place, name, start, end, vec![pair(attr::LINUX_COLLECTOR, collector.to_owned())]);
+    s.status = otlp::status(Severity::Error, "the capture failed before it was whole");
+    s
 }
 
 /// Another party of an event, for as long as the event lasted.

@@ -32,7 +32,7 @@ pub struct Entry {
     pub log: Option<LogRecord>,
     #[prost(message, repeated, tag = "5")]
     pub spans: Vec<Span>,
-    /// OTLP `ProfilesData`, encoded, for entries of captures.
+    /// OTLP `ProfilesData`, encoded, for entries of captures: all profiles of the entry, with one dictionary.
     #[prost(bytes = "vec", optional, tag = "6")]
     pub profile: Option<Vec<u8>>,
 }
@@ -227,6 +227,9 @@ pub struct IncidentRecord {
     pub uncounted_links: u64,
     #[prost(message, repeated, tag = "19")]
     pub links: Vec<SpanLink>,
+    /// Captures that are under way.
+    #[prost(uint32, tag = "20")]
+    pub under_way: u32,
 }
 
 /// A span in another trace.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::semconv::attr;
-use super::{Attributes, Key, MetricDef, Stack, Timestamp, Value, Workload};
+use super::{Attributes, Key, Links, MetricDef, Stack, Timestamp, Value, Workload};
 
 /// OTel severities that we use; the numbers are OTel's `SeverityNumber`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,6 +130,8 @@ pub struct Event {
     pub kernel_stack: Stack,
     pub user_stack: Stack,
     pub related: Vec<Related>,
+    /// What applications were doing.
+    pub links: Links,
     /// Events of this kind for this workload that were suppressed since the last one.
     pub suppressed: u64,
 }
@@ -149,6 +151,7 @@ impl Event {
             kernel_stack: Stack::default(),
             user_stack: Stack::default(),
             related: Vec::new(),
+            links: Links::default(),
             suppressed: 0,
         }
     }

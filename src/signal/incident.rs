@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Attributes, EventDef, Severity, Stack, Thread, Timestamp, Workload, WorkloadKey};
+use super::{Attributes, EventDef, Evidence, Links, Severity, Timestamp, Workload, WorkloadKey, evidence};
 
 /// Whom a trigger is about: one collector's limit on one workload (or the node), and, where that is
 /// not enough, one thing of it, such as a disk.
@@ -28,6 +28,8 @@ pub struct Trigger {
     pub workload: Option<Arc<Workload>>,
     pub message: String,
     pub attributes: Attributes,
+    /// What applications were doing.
+    pub links: Links,
     /// Whether evidence is to be taken: not again right after the last time.
     pub capture: bool,
 }
@@ -41,17 +43,6 @@ pub enum Change {
     Discarded(Target, u64),
 }
 
-/// One distinct stack of a profile and how often it was seen.
-#[derive(Debug, Clone, Default)]
-pub struct StackSample {
-    /// Innermost first.
-    pub kernel: Stack,
-    /// Innermost first.
-    pub user: Stack,
-    pub thread: Thread,
-    pub count: u64,
-}
-
 /// Costly evidence, taken while the trouble lasts.
 #[derive(Debug, Clone)]
 pub struct Capture {
@@ -60,11 +51,33 @@ pub struct Capture {
     pub target: Target,
     pub start: Timestamp,
     pub end: Timestamp,
-    pub stacks: Vec<StackSample>,
-    /// What one count of a stack is worth, e.g. 10,101,010 ns at 99 Hz.
-    pub sample_period_ns: u64,
-    /// Tables and figures.
     pub attributes: Attributes,
-    /// Samples that the kernel could not hand over.
-    pub lost: u64,
+    pub links: Links,
+    pub evidence: Vec<Evidence>,
+}
+
+impl Capture {
+    /// One that holds nothing yet.
+    #[must_use]
+    pub fn new(name: &'static str, target: Target, start: Timestamp, end: Timestamp) -> Self {
+        let (attributes, links) = (Attributes::new(), Links::default());
+        Capture { name, target, start, end, attributes, links, evidence: Vec::new() }
+    }
+
+    /// Samples of all profiles that the kernel could not hand over, or that had no room.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        evidence::profiles(&self.evidence).map(|p| p.lost).sum()
+    }
+}
+
+/// How far a capture is.
+#[derive(Debug, Clone)]
+pub enum CaptureProgress {
+    Begun(Target),
+    /// What it has so far, or since the last part: an entry of its own, below the capture's.
+    Part(Capture),
+    /// It is over, with what no part had.
+    Ended(Capture),
+    Failed(Target),
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one JSON form of events and incidents (CLI, HTTP, server-sent events).
 
+mod evidence;
+
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::profiles::v1development::ProfilesData;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -9,7 +11,16 @@ use serde_json::{Map, Value as Json};
 
 use super::entry::{Entry, IncidentRecord, ResourceAttrs};
 use super::semconv::attr;
-use super::{Attributes, Timestamp, otlp, profile};
+use super::{Attributes, Key, Timestamp, otlp, profile};
+
+/// Attributes that have a field of their own.
+const OWN: [Key; 5] = [
+    attr::LINUX_DURATION,
+    attr::LINUX_STACK_KERNEL,
+    attr::LINUX_STACK_USER,
+    attr::LINUX_SPAN_LINKS,
+    attr::LINUX_CAPTURE_EVIDENCE,
+];
 
 /// Beyond this, JSON's readers lose digits.
 const EXACT: u64 = 1 << 53;
@@ -42,9 +53,16 @@ pub fn event(e: &Entry, workload: Option<&ResourceAttrs>, node: &[KeyValue]) -> 
         (None, None) => {}
     }
     o.insert("resource".into(), resource(workload, node));
-    let own = [attr::LINUX_DURATION.name, attr::LINUX_STACK_KERNEL.name, attr::LINUX_STACK_USER.name];
-    let rest = attributes.iter().filter(|a| !own.contains(&a.key.as_str()));
+    let rest = attributes.iter().filter(|a| !OWN.iter().any(|own| own.name == a.key));
     o.insert("attributes".into(), object(rest));
+    let links = evidence::links(attributes, e.spans.first().filter(|_| e.log.is_none()));
+    if !links.is_empty() {
+        o.insert("links".into(), links.into());
+    }
+    let pieces = evidence::tables_and_series(attributes);
+    if !pieces.is_empty() {
+        o.insert("evidence".into(), pieces.into());
+    }
     let mut stacks = Map::new();
     for (key, name) in [("kernel", attr::LINUX_STACK_KERNEL.name), ("user", attr::LINUX_STACK_USER.name)] {
         if let Some(lines) = otlp::text(attributes, name) {
@@ -76,14 +94,16 @@ pub fn incident(i: &IncidentRecord, workload: Option<&ResourceAttrs>, node: &[Ke
     o.insert("message".into(), i.message.clone().into());
     o.insert("events".into(), i.events.into());
     o.insert("captures".into(), i.captures.into());
+    if i.under_way > 0 {
+        o.insert("captures_under_way".into(), i.under_way.into());
+    }
     o.insert("resource".into(), resource(workload, node));
     Json::Object(o)
 }
 
 /// An incident with everything that belongs to it, for its tree: what [`incident`] says, and under
 /// `entries` each of its entries in the order of ingest, as [`event`] has it, with `start` and
-/// `parent_span_id`, its other spans under `related`, and a capture's stacks under `profile`
-/// (`frames`, outermost first, of which the last `kernel` are the kernel's, and `count`).
+/// `parent_span_id`, its other spans under `related`, and its profiles in front of its other `evidence`.
 pub fn incident_tree<'a>(
     i: &IncidentRecord,
     workload: Option<&ResourceAttrs>,
@@ -115,9 +135,11 @@ fn tree_entry(e: &Entry, workload: Option<&ResourceAttrs>, node: &[KeyValue]) ->
     }
     // A profile that cannot be read is as good as none: the capture's tables still are.
     if let Some(data) = e.profile.as_deref().and_then(|p| ProfilesData::decode(p).ok()) {
-        let row =
-            |s: profile::Folded<'_>| serde_json::json!({ "frames": s.frames, "kernel": s.kernel, "count": s.count });
-        o["profile"] = profile::folded(&data).into_iter().map(row).collect();
+        let mut pieces: Vec<Json> = profile::stored(&data).map(|p| evidence::of_profile(&p)).collect();
+        if let Some(Json::Array(others)) = o.get_mut("evidence") {
+            pieces.append(others);
+        }
+        o["evidence"] = pieces.into();
     }
     o
 }
@@ -205,146 +227,4 @@ pub fn uint(i: u64) -> Json {
 }
 
 #[cfg(test)]
-mod tests {
-    use opentelemetry_proto::tonic::logs::v1::LogRecord;
-
-    use super::*;
-    use crate::signal::Value;
-    use crate::signal::ids::EventId;
-    use crate::signal::otlp::key_value;
-
-    fn entry() -> Entry {
-        let mut e = Entry::new(EventId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]), "oom", None);
-        e.log = Some(LogRecord {
-            time_unix_nano: 1_700_000_000_000_000_001,
-            severity_number: 17,
-            severity_text: "ERROR".into(),
-            event_name: "linux.memory.oom_kill".into(),
-            body: Some(otlp::any_value(&Value::from("killed app"))),
-            attributes: vec![
-                key_value("linux.duration", &Value::Int(1_500)),
-                key_value("small", &Value::Int(1 << 53)),
-                key_value("big", &Value::Int((1 << 53) + 1)),
-                key_value("negative", &Value::Int(i64::MIN)),
-                key_value("nan", &Value::Double(f64::NAN)),
-                key_value("ratio", &Value::Double(0.5)),
-                key_value("table", &Value::Array(vec![Value::Map(vec![("pid".into(), Value::Int(3))])])),
-                key_value("linux.stack.kernel", &Value::from("oom_kill_process+0x1\nout_of_memory+0x2")),
-            ],
-            trace_id: vec![0xab; 16],
-            span_id: vec![0xcd; 8],
-            ..LogRecord::default()
-        });
-        e
-    }
-
-    fn workload() -> ResourceAttrs {
-        ResourceAttrs {
-            raw_key: 5,
-            attributes: vec![
-                key_value("container.name", &Value::from("shop")),
-                key_value("service.name", &Value::from("shop")),
-            ],
-            name: "shop".into(),
-            pending: false,
-        }
-    }
-
-    /// The documented form of an event, field by field.
-    #[test]
-    fn event_golden() {
-        let node = [key_value("host.name", &Value::from("n1")), key_value("service.name", &Value::from("bianque"))];
-        insta::assert_snapshot!(serde_json::to_string_pretty(&event(&entry(), Some(&workload()), &node)).unwrap(), @r#"{
-  "time": "2023-11-14T22:13:20.000000001Z",
-  "id": "0102030405060708090a0b0c",
-  "collector": "oom",
-  "name": "linux.memory.oom_kill",
-  "severity": "ERROR",
-  "message": "killed app",
-  "duration_ns": 1500,
-  "trace_id": "abababababababababababababababab",
-  "span_id": "cdcdcdcdcdcdcdcd",
-  "resource": {
-    "host.name": "n1",
-    "container.name": "shop",
-    "service.name": "shop"
-  },
-  "attributes": {
-    "small": 9007199254740992,
-    "big": "9007199254740993",
-    "negative": "-9223372036854775808",
-    "nan": "NaN",
-    "ratio": 0.5,
-    "table": [
-      {
-        "pid": 3
-      }
-    ]
-  },
-  "stacks": {
-    "kernel": [
-      "oom_kill_process+0x1",
-      "out_of_memory+0x2"
-    ]
-  }
-}"#);
-    }
-
-    /// An event of the node outside any incident has no ids of a trace that does not exist.
-    #[test]
-    fn event_without_incident() {
-        let mut e = entry();
-        if let Some(log) = &mut e.log {
-            log.trace_id.clear();
-            log.span_id.clear();
-            log.attributes.clear();
-        }
-        insta::assert_snapshot!(event(&e, None, &[]).to_string(), @r#"{"time":"2023-11-14T22:13:20.000000001Z","id":"0102030405060708090a0b0c","collector":"oom","name":"linux.memory.oom_kill","severity":"ERROR","message":"killed app","resource":{},"attributes":{}}"#);
-    }
-
-    /// A tree holds the incident, its entries, the spans beside the first and a capture's stacks.
-    #[test]
-    fn tree() {
-        let mut e = entry();
-        let span = |id, parent| Span {
-            span_id: vec![id; 8],
-            parent_span_id: vec![parent; 8],
-            name: "cpu_profile".into(),
-            start_time_unix_nano: 1_700_000_000_000_000_000,
-            end_time_unix_nano: 1_700_000_000_000_000_002,
-            ..Span::default()
-        };
-        e.spans = vec![span(2, 1), span(3, 2)];
-        let record = IncidentRecord { raw_trace: vec![0xab; 16], ..IncidentRecord::default() };
-        let tree = incident_tree(&record, None, [(&e, Some(&workload()))], &[]);
-        let row = &tree["entries"][0];
-        assert_eq!(tree["id"], "ab".repeat(16));
-        assert_eq!((&row["name"], &row["parent_span_id"]), (&"linux.memory.oom_kill".into(), &"01".repeat(8).into()));
-        assert_eq!(
-            (&row["related"][0]["span_id"], &row["related"][0]["duration_ns"]),
-            (&"03".repeat(8).into(), &2.into())
-        );
-        assert_eq!(row["start"], "2023-11-14T22:13:20.000000000Z");
-        assert_eq!(row["profile"], Json::Null);
-    }
-
-    /// The documented form of incidents, open and closed.
-    #[test]
-    fn incident_golden() {
-        let mut i = IncidentRecord {
-            raw_trace: vec![0xab; 16],
-            collector: "oom".into(),
-            name: "linux.memory.oom_kill".into(),
-            message: "killed app".into(),
-            severity: 17,
-            start: 1_700_000_000_000_000_001,
-            end: 1_700_000_030_000_000_000,
-            events: 2,
-            captures: 1,
-            ..IncidentRecord::default()
-        };
-        insta::assert_snapshot!(incident(&i, Some(&workload()), &[]).to_string(), @r#"{"id":"abababababababababababababababab","time":"2023-11-14T22:13:20.000000001Z","state":"open","collector":"oom","name":"linux.memory.oom_kill","severity":"ERROR","message":"killed app","events":2,"captures":1,"resource":{"container.name":"shop","service.name":"shop"}}"#);
-        i.end_reason = "quiet".into();
-        insta::assert_snapshot!(incident(&i, None, &[]).to_string(), @r#"{"id":"abababababababababababababababab","time":"2023-11-14T22:13:20.000000001Z","end":"2023-11-14T22:13:50.000000000Z","state":"closed","end_reason":"quiet","collector":"oom","name":"linux.memory.oom_kill","severity":"ERROR","message":"killed app","events":2,"captures":1,"resource":{}}"#);
-    }
-}
+mod tests;

@@ -4,10 +4,12 @@
 
 pub mod entry;
 pub mod event;
+pub mod evidence;
 pub mod growing;
 pub mod ids;
 pub mod incident;
 pub mod json;
+pub mod link;
 pub mod loss;
 pub mod metric;
 pub mod otlp;
@@ -23,8 +25,10 @@ pub mod wire;
 pub mod workload;
 
 pub use event::{Event, EventDef, Related, Role, Severity, Thread};
+pub use evidence::{Column, Evidence, Profile, ProfileKind, Series, StackSample, Table};
 pub use growing::{Growing, Total};
-pub use incident::{Capture, Change, StackSample, Target, Trigger};
+pub use incident::{Capture, CaptureProgress, Change, Target, Trigger};
+pub use link::{Link, Links};
 pub use loss::Stage;
 pub use metric::{Histogram, Instrument, MetricDef, Metrics, Panel, Point};
 pub use query::Query;

@@ -52,6 +52,7 @@ pub fn trigger_event(t: &Trigger) -> Event {
     e.severity = t.severity;
     e.duration = Some(t.detected.since(t.onset));
     e.attributes = t.attributes.clone();
+    e.links = t.links.clone();
     e
 }
 
@@ -105,6 +106,12 @@ fn write_attributes(out: &mut Vec<u8>, field: u32, e: &Event) {
     if e.suppressed > 0 {
         wire::attribute(out, field, attr::LINUX_SUPPRESSED.name, &Value::from(e.suppressed));
     }
+    if !e.links.is_empty() {
+        wire::attribute(out, field, attr::LINUX_SPAN_LINKS.name, &e.links.value());
+    }
+    if e.links.dropped() > 0 {
+        wire::attribute(out, field, attr::LINUX_SPAN_LINKS_DROPPED.name, &Value::from(e.links.dropped()));
+    }
 }
 
 /// Where a span hangs.
@@ -145,6 +152,7 @@ pub fn event_span(e: &Event, collector: &str, place: Place) -> Span {
     let mut s = span_at(place, e.def.name, start, e.time, attributes);
     s.status = status(e.severity, &e.message);
     s.events = exception(e).into_iter().collect();
+    e.links.put_on(&mut s);
     s
 }
 
@@ -216,7 +224,8 @@ pub fn int(attributes: &[KeyValue], name: &str) -> Option<i64> {
     }
 }
 
-fn find<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a any_value::Value> {
+/// The value of an attribute.
+pub(super) fn find<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a any_value::Value> {
     attributes.iter().find(|a| a.key == name)?.value.as_ref()?.value.as_ref()
 }
 
@@ -275,6 +284,23 @@ mod tests {
         assert_eq!(text(&r.attributes, "linux.stack.kernel"), Some("do_thing+0x10\nnext+0x20 [mod]"));
         assert_eq!(text(&r.attributes, "linux.stack.kernel_id").map(str::len), Some(16));
         assert!(!r.attributes.iter().any(|a| a.key == "linux.stack.user"), "an empty stack is left out");
+    }
+
+    /// Links to spans of applications are links of the span and an attribute of the record, with what
+    /// had no room.
+    #[test]
+    fn links_are_on_span_and_record() {
+        let mut e = event();
+        for n in 0..40 {
+            let attributes = Attributes::new();
+            e.links.add(crate::signal::Link { trace: TraceId([n; 16]), span: SpanId([n; 8]), attributes });
+        }
+        let place = Place { trace: TraceId([1; 16]), span: SpanId([2; 8]), parent: None };
+        let s = event_span(&e, "test", place);
+        assert_eq!((s.links.len(), s.dropped_links_count, &s.links[7].span_id), (32, 8, &vec![7; 8]));
+        let r = log_record(&e, None);
+        let Some(any_value::Value::ArrayValue(all)) = find(&r.attributes, "linux.span.links") else { panic!("{r:?}") };
+        assert_eq!((all.values.len(), int(&r.attributes, "linux.span.links_dropped")), (32, Some(8)));
     }
 
     /// Without an incident there is no trace context, so nobody looks for a trace that does not exist.

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A capture's stacks as an OTLP profile (`opentelemetry.proto.profiles.v1development`), and back
+//! A capture's profiles as OTLP has them (`opentelemetry.proto.profiles.v1development`), and back
 //! to folded stacks for a terminal.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
 use opentelemetry_proto::tonic::common::v1::AnyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::profiles::v1development::{
     Function, KeyValueAndUnit, Line, Link, Location, Mapping, Profile, ProfilesData, ProfilesDictionary,
-    ResourceProfiles, Sample, ScopeProfiles, Stack, ValueType,
+    ResourceProfiles, Sample, ScopeProfiles, Stack, ValueType as ValueTypeMessage,
 };
 use prost::Message;
 
 use super::ids::{SpanId, TraceId};
 use super::otlp::any_value;
 use super::semconv::{SCHEMA_URL, attr};
-use super::{Capture, Frame, Value};
+use super::{Frame, Timestamp, Value, evidence};
 
 /// Most distinct stacks in one profile; those seen least are left out and counted.
 pub const MAX_STACKS: usize = 10_000;
@@ -127,6 +127,44 @@ impl Dictionary {
         self.stacks.add(Stack { location_indices: locations })
     }
 
+    fn value_type(&mut self, t: evidence::ValueType) -> ValueTypeMessage {
+        ValueTypeMessage {
+            type_strindex: self.strings.add(t.name.to_owned()),
+            unit_strindex: self.strings.add(t.unit.to_owned()),
+        }
+    }
+
+    fn sample(&mut self, s: &evidence::StackSample) -> Sample {
+        Sample {
+            stack_index: self.stack(&s.kernel, &s.user),
+            attribute_indices: vec![
+                self.attribute(attr::PROCESS_PID.name, &Value::from(s.thread.pid)),
+                self.attribute(attr::THREAD_ID.name, &Value::from(s.thread.tid)),
+                self.attribute(attr::THREAD_NAME.name, &Value::Str(s.thread.comm.clone().into())),
+            ],
+            link_index: 1,
+            values: vec![i64::try_from(s.value).unwrap_or(i64::MAX)],
+            timestamps_unix_nano: Vec::new(),
+        }
+    }
+
+    fn profile(&mut self, p: &evidence::Profile, of: &Origin<'_>, id: [u8; 16]) -> Profile {
+        let mut stacks: Vec<_> = p.stacks.iter().collect();
+        stacks.sort_by_key(|s| std::cmp::Reverse(s.value));
+        let lost = (p.lost > 0).then(|| self.attribute(attr::LINUX_PROFILE_LOST.name, &Value::from(p.lost)));
+        Profile {
+            sample_type: Some(self.value_type(p.kind.sample)),
+            period_type: p.kind.period.map(|t| self.value_type(t)),
+            samples: stacks.into_iter().take(MAX_STACKS).map(|s| self.sample(s)).collect(),
+            time_unix_nano: of.start.0,
+            duration_nano: u64::try_from(of.end.since(of.start).as_nanos()).unwrap_or(u64::MAX),
+            period: i64::try_from(p.period).unwrap_or(i64::MAX),
+            profile_id: id.to_vec(),
+            attribute_indices: lost.into_iter().collect(),
+            ..Profile::default()
+        }
+    }
+
     fn finish(self, link: Link) -> ProfilesDictionary {
         ProfilesDictionary {
             mapping_table: self.mappings.items,
@@ -140,63 +178,141 @@ impl Dictionary {
     }
 }
 
-/// The capture's stacks as encoded `ProfilesData` whose samples point at `span`; `None` without
-/// stacks. The resource is left for the exporter, which knows the workload's final names.
+/// Where profiles belong: when they were taken, by whom, and the span that they are of.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    pub collector: &'a str,
+    pub start: Timestamp,
+    pub end: Timestamp,
+    pub trace: TraceId,
+    pub span: SpanId,
+    /// Of the first profile; further ones count up from it.
+    pub id: [u8; 16],
+}
+
+/// The id of the `n`th profile of a capture whose first has `id`.
 #[must_use]
-pub fn encode(c: &Capture, collector: &str, id: [u8; 16], trace: TraceId, span: SpanId) -> Option<Vec<u8>> {
-    if c.stacks.is_empty() {
+pub fn nth_id(id: [u8; 16], n: usize) -> [u8; 16] {
+    u128::from_be_bytes(id).wrapping_add(n as u128).to_be_bytes()
+}
+
+/// Profiles that have stacks as one encoded `ProfilesData` whose samples point at the span; `None` where
+/// there is none. The resource is left for the exporter, which knows the workload's final names.
+#[must_use]
+pub fn encode<'a>(profiles: impl IntoIterator<Item = &'a evidence::Profile>, of: &Origin<'_>) -> Option<Vec<u8>> {
+    let mut d = Dictionary::new();
+    let with_stacks = profiles.into_iter().filter(|p| !p.stacks.is_empty()).enumerate();
+    let profiles: Vec<Profile> = with_stacks.map(|(n, p)| d.profile(p, of, nth_id(of.id, n))).collect();
+    if profiles.is_empty() {
         return None;
     }
-    let mut d = Dictionary::new();
-    let sample_type = Some(ValueType {
-        type_strindex: d.strings.add("samples".to_owned()),
-        unit_strindex: d.strings.add("count".to_owned()),
-    });
-    let period_type = Some(ValueType {
-        type_strindex: d.strings.add("cpu".to_owned()),
-        unit_strindex: d.strings.add("nanoseconds".to_owned()),
-    });
-    let mut stacks: Vec<_> = c.stacks.iter().collect();
-    stacks.sort_by_key(|s| std::cmp::Reverse(s.count));
-    let samples = stacks.into_iter().take(MAX_STACKS).map(|s| Sample {
-        stack_index: d.stack(&s.kernel, &s.user),
-        attribute_indices: vec![
-            d.attribute(attr::PROCESS_PID.name, &Value::from(s.thread.pid)),
-            d.attribute(attr::THREAD_ID.name, &Value::from(s.thread.tid)),
-            d.attribute(attr::THREAD_NAME.name, &Value::Str(s.thread.comm.clone().into())),
-        ],
-        link_index: 1,
-        values: vec![i64::try_from(s.count).unwrap_or(i64::MAX)],
-        timestamps_unix_nano: Vec::new(),
-    });
-    let profile = Profile {
-        sample_type,
-        samples: samples.collect(),
-        time_unix_nano: c.start.0,
-        duration_nano: u64::try_from(c.end.since(c.start).as_nanos()).unwrap_or(u64::MAX),
-        period_type,
-        period: i64::try_from(c.sample_period_ns).unwrap_or(i64::MAX),
-        profile_id: id.to_vec(),
-        ..Profile::default()
-    };
     let scope = opentelemetry_proto::tonic::common::v1::InstrumentationScope {
-        name: collector.to_owned(),
+        name: of.collector.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     };
     let data = ProfilesData {
         resource_profiles: vec![ResourceProfiles {
             resource: None,
-            scope_profiles: vec![ScopeProfiles {
-                scope: Some(scope),
-                profiles: vec![profile],
-                schema_url: SCHEMA_URL.to_owned(),
-            }],
+            scope_profiles: vec![ScopeProfiles { scope: Some(scope), profiles, schema_url: SCHEMA_URL.to_owned() }],
             schema_url: SCHEMA_URL.to_owned(),
         }],
-        dictionary: Some(d.finish(Link { trace_id: trace.0.to_vec(), span_id: span.0.to_vec() })),
+        dictionary: Some(d.finish(Link { trace_id: of.trace.0.to_vec(), span_id: of.span.0.to_vec() })),
     };
     Some(data.encode_to_vec())
+}
+
+/// A profile as it was stored.
+pub struct Stored<'a> {
+    pub profile: &'a Profile,
+    dictionary: &'a ProfilesDictionary,
+}
+
+/// All profiles of an entry.
+pub fn stored(data: &ProfilesData) -> impl Iterator<Item = Stored<'_>> {
+    let profiles = data.resource_profiles.iter().flat_map(|r| &r.scope_profiles).flat_map(|s| &s.profiles);
+    let dictionary = data.dictionary.as_ref();
+    profiles.filter_map(move |profile| Some(Stored { profile, dictionary: dictionary? }))
+}
+
+impl<'a> Stored<'a> {
+    fn type_of(&self, t: Option<&ValueTypeMessage>) -> (&'a str, &'a str) {
+        let text = |i: i32| at(&self.dictionary.string_table, i).map_or("", String::as_str);
+        t.map_or(("", ""), |t| (text(t.type_strindex), text(t.unit_strindex)))
+    }
+
+    /// What the values are, and their unit.
+    #[must_use]
+    pub fn sample_type(&self) -> (&'a str, &'a str) {
+        self.type_of(self.profile.sample_type.as_ref())
+    }
+
+    /// What the period is, and its unit; empty where there is none.
+    #[must_use]
+    pub fn period_type(&self) -> (&'a str, &'a str) {
+        self.type_of(self.profile.period_type.as_ref())
+    }
+
+    /// `cpu`, `off_cpu`, …
+    #[must_use]
+    pub fn kind(&self) -> &'a str {
+        evidence::kind_name(self.sample_type().0, self.period_type().0)
+    }
+
+    /// Sum of all values.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.profile.samples.iter().map(value_of).fold(0, u64::saturating_add)
+    }
+
+    /// Samples that were lost; 0 in entries of older versions, which have it on the span alone.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        let attributes = self.profile.attribute_indices.iter().filter_map(|i| at(&self.dictionary.attribute_table, *i));
+        let lost = attributes.filter(|a| {
+            at(&self.dictionary.string_table, a.key_strindex).is_some_and(|key| key == attr::LINUX_PROFILE_LOST.name)
+        });
+        lost.filter_map(|a| match a.value.as_ref()?.value {
+            Some(Any::IntValue(n)) => u64::try_from(n).ok(),
+            _ => None,
+        })
+        .sum()
+    }
+
+    /// The span that it is of: trace and span.
+    #[must_use]
+    pub fn span(&self) -> Option<(&'a [u8], &'a [u8])> {
+        let link = self.dictionary.link_table.get(1)?;
+        Some((&link.trace_id, &link.span_id))
+    }
+
+    /// Its stacks. What has a name in it is not copied: there are hundreds of frames.
+    #[must_use]
+    pub fn folded(&self) -> Vec<Folded<'a>> {
+        let d = self.dictionary;
+        let fold = |s: &Sample| {
+            let stack = at(&d.stack_table, s.stack_index);
+            let locations = stack.map_or(&[][..], |s| s.location_indices.as_slice());
+            let frames = locations.iter().rev().map(|l| frame_name(d, *l)).collect();
+            let kernel = locations.iter().take_while(|l| is_kernel(d, **l)).count();
+            Folded { frames, kernel, value: value_of(s) }
+        };
+        self.profile.samples.iter().map(fold).collect()
+    }
+
+    /// The functions that have a name in its stacks, each once.
+    #[must_use]
+    pub fn functions(&self) -> BTreeSet<&'a str> {
+        let d = self.dictionary;
+        let stacks = self.profile.samples.iter().filter_map(|s| at(&d.stack_table, s.stack_index));
+        let locations = stacks.flat_map(|s| &s.location_indices).filter_map(|l| at(&d.location_table, *l));
+        let lines = locations.flat_map(|l| &l.lines).filter_map(|l| at(&d.function_table, l.function_index));
+        lines.filter_map(|f| at(&d.string_table, f.name_strindex)).map(String::as_str).collect()
+    }
+}
+
+fn value_of(s: &Sample) -> u64 {
+    s.values.iter().map(|v| v.max(&0).unsigned_abs()).fold(0, u64::saturating_add)
 }
 
 /// One stack of a stored profile, outermost frame first, for a flame graph.
@@ -205,33 +321,8 @@ pub struct Folded<'a> {
     pub frames: Vec<Cow<'a, str>>,
     /// How many of them, the innermost, are the kernel's.
     pub kernel: usize,
-    pub count: u64,
-}
-
-/// The stacks of a profile. What has a name in it is not copied: there are hundreds of frames.
-#[must_use]
-pub fn folded(data: &ProfilesData) -> Vec<Folded<'_>> {
-    let Some(d) = &data.dictionary else { return Vec::new() };
-    let profiles = data.resource_profiles.iter().flat_map(|r| &r.scope_profiles).flat_map(|s| &s.profiles);
-    profiles
-        .flat_map(|p| &p.samples)
-        .map(|s| {
-            let stack = at(&d.stack_table, s.stack_index);
-            let locations = stack.map_or(&[][..], |s| s.location_indices.as_slice());
-            let frames = locations.iter().rev().map(|l| frame_name(d, *l)).collect();
-            let kernel = locations.iter().take_while(|l| is_kernel(d, **l)).count();
-            let count = s.values.iter().map(|v| v.max(&0).unsigned_abs()).sum();
-            Folded { frames, kernel, count }
-        })
-        .collect()
-}
-
-/// The functions that have a name in a profile, each once.
-pub fn functions(data: &ProfilesData) -> impl Iterator<Item = &str> {
-    // The first of each table stands for "none".
-    data.dictionary.iter().flat_map(|d| {
-        d.function_table.iter().skip(1).filter_map(|f| at(&d.string_table, f.name_strindex)).map(String::as_str)
-    })
+    /// In the unit of the profile.
+    pub value: u64,
 }
 
 fn at<T>(table: &[T], index: i32) -> Option<&T> {
@@ -261,81 +352,4 @@ fn frame_name(d: &ProfilesDictionary, location: i32) -> Cow<'_, str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::signal::{StackSample, Target, Thread, Timestamp};
-
-    fn frame(name: &str) -> Frame {
-        Frame { symbol: Some(name.into()), module: Some("/bin/app".into()), address: 0x10, ..Frame::default() }
-    }
-
-    fn capture() -> Capture {
-        let sample = |user: &[&str], count| StackSample {
-            kernel: crate::signal::Stack::default(),
-            user: user.iter().map(|n| frame(n)).collect(),
-            thread: Thread { pid: 1, tid: 1, comm: "app".into() },
-            count,
-        };
-        Capture {
-            name: "cpu_profile",
-            target: Target { collector: "cpuidle", workload: None, detail: None },
-            start: Timestamp(1_000),
-            end: Timestamp(3_000),
-            stacks: vec![sample(&["leaf", "main"], 5), sample(&["other", "main"], 2)],
-            sample_period_ns: 10_101_010,
-            attributes: crate::signal::Attributes::new(),
-            lost: 0,
-        }
-    }
-
-    /// Every index points into its table, index 0 is the zero value, nothing is listed twice, and
-    /// each sample links to the capture's span: what the schema asks for.
-    #[test]
-    fn dictionary_is_well_formed() {
-        let bytes = encode(&capture(), "cpuidle", [9; 16], TraceId([1; 16]), SpanId([2; 8])).unwrap();
-        let data = ProfilesData::decode(bytes.as_slice()).unwrap();
-        let d = data.dictionary.unwrap();
-        assert_eq!(d.string_table[0], "");
-        assert_eq!(d.mapping_table[0], Mapping::default());
-        assert_eq!(d.location_table[0], Location::default());
-        assert_eq!(d.stack_table[0], Stack::default());
-        assert_eq!(d.function_table.len(), 1 + 3, "leaf, other and one main");
-        assert_eq!(d.mapping_table.len(), 1 + 1);
-        assert_eq!(d.link_table[1].span_id, vec![2; 8]);
-        let p = &data.resource_profiles[0].scope_profiles[0].profiles[0];
-        assert_eq!(p.profile_id, vec![9; 16]);
-        assert_eq!((p.time_unix_nano, p.duration_nano, p.period), (1_000, 2_000, 10_101_010));
-        for s in &p.samples {
-            assert_eq!(s.link_index, 1);
-            let stack = at(&d.stack_table, s.stack_index).unwrap();
-            for l in &stack.location_indices {
-                let location = at(&d.location_table, *l).unwrap();
-                assert!(at(&d.mapping_table, location.mapping_index).is_some());
-                assert!(location.lines.iter().all(|l| at(&d.function_table, l.function_index).is_some()));
-            }
-            assert!(s.attribute_indices.iter().all(|a| at(&d.attribute_table, *a).is_some()));
-        }
-    }
-
-    /// What was captured comes back, outermost first.
-    #[test]
-    fn folded_gives_the_stacks_back() {
-        let mut c = capture();
-        c.stacks[1].kernel = vec![frame("fault"), frame("entry")].into();
-        let bytes = encode(&c, "cpuidle", [9; 16], TraceId([1; 16]), SpanId([2; 8])).unwrap();
-        let want = [(vec!["main", "leaf"], 0, 5), (vec!["main", "other", "entry", "fault"], 2, 2)]
-            .map(|(f, kernel, count)| Folded { frames: f.into_iter().map(Cow::from).collect(), kernel, count });
-        let data = ProfilesData::decode(bytes.as_slice()).unwrap();
-        assert_eq!(folded(&data), want);
-        let mut functions: Vec<_> = functions(&data).collect();
-        functions.sort_unstable();
-        assert_eq!(functions, ["entry", "fault", "leaf", "main", "other"]);
-    }
-
-    /// A capture without stacks has no profile, and no id that points nowhere.
-    #[test]
-    fn no_stacks_no_profile() {
-        let c = Capture { stacks: Vec::new(), ..capture() };
-        assert_eq!(encode(&c, "iotracer", [9; 16], TraceId([1; 16]), SpanId([2; 8])), None);
-    }
-}
+mod tests;

@@ -352,6 +352,17 @@ pub mod attr {
         Key::new("linux.incident.end_reason", "Why it was closed: recovered, quiet, max_duration, agent_restart");
     pub const LINUX_INCIDENT_EVENTS: Key = Key::new("linux.incident.events", "Events that belong to it");
     pub const LINUX_COLLECTOR: Key = Key::new("linux.collector", "The collector that reports");
+    pub const LINUX_CAPTURE_EVIDENCE: Key =
+        Key::new("linux.capture.evidence", "Tables (columns, rows) and series (times, values) of the capture");
+    pub const LINUX_SPAN_LINKS: Key =
+        Key::new("linux.span.links", "Spans of applications that were under way: trace_id, span_id, attributes");
+    pub const LINUX_SPAN_LINKS_DROPPED: Key =
+        Key::new("linux.span.links_dropped", "Further spans that had no room among the links");
+    pub const LINUX_PROFILE_KIND: Key =
+        Key::new("linux.profile.kind", "What the profile measures: cpu, off_cpu, io_wait, allocated, …");
+    pub const LINUX_PROFILE_TOTAL: Key =
+        Key::new("linux.profile.total", "Sum of the profile's values, or the value of one stack, in its unit");
+    pub const LINUX_PROFILE_UNIT: Key = Key::new("linux.profile.unit", "Unit of its values: count, nanoseconds, bytes");
     pub const LINUX_PROFILE_ID: Key = Key::new("linux.profile.id", "Id of the profile that this span's capture took");
     pub const LINUX_PROFILE_SAMPLES: Key = Key::new("linux.profile.samples", "Samples of the profile, or of one stack");
     pub const LINUX_PROFILE_LOST: Key = Key::new("linux.profile.lost", "Samples that the kernel could not hand over");

@@ -17,7 +17,9 @@ use bianque::pipeline::{Input, NoObserver, Observer, Pipeline, Sender, Setup};
 use bianque::signal::ids::EventId;
 use bianque::signal::semconv::attr;
 use bianque::signal::{Attributes, Event, EventDef, Frame, Instrument, MetricDef, Panel, Severity, Timestamp};
-use bianque::signal::{Capture, Change, StackSample, Target, Thread, Trigger};
+use bianque::signal::{
+    Capture, CaptureProgress, Change, Evidence, Links, Profile, ProfileKind, StackSample, Target, Thread, Trigger,
+};
 use bianque::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
 use bianque::telemetry::SelfMetrics;
 use tokio::sync::oneshot;
@@ -171,27 +173,24 @@ impl Agent {
             workload: Some(shop()),
             message: format!("uses 0.9 of 1 CPUs {mark}"),
             attributes,
+            links: Links::default(),
             capture: true,
         };
         let frame =
             |name: &str| Frame { symbol: Some(name.into()), module: Some("/bin/shop".into()), ..Frame::default() };
+        let stacks = vec![StackSample {
+            user: vec![frame("churn"), frame("main")].into(),
+            thread: Thread { pid: 7, tid: 7, comm: "shop".into() },
+            value: 42,
+            ..StackSample::default()
+        }];
+        let profile = Profile { kind: ProfileKind::CPU, stacks, period: 10_101_010, lost: 0 };
         let capture = Capture {
-            name: "cpu_profile",
-            target: target.clone(),
-            start: onset,
-            end: now(),
-            stacks: vec![StackSample {
-                user: vec![frame("churn"), frame("main")].into(),
-                thread: Thread { pid: 7, tid: 7, comm: "shop".into() },
-                count: 42,
-                ..StackSample::default()
-            }],
-            sample_period_ns: 10_101_010,
-            attributes: Attributes::new(),
-            lost: 0,
+            evidence: vec![Evidence::Profile(profile)],
+            ..Capture::new("cpu_profile", target.clone(), onset, now())
         };
         self.sender.send(Input::Change { collector: "cpuidle", change: Change::Onset(trigger) });
-        self.sender.send(Input::Capture { collector: "cpuidle", capture });
+        self.sender.send(Input::Capture { collector: "cpuidle", progress: CaptureProgress::Ended(capture) });
         if !goes_on {
             self.sender.send(Input::Change { collector: "cpuidle", change: Change::Recovered(target, now()) });
         }

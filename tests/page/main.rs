@@ -147,6 +147,39 @@ async fn incident_is_found_and_understood_by_keyboard() {
     b.close().await;
 }
 
+/// A capture of each kind of evidence, as the API has it.
+const EVIDENCE: &str = r#"{ time: '2026-11-14T22:13:22Z', id: '06', name: 'stall', attributes: {},
+  links: [{ trace_id: 'ab', span_id: 'cd', attributes: { 'http.route': '/orders' } }],
+  evidence: [
+    { type: 'profile', name: 'off_cpu', unit: 'nanoseconds', total: 1500000000, stacks: [{ frames: ['main', 'futex_wait'], kernel: 1, value: 1500000000 }] },
+    { type: 'table', name: 'files', columns: [{ name: 'path', type: 'text', unit: '' }, { name: 'read', type: 'int', unit: 'By' }], rows: [{ path: '/data/<b>', read: 3145728 }, { path: '/data/c' }] },
+    { type: 'series', name: 'pressure', unit: '1', points: [{ time: '2026-11-14T22:13:20Z', value: 0 }, { time: '2026-11-14T22:13:22Z', value: 0.5 }] },
+  ] }"#;
+
+/// Every kind of evidence is drawn by its type, with its unit, whichever collector took it; names that
+/// look like HTML stay text.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_evidence_is_drawn() {
+    let _place = place!(Need::Agent);
+    let agent = Agent::start("");
+    let b = Browser::open(agent.port(), Screen::Desktop).await;
+    b.go("").await;
+    let put = format!(
+        "Promise.all(['incident', 'flame', 'evidence'].map((f) => import(`/page/${{f}}.js`))).then(([i, f, e]) => {{ \
+         const entry = {EVIDENCE}; const [profile] = e.profiles(entry); \
+         document.body.append(i.details(entry), new f.Flame(profile, entry.name, e.caption(entry, profile)).element); \
+         window.drawn = true; }})"
+    );
+    b.get(&format!("void {put}")).await;
+    b.until("window.drawn === true && document.querySelectorAll('.flame .box').length === 3").await;
+    for words in ["/data/<b>", "3 MiB", "0 % to 50 %, last 50 %, over 2 s", "ab/cd", "stall: off_cpu, 1.5 s"] {
+        b.shows(words).await;
+    }
+    assert_eq!(b.get("document.querySelectorAll('.series .spark path').length > 0").await, true);
+    assert_eq!(b.complaints().await, [] as [String; 0]);
+    b.close().await;
+}
+
 /// An event is on the page within moments of its happening; filters are the server's; a pause holds
 /// back what comes, and nothing of it is lost.
 #[tokio::test(flavor = "multi_thread")]

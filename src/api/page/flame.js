@@ -5,7 +5,8 @@
 // zooms, Escape zooms out. Boxes narrower than a few pixels are not drawn; zooming in shows them.
 
 import { h, put } from './dom.js';
-import { count, round } from './words.js';
+import { total } from './evidence.js';
+import { round } from './words.js';
 
 const ROW = 20;
 const LEAST_PX = 2.5;
@@ -17,20 +18,21 @@ function name(frame) {
   return at > 0 && !frame.startsWith('0x') ? frame.slice(0, at) : frame;
 }
 
-const box = (text, kernel, parent, depth) => ({ text, kernel, parent, depth, count: 0, own: 0, children: new Map(), matches: false });
+const box = (text, kernel, parent, depth) => ({ text, kernel, parent, depth, value: 0, own: 0, children: new Map(), matches: false });
 
 /** Joins stacks (`frames`, outermost first, of which the last `kernel` are the kernel's) to one tree. */
 export function join(stacks, title) {
   const root = box(title, false, null, 0);
-  for (const { frames, count: n, kernel = 0 } of stacks) {
+  for (const { frames, value, kernel = 0 } of stacks) {
+    const n = Number(value);
     let at = root;
-    root.count += n;
+    root.value += n;
     frames.forEach((frame, i) => {
       const inKernel = i >= frames.length - kernel;
       const key = `${inKernel ? 'k' : 'u'}${name(frame)}`;
       let next = at.children.get(key);
       if (!next) at.children.set(key, next = box(name(frame), inKernel, at, at.depth + 1));
-      next.count += n;
+      next.value += n;
       at = next;
     });
     at.own += n;
@@ -38,17 +40,20 @@ export function join(stacks, title) {
   return root;
 }
 
-const widestFirst = (b) => [...b.children.values()].sort((x, y) => y.count - x.count || (x.text < y.text ? -1 : 1));
+const widestFirst = (b) => [...b.children.values()].sort((x, y) => y.value - x.value || (x.text < y.text ? -1 : 1));
 
 export class Flame {
+  #profile;
   #root;
   #zoom;
   #at;
   #drawn = new Map();
   #search = '';
 
-  constructor(stacks, title) {
-    this.#root = join(stacks, title);
+  /** A profile as the API has it; `caption` says what it measures. */
+  constructor(profile, title, caption) {
+    this.#profile = profile;
+    this.#root = join(profile.stacks, title);
     this.#zoom = this.#root;
     this.#at = this.#root;
     this.graph = h('div', {
@@ -67,6 +72,7 @@ export class Flame {
     });
     this.reset = h('button', { type: 'button', onclick: () => this.zoom(this.#root) }, 'Zoom out');
     this.element = h('div', { class: 'flame card' },
+      h('p', { class: 'caption' }, caption),
       h('div', { class: 'filters' }, this.input, this.found, h('span', { class: 'legend' }, h('i', { class: 'user' }), 'user', h('i', { class: 'kernel' }), 'kernel'), this.reset),
       this.words, this.graph,
       h('p', { class: 'dim keys', id: 'flame-keys' }, h('kbd', null, '↑↓←→'), ' move, ', h('kbd', null, 'Enter'), ' zooms, ', h('kbd', null, 'Esc'), ' zooms out, ', h('kbd', null, '/'), ' searches, ', h('kbd', null, 'n'), ' next found'));
@@ -96,26 +102,26 @@ export class Flame {
     if (focused) this.#focus(this.#at);
   }
 
-  /** Marks functions whose name contains `text`, whatever its case, and says how many samples are in them. */
+  /** Marks functions whose name contains `text`, whatever its case, and says how much of it all is in them. */
   search(text) {
     this.#search = text;
     const wanted = text.toLowerCase();
-    let samples = 0;
+    let inThem = 0;
     const look = (b, inside) => {
       b.matches = wanted !== '' && b !== this.#root && b.text.toLowerCase().includes(wanted);
-      // A function that calls itself is in the samples once.
-      if (b.matches && !inside) samples += b.count;
+      // A function that calls itself counts once.
+      if (b.matches && !inside) inThem += b.value;
       for (const c of b.children.values()) look(c, inside || b.matches);
     };
     look(this.#root, false);
-    put(this.found, wanted ? `${round((samples / this.#root.count) * 100)} % of the samples` : '');
+    put(this.found, wanted ? `${round((inThem / this.#root.value) * 100)} % of it all` : '');
     this.#draw();
   }
 
   #tell(b) {
-    const of = (whole) => `${round((b.count / whole.count) * 100)} %`;
+    const of = (whole) => `${round((b.value / whole.value) * 100)} %`;
     const zoomed = this.#zoom !== this.#root ? `, ${of(this.#zoom)} of what is shown` : '';
-    put(this.words, h('b', { class: 'mono' }, b.text), ` ${count(b.count)} ${b.count === 1 ? 'sample' : 'samples'}, ${of(this.#root)}${zoomed}${b.own ? `, ${count(b.own)} in itself` : ''}`);
+    put(this.words, h('b', { class: 'mono' }, b.text), ` ${total(this.#profile, b.value)}, ${of(this.#root)}${zoomed}${b.own ? `, ${total(this.#profile, b.own)} in itself` : ''}`);
   }
 
   #point(e, then) {
@@ -130,7 +136,7 @@ export class Flame {
     let deepest = 0;
     const add = (b, left, w) => {
       deepest = Math.max(deepest, b.depth);
-      const share = (b.count / this.#root.count) * 100;
+      const share = (b.value / this.#root.value) * 100;
       const element = h('div', {
         role: 'treeitem', tabindex: '-1', 'aria-level': b.depth + 1, 'aria-expanded': b.children.size ? 'true' : null,
         'aria-label': `${b.text}, ${round(share)} %`,
@@ -144,7 +150,7 @@ export class Flame {
     const below = (b, left, w) => {
       let x = left;
       for (const c of widestFirst(b)) {
-        const cw = (c.count / b.count) * w;
+        const cw = (c.value / b.value) * w;
         if (cw < LEAST_PX) break;
         add(c, x, cw);
         below(c, x, cw);

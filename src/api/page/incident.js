@@ -3,11 +3,11 @@
 
 import { every, one } from './ask.js';
 import { empty, h, put } from './dom.js';
+import { caption, evidence, profiles, table } from './evidence.js';
 import { Flame } from './flame.js';
 import { asText } from './text.js';
 import { incidentSpan, lasted, level, moment, ms, parts, place, plain, span } from './words.js';
 
-const MAX_ROWS = 50;
 /** Of so few entries all details are shown at once. */
 const FEW = 3;
 
@@ -16,7 +16,7 @@ export async function incident(main, { rest: [id], parameters, signal, refused }
   const head = h('header', { class: 'incident-head' });
   const panels = h('div');
   main.append(h('nav', { class: 'crumbs', 'aria-label': 'Where this is' }, h('a', { href: '#/incidents' }, 'Incidents'), ' / ', h('span', { class: 'mono', 'aria-current': 'page' }, tree.id)), head, panels);
-  const captures = parts(tree).filter((e) => e.profile?.length);
+  const captures = parts(tree).filter((e) => profiles(e).length);
   const tabs = [
     ['tree', 'Tree', (panel, t) => put(panel, drawTree(t))],
     ...(captures.length ? [['flame', 'Flame graph', drawFlames]] : []),
@@ -53,7 +53,7 @@ function drawHead(i) {
       h('div', null, h('dt', null, open ? 'Open for' : 'Lasted'), h('dd', null, span(incidentSpan(i)))),
       h('div', null, h('dt', null, 'State'), h('dd', null, open ? 'open' : `closed${i.end_reason ? ` (${i.end_reason})` : ''}`)),
       h('div', null, h('dt', null, 'Events'), h('dd', null, String(i.events))),
-      h('div', null, h('dt', null, 'Captures'), h('dd', null, String(i.captures)))),
+      h('div', null, h('dt', null, 'Captures'), h('dd', null, String(i.captures), i.captures_under_way ? ` (${i.captures_under_way} more under way)` : ''))),
     h('details', { class: 'more' }, h('summary', null, 'Where it happened'), attributes(resource)),
   ];
 }
@@ -135,7 +135,8 @@ export function details(e) {
   const isTable = ([, v]) => Array.isArray(v) && v.some(isObject);
   const isMap = ([, v]) => isObject(v) && Object.keys(v).length > FEW;
   const out = [attributes([['time', e.time], ['id', e.id], ...pairs.filter((p) => !isTable(p) && !isMap(p))])];
-  for (const [name, rows] of pairs.filter(isTable)) out.push(table(name, rows));
+  for (const [name, rows] of pairs.filter(isTable)) out.push(table(name, columnsOf(rows), rows.map((r) => r ?? {})));
+  out.push(evidence(e));
   for (const [name, map] of pairs.filter(isMap)) out.push(h('details', { class: 'map' }, h('summary', { class: 'mono' }, name, h('span', { class: 'dim' }, ` ${Object.keys(map).length} values`)), attributes(Object.entries(map))));
   for (const kind of ['kernel', 'user']) {
     if (e.stacks?.[kind]?.length) out.push(h('h3', null, `${kind === 'kernel' ? 'Kernel' : 'User'} stack`), h('pre', { class: 'stack', tabindex: '0' }, e.stacks[kind].join('\n')));
@@ -143,27 +144,24 @@ export function details(e) {
   return h('div', { class: 'details' }, out);
 }
 
-function table(name, rows) {
-  const columns = [...new Set(rows.flatMap((r) => Object.keys(r ?? {})))];
-  return [h('h3', { class: 'mono' }, name), h('div', { class: 'wide', tabindex: '0', role: 'region', 'aria-label': name }, h('table', null,
-    h('thead', null, h('tr', null, columns.map((c) => h('th', { scope: 'col' }, c)))),
-    h('tbody', null, rows.slice(0, MAX_ROWS).map((r) => h('tr', null, columns.map((c) => h('td', { class: typeof r?.[c] === 'number' ? 'number' : null }, r?.[c] === undefined ? '' : plain(r[c])))))))),
-  rows.length > MAX_ROWS ? h('p', { class: 'dim' }, `and ${rows.length - MAX_ROWS} more`) : null];
+/** Columns of a table that is an attribute, and so says nothing of units. */
+function columnsOf(rows) {
+  const names = [...new Set(rows.flatMap((r) => Object.keys(r ?? {})))];
+  return names.map((name) => ({ name, unit: '', type: rows.some((r) => typeof r?.[name] === 'number') ? 'int' : 'text' }));
 }
 
 // --- the other forms --------------------------------------------------------------------------------
 
 function drawFlames(panel, tree) {
-  const captures = parts(tree).filter((e) => e.profile?.length);
-  const samples = (e) => e.profile.reduce((sum, p) => sum + p.count, 0);
+  const all = parts(tree).flatMap((e) => profiles(e).map((p) => ({ e, p })));
   const into = h('div');
-  const show = (e) => into.replaceChildren(new Flame(e.profile, e.name).element);
-  if (captures.length > 1) {
-    panel.append(h('label', { class: 'which' }, 'Capture', h('select', { onchange: (ev) => show(captures[ev.target.value]) },
-      captures.map((e, i) => h('option', { value: i }, `${moment(e.start ?? e.time)} ${e.name}, ${samples(e)} samples`)))));
+  const show = ({ e, p }) => into.replaceChildren(new Flame(p, e.name, caption(e, p)).element);
+  if (all.length > 1) {
+    panel.append(h('label', { class: 'which' }, 'Profile', h('select', { onchange: (ev) => show(all[ev.target.value]) },
+      all.map(({ e, p }, i) => h('option', { value: i }, `${moment(e.start ?? e.time)} ${caption(e, p)}`)))));
   }
   panel.append(into);
-  show(captures[0]);
+  show(all[0]);
 }
 
 function drawText(panel, tree) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // An incident as plain text: for a ticket or a chat, as `bianque show` prints it.
 
+import { evidenceText } from './evidence.js';
 import { incidentSpan, lasted, ms, parts, place, plain, span } from './words.js';
 
 const MAX_ROWS = 10;
@@ -35,6 +36,7 @@ function details(e) {
     out.push(key, ...rows.slice(0, MAX_ROWS).map((r) => `  ${plain(r)}`));
     if (rows.length > MAX_ROWS) out.push(`  … and ${rows.length - MAX_ROWS} more`);
   }
+  out.push(...evidenceText(e));
   for (const kind of ['kernel', 'user']) {
     if (e.stacks?.[kind]?.length) out.push(`${kind} stack`, ...e.stacks[kind].map((f) => `  ${f}`));
   }

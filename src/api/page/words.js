@@ -63,10 +63,11 @@ export function bytes(n) {
   return `${round(n)} B`;
 }
 
-/** A value in the unit of its metric (UCUM). */
+/** A value in its unit: UCUM, as metrics have it, or the words of profiles. */
 export function value(v, unit) {
   if (unit === 's') return span(v);
-  if (unit === 'By') return bytes(v);
+  if (unit === 'ns' || unit === 'nanoseconds') return span(v / 1e9);
+  if (unit === 'By' || unit === 'bytes') return bytes(v);
   if (unit === '1') return `${round(v * 100)} %`;
   return count(v);
 }

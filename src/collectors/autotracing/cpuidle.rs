@@ -32,21 +32,26 @@ mod usage;
 use std::future::Future;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::collectors::detect::{Reason, Step};
-use crate::collectors::{AutoTracer, Collector, Context, Info, Invalid, Limits, Settings, Unavailable, head_doc};
+use crate::collectors::suspects::Suspects;
+use crate::collectors::{
+    AutoTracer, Collector, Context, Info, Invalid, Limits, Parts, Settings, Unavailable, head_doc,
+};
 use crate::host::Now;
 use crate::host::cgroup::Cgroups;
 use crate::probe::shared::Feature;
-use crate::probe::shared::cpu_sample::{CpuSample, SAMPLE_PERIOD_NS};
+use crate::probe::shared::cpu_sample::{Scope, Subscription};
 use crate::probe::shared::sched::Sched;
 use crate::probe::stacks::Symbols;
 use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
 use crate::signal::{
-    Capture, Change, EventDef, Key, MetricDef, Severity, StackSample, Target, Timestamp, Trigger, WorkloadKey,
+    Capture, Change, EventDef, Evidence, Key, Links, MetricDef, Profile, ProfileKind, Severity, StackSample, Target,
+    Timestamp, Trigger, WorkloadKey,
 };
 use crate::workload::{Filters, Workloads};
 use usage::{Figures, Judge, Usage, Verdict};
@@ -128,7 +133,7 @@ pub struct CpuIdle {
     workloads: Workloads,
     filters: Filters,
     sched: Sched,
-    sampler: CpuSample,
+    samples: Suspects<WorkloadKey>,
     symbols: Symbols,
     cgroups: Cgroups,
     online: f64,
@@ -158,7 +163,7 @@ impl Collector for CpuIdle {
             workloads: cx.workloads.clone(),
             filters: cx.filters.clone(),
             sched: cx.shared.sched()?.clone(),
-            sampler: cx.shared.cpu_sample()?.clone(),
+            samples: Suspects::new(cx.shared.cpu_sample()?.sampler().clone()),
             symbols: cx.symbols.clone(),
             cgroups,
             online: online as f64,
@@ -175,6 +180,7 @@ impl Collector for CpuIdle {
 
 impl AutoTracer for CpuIdle {
     fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>> {
+        self.samples.begin_check();
         let judge = Judge {
             config: &self.config,
             workloads: &self.workloads,
@@ -187,77 +193,62 @@ impl AutoTracer for CpuIdle {
     }
 
     fn capture(
-        &self,
+        &mut self,
         trigger: &Trigger,
         limits: Limits,
+        _parts: Parts,
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
-        let (sampler, symbols) = (self.sampler.clone(), self.symbols.clone());
-        let (target, start) = (trigger.target.clone(), trigger.onset);
+        let samples = trigger.target.workload.and_then(|key| self.samples.hand_over(&key));
+        let (symbols, target, start) = (self.symbols.clone(), trigger.target.clone(), trigger.onset);
         let lasts = self.config.capture.get().min(limits.duration);
         async move {
-            let stopped = sampler.stopped(sample_target(&target));
+            let samples = samples.context("its samples are gone")?;
             // Ends early when the agent stops: what was sampled by then is the capture.
-            drop(tokio::time::timeout(lasts, stopped).await);
-            tokio::task::block_in_place(|| profile(&sampler, &symbols, target, start, limits))
+            drop(tokio::time::timeout(lasts, samples.stopped()).await);
+            Ok(tokio::task::block_in_place(|| profile(&samples, &symbols, target, start, limits)))
         }
     }
 }
 
-/// The sampler's number for a workload.
-fn sample_target(target: &Target) -> u64 {
-    target.workload.map_or(0, |w| w.0)
-}
-
-fn profile(
-    sampler: &CpuSample,
-    symbols: &Symbols,
-    target: Target,
-    start: Timestamp,
-    limits: Limits,
-) -> anyhow::Result<Capture> {
-    let taken = sampler.take(sample_target(&target));
-    let mut raw = taken.stacks;
-    raw.sort_by_key(|s| std::cmp::Reverse(s.count));
-    raw.truncate(limits.stacks);
-    let stacks = raw
+fn profile(samples: &Subscription, symbols: &Symbols, target: Target, start: Timestamp, limits: Limits) -> Capture {
+    let mut taken = samples.take();
+    taken.stacks.sort_by_key(|s| std::cmp::Reverse(s.count));
+    taken.stacks.truncate(limits.stacks);
+    let end = start.plus(taken.lasted());
+    let stacks = taken
+        .stacks
         .into_iter()
         .map(|s| StackSample {
             kernel: symbols.kernel(&s.kernel),
             user: symbols.user(s.thread.pid, &s.user),
             thread: s.thread,
-            count: s.count,
+            value: s.count,
         })
         .collect();
-    Ok(Capture {
-        name: "cpu_profile",
-        target,
-        start,
-        end: start.plus(taken.lasted),
-        stacks,
-        sample_period_ns: SAMPLE_PERIOD_NS,
-        attributes: crate::signal::Attributes::new(),
-        lost: taken.lost,
-    })
+    let profile = Profile { kind: ProfileKind::CPU, stacks, period: taken.period_ns, lost: taken.lost };
+    Capture { evidence: vec![Evidence::Profile(profile)], ..Capture::new("cpu_profile", target, start, end) }
 }
 
 impl CpuIdle {
-    fn act(&self, verdict: Verdict, now: Now) -> Option<Change> {
+    fn act(&mut self, verdict: Verdict, now: Now) -> Option<Change> {
         let Verdict { key, step, figures } = verdict;
         match (step, figures) {
-            (Step::Begin, Some(f)) => said(self.sampler.watch(key.0, &f.cgroups)),
+            (Step::Begin, Some(f)) => report_error(self.samples.watch(key, &Scope::Cgroups(f.cgroups))),
             // It may have got cgroups since.
-            (Step::Hold, Some(f)) => said(self.sampler.extend(key.0, &f.cgroups)),
+            (Step::Hold, Some(f)) => report_error(self.samples.extend(&key, &Scope::Cgroups(f.cgroups))),
             (Step::Open { since, reason, taken }, Some(f)) => {
                 let mut trigger = trigger(&f, reason, since, now);
                 trigger.capture = taken && f.wanted;
-                if taken && !f.wanted {
-                    self.sampler.take(key.0);
+                if trigger.capture {
+                    self.samples.offer(&key);
+                } else {
+                    self.samples.discard(&key);
                 }
                 return Some(Change::Onset(trigger));
             }
-            (Step::Drop, _) => return Some(Change::Discarded(target(key), self.sampler.take(key.0).samples)),
+            (Step::Drop, _) => return Some(Change::Discarded(target(key), self.samples.discard(&key))),
             (Step::Recover, _) => {
-                self.sampler.stop(key.0);
+                self.samples.stop(&key);
                 return Some(Change::Recovered(target(key), now.wall));
             }
             (Step::Nothing, _) | (Step::Begin | Step::Hold | Step::Open { .. }, None) => {}
@@ -267,19 +258,16 @@ impl CpuIdle {
 }
 
 impl Drop for CpuIdle {
-    /// Nobody is left who would take what is being sampled; captures close with what they have.
+    /// Captures close with what they have.
     fn drop(&mut self) {
-        for (key, step) in self.usage.end() {
-            match step {
-                Step::Drop => drop(self.sampler.take(key.0)),
-                _ => self.sampler.stop(key.0),
-            }
+        for (key, _) in self.usage.end() {
+            self.samples.stop(&key);
         }
     }
 }
 
-/// What is not sampled is still judged.
-fn said(sampling: anyhow::Result<()>) {
+/// What cannot be sampled is still judged.
+fn report_error(sampling: anyhow::Result<()>) {
     if let Err(e) = sampling {
         tracing::warn!("cpuidle: {e:#}");
     }
@@ -317,6 +305,7 @@ fn trigger(f: &Figures, reason: Reason, since: Now, now: Now) -> Trigger {
         workload: Some(f.workload.clone()),
         message,
         attributes,
+        links: Links::default(),
         capture: true,
     }
 }
@@ -347,7 +336,12 @@ mod tests {
         let cgroup = rig.cgroup("/batch").unwrap();
         rig.write("sys/fs/cgroup/batch/cpu.max", "100000 100000\n").unwrap();
         let mut c = rig.run(&crate::collectors::autotracing::<CpuIdle>(), "window = \"2s\"").unwrap();
-        let (mut used_ns, mut trigger) = (0, None);
+        let (mut used_ns, mut incident) = (0, None);
+        let mut r = CpuSampleRecord::new_zeroed();
+        // The first subscription's bit.
+        (r.subscribers, r.thread.tgid, r.thread.tid) = (1, 42, 42);
+        (r.kernel[0], r.kernel_bytes) = (0xffff_ffff_8100_0010, 8);
+        let limits = Limits { duration: Duration::ZERO, stacks: 10 };
         for second in 0..8 {
             rig.advance(Duration::from_secs(1));
             used_ns += if second == 0 { 1_000_000 } else { 990_000_000 };
@@ -355,24 +349,21 @@ mod tests {
             rig.kernel().put(&sched::SKELETON, "sched_evicted", &cgroup.id, &[group]).unwrap();
             for change in c.check().unwrap() {
                 let Change::Onset(t) = change else { panic!("{change:?}") };
-                assert!(trigger.replace(t).is_none());
+                for _ in 0..3 {
+                    c.record("cpu_sample", &r).unwrap();
+                }
+                let capture = c.capture(&t, limits).unwrap();
+                assert!(incident.replace((t, capture)).is_none());
             }
         }
-        let trigger = trigger.unwrap();
+        let (trigger, capture) = incident.unwrap();
         assert_eq!(
             (trigger.def.name, trigger.severity, trigger.capture),
             ("linux.autotracing.cpuidle", Severity::Warn, true)
         );
         assert_eq!(trigger.message, "/batch uses 0.99 of its 1.00 CPUs (99 %)");
-        let mut r = CpuSampleRecord::new_zeroed();
-        (r.target, r.thread.tgid, r.thread.tid) = (trigger.target.workload.unwrap().0, 42, 42);
-        (r.kernel[0], r.kernel_bytes) = (0xffff_ffff_8100_0010, 8);
-        for _ in 0..3 {
-            c.record("cpu_sample", &r).unwrap();
-        }
-        let limits = Limits { duration: Duration::ZERO, stacks: 10 };
-        let capture = c.capture(&trigger, limits).unwrap();
-        assert_eq!((capture.stacks.len(), capture.stacks[0].count, capture.lost), (1, 3, 0));
+        let [Evidence::Profile(profile)] = &capture.evidence[..] else { panic!("{capture:?}") };
+        assert_eq!((profile.stacks.len(), profile.stacks[0].value, profile.lost), (1, 3, 0));
         rig.advance(Duration::from_secs(60));
         let changes: Vec<_> = (0..20)
             .flat_map(|_| {

@@ -9,10 +9,10 @@ use super::inbox::{Inbox, inbox};
 use super::slot::Slot;
 use super::task::{Task, Work};
 use super::{Outlet, Shared};
-use crate::collectors::Limits;
 use crate::collectors::registry::RunningTracer;
+use crate::collectors::{Limits, Parts};
 use crate::host::Clock;
-use crate::signal::{Change, Target, Trigger};
+use crate::signal::{Capture, CaptureProgress, Change, Target, Trigger};
 
 /// Captures at once, of all tracers: each may sample the whole node.
 const MAX_CAPTURES: usize = 4;
@@ -63,21 +63,45 @@ impl Watching {
             self.slot.outlet.suppressed(name, "too_many_captures", 1);
             return;
         }
-        let Some(future) = self.slot.run(|t| Ok(t.capture(trigger, limits))) else {
-            self.captures.end(&target);
-            return;
-        };
-        let (outlet, captures): (Arc<dyn Outlet>, _) = (self.slot.outlet.clone(), self.captures.clone());
-        self.slot.outlet.spawn(Box::pin(async move {
+        let to = self.slot.outlet.clone();
+        let parts = Parts::new(target.clone(), move |part| to.capture(name, CaptureProgress::Part(part)));
+        let outlet = self.slot.outlet.clone();
+        let under_way =
+            UnderWay { name, target, outlet: outlet.clone(), captures: self.captures.clone(), ended: false };
+        let Some(future) = self.slot.run(|t| Ok(t.capture(trigger, limits, parts))) else { return };
+        outlet.capture(name, CaptureProgress::Begun(trigger.target.clone()));
+        outlet.spawn(Box::pin(async move {
             match future.await {
-                Ok(capture) => outlet.capture(name, capture),
-                Err(e) => {
-                    tracing::warn!(collector = name, "capture failed: {e:#}");
-                    outlet.dropped(name, "capture_failed", 1);
-                }
+                Ok(capture) => under_way.end(capture),
+                Err(e) => tracing::warn!(collector = name, "capture failed: {e:#}"),
             }
-            captures.end(&target);
         }));
+    }
+}
+
+/// A capture until it ends; one that is dropped before, by an error, a panic or the agent's end, has failed.
+struct UnderWay {
+    name: &'static str,
+    target: Target,
+    outlet: Arc<dyn Outlet>,
+    captures: Captures,
+    ended: bool,
+}
+
+impl UnderWay {
+    fn end(mut self, capture: Capture) {
+        self.ended = true;
+        self.outlet.capture(self.name, CaptureProgress::Ended(capture));
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.captures.end(&self.target);
+        if !self.ended {
+            self.outlet.dropped(self.name, "capture_failed", 1);
+            self.outlet.capture(self.name, CaptureProgress::Failed(self.target.clone()));
+        }
     }
 }
 
@@ -117,3 +141,6 @@ impl Work for Watching {
         self.slot.reload(|t| t.reload(settings));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ use std::time::Duration;
 use super::registry::Running;
 use super::{Kind, Limits};
 use crate::host::Clock;
-use crate::signal::{Capture, Change, Event, Metrics};
+use crate::signal::{CaptureProgress, Change, Event, Metrics};
 
 pub(crate) use autotracing::Captures;
 pub(crate) use inbox::{Command, Inbox};
@@ -39,7 +39,8 @@ pub(crate) trait Outlet: Send + Sync {
     fn event(&self, collector: &'static str, event: Event);
     /// `false`: the workload is filtered out; its capture is not wanted either.
     fn change(&self, collector: &'static str, change: Change) -> bool;
-    fn capture(&self, collector: &'static str, capture: Capture);
+    /// How far a capture is, and what it has.
+    fn capture(&self, collector: &'static str, progress: CaptureProgress);
     /// Records or captures that are gone.
     fn dropped(&self, collector: &'static str, reason: &'static str, n: u64);
     /// Captures that were not taken, on purpose.

@@ -33,7 +33,7 @@ impl Outlet for Seen {
     fn change(&self, _: &'static str, _: Change) -> bool {
         true
     }
-    fn capture(&self, _: &'static str, _: Capture) {}
+    fn capture(&self, _: &'static str, _: CaptureProgress) {}
     fn dropped(&self, _: &'static str, _: &'static str, n: u64) {
         self.dropped.fetch_add(n, Ordering::Relaxed);
     }
@@ -102,7 +102,7 @@ impl RunningTracer for OfTracer {
     fn check(&mut self, _: Now) -> anyhow::Result<Vec<Change>> {
         self.0.call().map(|()| Vec::new())
     }
-    fn capture(&self, _: &Trigger, _: Limits) -> CaptureFuture {
+    fn capture(&mut self, _: &Trigger, _: Limits, _: crate::collectors::Parts) -> CaptureFuture {
         unreachable!("nothing is triggered")
     }
     fn period(&self) -> Duration {

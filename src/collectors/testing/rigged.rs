@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A collector on the rig: what its loop would call, one call at a time.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -9,7 +10,7 @@ use zerocopy::{Immutable, IntoBytes};
 use super::{Asked, Rig};
 use crate::collectors::registry::Running;
 use crate::collectors::sources::RING;
-use crate::collectors::{Events, Info, Limits};
+use crate::collectors::{Events, Info, Limits, Parts};
 use crate::probe::Object;
 use crate::probe::shared::SharedRing;
 use crate::signal::{Capture, Change, Event, Metrics, Trigger};
@@ -23,13 +24,14 @@ pub struct Rigged<'r> {
     /// Rings of shared probes that the probes themselves read.
     shared: Vec<SharedRing>,
     out: Events,
+    parts: Arc<Mutex<Vec<Capture>>>,
 }
 
 impl<'r> Rigged<'r> {
     pub(super) fn new(rig: &'r Rig, info: &'static Info, running: Running, asked: Asked) -> Self {
         let workloads = rig.workloads.clone();
         let shared = asked.shared.rings(move |change| workloads.on_change(change));
-        Rigged { rig, info, running, asked, shared, out: Events::default() }
+        Rigged { rig, info, running, asked, shared, out: Events::default(), parts: Arc::default() }
     }
 
     /// One run of a metrics collector.
@@ -136,15 +138,24 @@ impl<'r> Rigged<'r> {
         }
     }
 
-    /// One capture; waits for it, at most `limits.duration`.
+    /// One capture; waits for it, at most `limits.duration`. What it sends before its end is in [`Self::parts`].
     ///
     /// # Errors
     /// The collector's.
-    pub fn capture(&self, trigger: &Trigger, limits: Limits) -> anyhow::Result<Capture> {
-        let Running::Autotracing(t) = &self.running else { bail!("{} captures nothing", self.info.name) };
+    pub fn capture(&mut self, trigger: &Trigger, limits: Limits) -> anyhow::Result<Capture> {
+        let Running::Autotracing(t) = &mut self.running else { bail!("{} captures nothing", self.info.name) };
         // Of the kind that the agent has: a capture may block its thread.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build()?;
-        runtime.block_on(t.capture(trigger, limits))
+        let sent = self.parts.clone();
+        let parts = Parts::new(trigger.target.clone(), move |part| {
+            sent.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+        });
+        runtime.block_on(t.capture(trigger, limits, parts))
+    }
+
+    /// Parts of captures since the last call.
+    pub fn parts(&mut self) -> Vec<Capture> {
+        std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changed settings, as on SIGHUP.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
-use opentelemetry_proto::tonic::profiles::v1development::{Profile, ProfilesData};
+use opentelemetry_proto::tonic::profiles::v1development::ProfilesData;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use prost::Message as _;
 
@@ -17,7 +17,7 @@ use super::json::{self, Object};
 use crate::exporters::node::{Node, Resources};
 use crate::signal::entry::Entry;
 use crate::signal::semconv::SCHEMA_URL;
-use crate::signal::{RawEntry, WorkloadKey, profile};
+use crate::signal::{ProfileKind, RawEntry, WorkloadKey, profile};
 
 /// What a document is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,11 +167,9 @@ impl Writer<'_> {
         }
         // We have encoded it ourselves.
         if let Some(data) = entry.profile.as_ref().and_then(|p| ProfilesData::decode(p.as_slice()).ok()) {
-            let all = data.resource_profiles.iter().flat_map(|r| &r.scope_profiles).flat_map(|s| &s.profiles);
-            for p in all {
-                self.document(Kind::Profiles, &p.profile_id, p.time_unix_nano, (resource, scope), |o| {
-                    profile_fields(o, p, &data);
-                });
+            for p in profile::stored(&data) {
+                let (id, time) = (&p.profile.profile_id, p.profile.time_unix_nano);
+                self.document(Kind::Profiles, id, time, (resource, scope), |o| profile_fields(o, &p));
             }
         }
     }
@@ -234,6 +232,9 @@ fn span_fields(o: &mut Object<'_>, s: &Span) {
         let mut l = Object::begin(out);
         l.some_hex("trace_id", &link.trace_id);
         l.some_hex("span_id", &link.span_id);
+        if !link.attributes.is_empty() {
+            l.attributes("attributes", &link.attributes);
+        }
         l.end();
     });
     o.some_number("dropped_links_count", s.dropped_links_count);
@@ -260,22 +261,26 @@ fn kind(k: SpanKind) -> &'static str {
     }
 }
 
-/// A profile has no layout in that mode. Ours can be searched by function, and its stacks, folded,
-/// are what flame graphs are drawn from.
-fn profile_fields(o: &mut Object<'_>, p: &Profile, data: &ProfilesData) {
-    o.some_hex("profile_id", &p.profile_id);
-    if let Some(link) = data.dictionary.as_ref().and_then(|d| d.link_table.get(1)) {
-        o.some_hex("trace_id", &link.trace_id);
-        o.some_hex("span_id", &link.span_id);
+/// A profile has no layout in that mode. Ours can be searched by kind and function, and its stacks,
+/// folded, are what flame graphs are drawn from. Samples are counted under the name that is theirs.
+fn profile_fields(o: &mut Object<'_>, p: &profile::Stored<'_>) {
+    o.some_hex("profile_id", &p.profile.profile_id);
+    if let Some((trace, span)) = p.span() {
+        o.some_hex("trace_id", trace);
+        o.some_hex("span_id", span);
     }
-    o.number("duration", p.duration_nano);
-    o.number("period", p.period);
-    let stacks = profile::folded(data);
-    o.number("samples", stacks.iter().map(|s| s.count).sum::<u64>());
-    json::array(o.field("functions"), profile::functions(data), json::string);
-    json::array(o.field("stacks"), &stacks, |out, s| {
+    o.number("duration", p.profile.duration_nano);
+    o.text("profile_kind", p.kind());
+    o.text("unit", p.sample_type().1);
+    o.number("period", p.profile.period);
+    o.some_text("period_unit", p.period_type().1);
+    let counted = p.sample_type().1 == ProfileKind::CPU.sample.unit;
+    let (total, value) = if counted { ("samples", "count") } else { ("total", "value") };
+    o.number(total, p.total());
+    json::array(o.field("functions"), p.functions(), json::string);
+    json::array(o.field("stacks"), &p.folded(), |out, s| {
         let mut one = Object::begin(out);
-        one.number("count", s.count);
+        one.number(value, s.value);
         one.text("stack", &s.frames.join(";"));
         one.end();
     });

@@ -10,7 +10,7 @@ use crate::exporters::node::{Node, Resources};
 use crate::signal::semconv::SCHEMA_URL;
 use crate::signal::{RawEntry, WorkloadKey, raw, wire};
 
-/// One export request of the entries' log records or spans, or of one entry's profile, and how many there are in it.
+/// One export request of the entries' log records or spans, or of one entry's profiles, and how many there are in it.
 #[must_use]
 pub fn request(signal: Signal, entries: &[RawEntry], resources: &Resources, node: &Node) -> (Bytes, u64) {
     match signal {
@@ -18,7 +18,7 @@ pub fn request(signal: Signal, entries: &[RawEntry], resources: &Resources, node
         Signal::Traces => grouped(entries, RawEntry::spans, resources, node),
         Signal::Profiles => {
             let profile = entries.iter().find_map(|e| Some((e, e.profile()?)));
-            profile.map_or((Bytes::new(), 0), |(e, p)| (profile_request(e, p, resources, node), 1))
+            profile.map_or((Bytes::new(), 0), |(e, p)| (profile_request(e, p, resources, node), profiles_in(p)))
         }
         Signal::Metrics => (Bytes::new(), 0),
     }
@@ -61,6 +61,12 @@ fn grouped<'a, I: Iterator<Item = &'a [u8]>>(
     (out.into(), count)
 }
 
+/// Profiles stand in scopes, and these in resources. What cannot be read still is one that was sent.
+fn profiles_in(data: &[u8]) -> u64 {
+    let scopes = raw::fields(data, 1).flat_map(|r| raw::fields(r, 2));
+    scopes.flat_map(|s| raw::fields(s, 2)).count().max(1) as u64
+}
+
 /// `ProfilesData` has the form of a request; what it lacks is the resource.
 fn profile_request(entry: &RawEntry, profile: &[u8], resources: &Resources, node: &Node) -> Bytes {
     let mut out = Vec::with_capacity(profile.len() + 1024);
@@ -89,7 +95,7 @@ mod tests {
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
     use opentelemetry_proto::tonic::logs::v1::LogRecord;
     use opentelemetry_proto::tonic::profiles::v1development::{
-        ProfilesData, ProfilesDictionary, ResourceProfiles, ScopeProfiles,
+        Profile, ProfilesData, ProfilesDictionary, ResourceProfiles, ScopeProfiles,
     };
     use opentelemetry_proto::tonic::trace::v1::Span;
     use prost::Message as _;
@@ -167,7 +173,8 @@ mod tests {
     /// A profile goes out as it was captured, with its dictionary, and with the workload's resource.
     #[test]
     fn profile_gets_its_resource() {
-        let scopes = vec![ScopeProfiles { schema_url: SCHEMA_URL.into(), ..Default::default() }];
+        let profiles = vec![Profile { period: 1, ..Default::default() }, Profile { period: 2, ..Default::default() }];
+        let scopes = vec![ScopeProfiles { profiles, schema_url: SCHEMA_URL.into(), ..Default::default() }];
         let stored = ProfilesData {
             resource_profiles: vec![ResourceProfiles { scope_profiles: scopes.clone(), ..Default::default() }],
             dictionary: Some(ProfilesDictionary {
@@ -179,7 +186,7 @@ mod tests {
         e.profile = Some(stored.encode_to_vec());
         let (bytes, n) = request(Signal::Profiles, &[raw(&e)], &resources(), &node());
         let read = ExportProfilesServiceRequest::decode(bytes).unwrap();
-        assert_eq!((n, &read.dictionary), (1, &stored.dictionary));
+        assert_eq!((n, &read.dictionary), (2, &stored.dictionary));
         let of_shop = &read.resource_profiles[0];
         assert_eq!(otlp::text(&of_shop.resource.as_ref().unwrap().attributes, "container.name"), Some("shop"));
         assert_eq!(of_shop.scope_profiles, scopes);

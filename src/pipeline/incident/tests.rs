@@ -8,7 +8,7 @@ use super::*;
 use crate::pipeline::testing::{DEF, INFO, event, workload};
 use crate::signal::entry::Entry;
 use crate::signal::event::Role;
-use crate::signal::{Attributes, StackSample, Thread, otlp};
+use crate::signal::{Attributes, Evidence, Links, Profile, ProfileKind, StackSample, Thread, evidence, otlp};
 
 const S: u64 = 1_000_000_000;
 const START: u64 = 1_800_000_000 * S;
@@ -79,9 +79,12 @@ impl Rig {
     }
 
     fn capture(&mut self, w: Option<&Arc<Workload>>, s: u64) -> Option<Out> {
-        let (out, known) =
-            self.logged(|incidents, ids, out| incidents.capture("test", &capture(w, s), ids, at(s), out));
+        let (out, known) = self.logged(|incidents, ids, out| incidents.capture("test", &ended(w, s), ids, at(s), out));
         known.then_some(out)
+    }
+
+    fn progress(&mut self, progress: &CaptureProgress, s: u64) -> Out {
+        self.logged(|incidents, ids, out| incidents.capture("test", progress, ids, at(s), out)).0
     }
 }
 
@@ -99,25 +102,24 @@ fn trigger(w: Option<&Arc<Workload>>, s: u64) -> Trigger {
         workload: w.cloned(),
         message: "busy".into(),
         attributes: Attributes::new(),
+        links: Links::default(),
         capture: true,
     }
 }
 
 fn capture(w: Option<&Arc<Workload>>, s: u64) -> Capture {
-    Capture {
-        name: "cpu_profile",
-        target: target(w),
-        start: Timestamp(START + s.saturating_sub(5) * S),
-        end: Timestamp(START + s * S),
-        stacks: vec![StackSample {
-            user: vec![crate::signal::Frame { symbol: Some("spin".into()), ..Default::default() }].into(),
-            count: 42,
-            ..StackSample::default()
-        }],
-        sample_period_ns: 10_101_010,
-        attributes: Attributes::new(),
-        lost: 2,
-    }
+    let (start, end) = (Timestamp(START + s.saturating_sub(5) * S), Timestamp(START + s * S));
+    let stacks = vec![StackSample {
+        user: vec![crate::signal::Frame { symbol: Some("spin".into()), ..Default::default() }].into(),
+        value: 42,
+        ..StackSample::default()
+    }];
+    let profile = Profile { kind: ProfileKind::CPU, stacks, period: 10_101_010, lost: 2 };
+    Capture { evidence: vec![Evidence::Profile(profile)], ..Capture::new("cpu_profile", target(w), start, end) }
+}
+
+fn ended(w: Option<&Arc<Workload>>, s: u64) -> CaptureProgress {
+    CaptureProgress::Ended(capture(w, s))
 }
 
 fn roots(a: &Out) -> Vec<&Span> {
@@ -201,6 +203,78 @@ fn a_trigger_holds_it_open() {
     assert_eq!(root.start_time_unix_nano, START, "from the onset");
     assert_eq!(root.end_time_unix_nano, START + 210 * S, "to the recovery");
     assert_eq!(attribute(root, "linux.incident.captures").as_deref(), Some("1"));
+}
+
+/// While a capture lasts the incident says so; its parts are stored as they come, below the span that
+/// the capture has when it ends.
+#[test]
+fn a_capture_arrives_in_parts() {
+    let w = workload(1);
+    let mut rig = Rig::new();
+    rig.onset(Some(&w), 10);
+    let begun = rig.progress(&CaptureProgress::Begun(target(Some(&w))), 10);
+    assert_eq!((begun.entries.len(), begun.incidents[0].under_way), (0, 1));
+    let part = Capture { evidence: evidence::testing::one_of_each(), ..capture(Some(&w), 12) };
+    let stored = rig.progress(&CaptureProgress::Part(part), 12);
+    let (entry, span) = (&stored.entries[0], &stored.entries[0].spans[0]);
+    assert!(entry.profile.is_some() && span.attributes.iter().any(|a| a.key == "linux.capture.evidence"));
+    let out = rig.capture(Some(&w), 20).unwrap();
+    let whole = &out.entries[0].spans[0];
+    assert_eq!((&span.trace_id, &span.parent_span_id), (&whole.trace_id, &whole.span_id));
+    let record = &out.incidents[0];
+    assert_eq!((record.under_way, record.captures, record.spans), (0, 1, 3));
+    assert_eq!(whole.parent_span_id, record.root_span().0);
+}
+
+/// A capture that fails is no longer under way; parts that it had sent hang below a span that says so.
+#[test]
+fn a_capture_fails() {
+    let w = workload(1);
+    let mut rig = Rig::new();
+    rig.onset(Some(&w), 10);
+    for (begin, part) in [(10, None), (20, Some(22))] {
+        rig.progress(&CaptureProgress::Begun(target(Some(&w))), begin);
+        let parent = part.map(|s| {
+            let stored = rig.progress(&CaptureProgress::Part(capture(Some(&w), s)), s);
+            stored.entries[0].spans[0].parent_span_id.clone()
+        });
+        let failed = rig.progress(&CaptureProgress::Failed(target(Some(&w))), begin + 5);
+        assert_eq!((failed.incidents[0].under_way, failed.incidents[0].captures), (0, 0));
+        let span = failed.entries.first().map(|e| &e.spans[0]);
+        assert_eq!(span.map(|s| s.span_id.clone()), parent);
+        assert_eq!(span.and_then(|s| s.status.as_ref()).map(|s| s.code), part.map(|_| 2));
+    }
+}
+
+/// An incident that is closed says of no capture that it is under way.
+#[test]
+fn nothing_is_under_way_once_it_is_closed() {
+    let mut rig = Rig::new();
+    rig.onset(None, 10);
+    rig.progress(&CaptureProgress::Begun(target(None)), 10);
+    let closed = rig.tick(700);
+    assert_eq!((closed.incidents[0].under_way, closed.incidents[0].is_open()), (0, false));
+    let late = rig.capture(None, 701).unwrap();
+    assert_eq!((late.incidents[0].under_way, late.incidents[0].captures), (0, 1));
+}
+
+/// A capture's span has its links, its structured evidence, what its first profile is, and the top
+/// stacks of each profile in its own unit.
+#[test]
+fn a_capture_has_every_kind_of_evidence() {
+    let mut rig = Rig::new();
+    rig.onset(None, 10);
+    let mut c = Capture { evidence: evidence::testing::one_of_each(), ..capture(None, 20) };
+    c.links.add(crate::signal::Link { trace: TraceId([3; 16]), span: SpanId([4; 8]), attributes: Attributes::new() });
+    let out = rig.progress(&CaptureProgress::Ended(c), 20);
+    let span = &out.entries[0].spans[0];
+    assert_eq!(span.links[0].span_id, [4; 8]);
+    for (name, value) in [("linux.profile.kind", "cpu"), ("linux.profile.samples", "7"), ("linux.profile.lost", "6")] {
+        assert_eq!(attribute(span, name).as_deref(), Some(value), "{name}");
+    }
+    let of_event = |i: usize, name: &str| otlp::int(&span.events[i].attributes, name);
+    assert_eq!((span.events.len(), of_event(0, "linux.profile.samples")), (3, Some(5)));
+    assert_eq!((of_event(2, "linux.profile.total"), of_event(2, "linux.profile.samples")), (Some(1_500_000_000), None));
 }
 
 /// After ten minutes it is closed whatever goes on, the next one links to it, and the trigger that

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use super::*;
-use crate::signal::ids::{EventId, SpanId, TraceId};
+use crate::signal::ids::EventId;
 use crate::signal::semconv::attr;
-use crate::signal::{Attributes, Capture, Frame, StackSample, Target, Thread, Timestamp, otlp};
+use crate::signal::{Attributes, evidence, otlp};
 use opentelemetry_proto::tonic::trace::v1::{Status, span};
 use serde_json::{Value as Json, json};
 
@@ -97,36 +97,37 @@ fn span_is_a_trace_document() {
     }
 }
 
-/// A profile is one document that points at its capture's span, with its stacks and functions.
+/// A capture is a span with its tables, series and links as they are, and a document for each profile
+/// that points at the span, with its kind, unit, stacks and functions.
 #[test]
-fn profile_is_a_document() {
-    let frame = |name: &str| Frame { symbol: Some(name.into()), ..Frame::default() };
-    let sample = |user: &[&str], count| StackSample {
-        kernel: crate::signal::Stack::default(),
-        user: user.iter().map(|n| frame(n)).collect(),
-        thread: Thread::default(),
-        count,
-    };
-    let capture = Capture {
-        name: "cpu_profile",
-        target: Target { collector: "cpuidle", workload: None, detail: None },
-        start: Timestamp(1_700_000_000_000_000_000),
-        end: Timestamp(1_700_000_002_000_000_000),
-        stacks: vec![sample(&["leaf", "main"], 5), sample(&["other", "main"], 2)],
-        sample_period_ns: 10,
-        attributes: Attributes::new(),
-        lost: 0,
-    };
-    let mut e = Entry::new(EventId([1; 12]), "cpuidle", None);
-    e.profile = profile::encode(&capture, "cpuidle", [9; 16], TraceId([1; 16]), SpanId([2; 8]));
-    let all = lines(&[e]);
-    let (action, document) = &all[0];
-    assert_eq!(action["create"], json!({"_index": "profiles-bianque.captures-default", "_id": "09".repeat(16)}));
-    assert_eq!((&document["trace_id"], &document["span_id"]), (&json!("01".repeat(16)), &json!("02".repeat(8))));
-    assert_eq!(document["functions"], json!(["leaf", "main", "other"]));
+fn a_capture_is_documents() {
+    let all = lines(&[evidence::testing::entry()]);
+    let profiles: Vec<_> =
+        all.iter().filter(|(a, _)| a["create"]["_index"] == "profiles-bianque.captures-default").collect();
+    let (action, cpu) = &profiles[0];
+    assert_eq!(action["create"]["_id"], json!("09".repeat(16)));
+    assert_eq!((&cpu["trace_id"], &cpu["span_id"]), (&json!("01".repeat(16)), &json!("02".repeat(8))));
+    assert_eq!(cpu["functions"], json!(["leaf", "main", "other"]));
     let stacks = json!([{"count": 5, "stack": "main;leaf"}, {"count": 2, "stack": "main;other"}]);
-    assert_eq!((&document["stacks"], &document["samples"]), (&stacks, &json!(7)));
-    assert_eq!(document["duration"], 2_000_000_000);
+    assert_eq!((&cpu["stacks"], &cpu["samples"], &cpu["profile_kind"]), (&stacks, &json!(7), &json!("cpu")));
+    assert_eq!((&cpu["duration"], &cpu["period_unit"]), (&json!(2_000_000_000), &json!("nanoseconds")));
+    let (action, off) = &profiles[1];
+    assert_eq!(action["create"]["_id"], json!(format!("{}0a", "09".repeat(15))));
+    assert_eq!(off["stacks"], json!([{"value": 1_500_000_000, "stack": "main;futex_wait"}]));
+    assert_eq!(
+        (&off["total"], &off["unit"], &off["profile_kind"]),
+        (&json!(1_500_000_000), &json!("nanoseconds"), &json!("off_cpu"))
+    );
+    assert_eq!((off.get("samples"), &off["functions"]), (None, &json!(["futex_wait", "main"])));
+
+    let span = &all.iter().find(|(a, _)| a["create"]["_index"] == "traces-bianque.incidents-default").unwrap().1;
+    let pieces = &span["attributes"]["linux.capture.evidence"];
+    assert_eq!(pieces[0]["columns"][1], json!({"name": "read", "type": "int", "unit": "By"}));
+    assert_eq!(pieces[0]["rows"][1], json!({"path": "/data/b", "read": 512, "reads": 1}));
+    assert_eq!((&pieces[1]["unit"], &pieces[1]["values"]), (&json!("1"), &json!([0.0, 0.5, 1.0])));
+    let link =
+        json!([{"trace_id": "03".repeat(16), "span_id": "04".repeat(8), "attributes": {"http.route": "/orders"}}]);
+    assert_eq!(span["links"], link);
 }
 
 /// A request holds the documents that fit, at least one, each as it is.
