@@ -30,6 +30,8 @@ pub mod agent;
 
 pub mod cli;
 
+mod builder;
+
 /// What a collector's file uses, to be had in one line: `use bianque::prelude::*;`.
 pub mod prelude {
     pub use crate::collectors::{
@@ -51,4 +53,4 @@ pub use zerocopy;
 
 extern crate self as bianque;
 
-pub use agent::{Agent, agent};
+pub use builder::{Agent, agent};
