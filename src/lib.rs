@@ -32,6 +32,8 @@ pub mod cli;
 
 pub use collectors::testing;
 
+mod builder;
+
 /// What a collector's file uses, to be had in one line: `use bianque::prelude::*;`.
 pub mod prelude {
     pub use crate::collectors::{
@@ -52,4 +54,4 @@ pub use zerocopy;
 
 extern crate self as bianque;
 
-pub use agent::{Agent, agent};
+pub use builder::{Agent, agent};

@@ -9,6 +9,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "architecture/circles.rs"]
+mod circles;
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MAX_FILE: usize = 600;
 const MAX_BPF_FILE: usize = 200;

@@ -70,3 +70,23 @@ fn readme_lists_the_collectors() {
     keep(&path, &fresh, &mut stale);
     assert!(stale.is_empty(), "stale, run `make regen`: {stale:#?}");
 }
+
+const MODULES_BEGIN: &str = "// Each file of this folder; `make regen` writes the list.\n";
+
+/// Each file of live tests is compiled: one that nobody names would never run.
+#[test]
+fn live_tests_are_all_there() {
+    let folder = root().join("tests/live");
+    let names: BTreeSet<String> = fs::read_dir(&folder)
+        .unwrap()
+        .filter_map(|e| Some(e.unwrap().file_name().to_str()?.strip_suffix(".rs")?.to_owned()))
+        .filter(|n| n != "main")
+        .collect();
+    let path = folder.join("main.rs");
+    let text = fs::read_to_string(&path).unwrap();
+    let (head, _) = text.split_once(MODULES_BEGIN).expect("tests/live/main.rs ends with the list of its files");
+    let list: String = names.iter().map(|n| format!("mod {n};\n")).collect();
+    let mut stale = Vec::new();
+    keep(&path, &format!("{head}{MODULES_BEGIN}{list}"), &mut stale);
+    assert!(stale.is_empty(), "stale, run `make regen`: {stale:#?}");
+}

@@ -15,44 +15,16 @@ mod service;
 mod stages;
 mod threads;
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use crate::collectors::{BUILT_IN, Registration};
+use crate::collectors::Registration;
 use crate::config::{Config, Loaded, Sources};
 
 /// How long the agent takes at most to stop: captures and deliveries that are under way end by then.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
-
-/// The agent with its collectors: the built-in ones, and those that were added.
-#[derive(Clone)]
-pub struct Agent {
-    registrations: Vec<Registration>,
-}
-
-/// The agent with all built-in collectors.
-#[must_use]
-pub fn agent() -> Agent {
-    Agent { registrations: BUILT_IN.to_vec() }
-}
-
-impl Agent {
-    /// Adds a collector of yours: `agent().with(collectors::events::<Mine>())`.
-    #[must_use]
-    pub fn with(mut self, collector: Registration) -> Self {
-        self.registrations.push(collector);
-        self
-    }
-
-    /// The command line, with all commands of `bianque`; for the `main` of your binary.
-    #[must_use]
-    pub fn main(self) -> ExitCode {
-        crate::cli::main(&self.registrations)
-    }
-}
 
 /// Runs the agent until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 ///

@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 use super::backend::{Backend, Changes, Found, Gap, Page, Readiness, Reply};
 use super::hub::{Hub, Position};
 use super::readings::{self, MetricQuery};
-use super::routes::BEGINNING;
+use super::state::BEGINNING;
 use crate::exporters::store::{self, Store};
 use crate::pipeline::metrics::MetricState;
 use crate::signal::ids::EventId;

@@ -14,6 +14,7 @@ mod readings;
 mod routes;
 mod server;
 pub mod sse;
+mod state;
 mod tls;
 mod token;
 mod watch;
@@ -23,8 +24,9 @@ pub use client::{Client, ClientError, Followed, Follower, Lines};
 pub use hub::{Hub, Position};
 pub use local::{Blocking, Local};
 pub use readings::{MetricQuery, Scope};
-pub use routes::{Api, ENDPOINTS};
+pub use routes::ENDPOINTS;
 pub use server::{Limits, Listen, Server, Spawn};
+pub use state::Api;
 pub use tls::TlsFiles;
 
 /// Who may follow events at once; the next one is asked to come again.

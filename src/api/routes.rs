@@ -11,17 +11,15 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::{Semaphore, watch as signal_watch};
 
-use super::backend::{Backend, Found};
+use super::backend::Found;
 use super::guard::{self, Guard};
 use super::page;
 use super::problem::Problem;
 use super::readings::MetricQuery;
+use super::state::{Api, BEGINNING, read_query};
 use super::watch;
-use crate::exporters::prometheus::{Format, Prometheus, negotiate};
-use crate::signal::ids::EventId;
-use crate::signal::{Query, Timestamp};
+use crate::exporters::prometheus::{Format, negotiate};
 
 /// Every path, for help texts and for who asks another.
 pub const ENDPOINTS: &[&str] = &[
@@ -43,33 +41,8 @@ pub const ENDPOINTS: &[&str] = &[
 const NDJSON: &str = "application/x-ndjson";
 /// Events that are read at once; an answer without a limit is made of as many pages as it takes.
 const PAGE: usize = 64;
-const MAX_LIMIT: usize = 10_000;
 /// The fastest level: what is saved on the wire is nearly the same, and a scrape costs CPU time.
 const GZIP: u32 = 1;
-
-/// All that the paths answer from.
-pub struct Api {
-    pub backend: Arc<dyn Backend>,
-    pub metrics: Arc<Prometheus>,
-    /// What spans such as `since=15m` are counted from.
-    pub now: Box<dyn Fn() -> Timestamp + Send + Sync>,
-    /// Turns true when the agent stops: streams end then.
-    pub stop: signal_watch::Receiver<bool>,
-    /// Places for those who follow events.
-    pub(super) watchers: Arc<Semaphore>,
-}
-
-impl Api {
-    #[must_use]
-    pub fn new(
-        backend: Arc<dyn Backend>,
-        metrics: Arc<Prometheus>,
-        now: Box<dyn Fn() -> Timestamp + Send + Sync>,
-        stop: signal_watch::Receiver<bool>,
-    ) -> Self {
-        Api { backend, metrics, now, stop, watchers: Arc::new(Semaphore::new(super::WATCHERS)) }
-    }
-}
 
 /// The paths, as one listener serves them.
 pub(super) fn router(api: Arc<Api>, guard: Guard) -> Router {
@@ -144,22 +117,6 @@ async fn readings(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result
 
 type Raw = Parameters<Vec<(String, String)>>;
 
-/// Reads a query; unknown and repeated parameters are refused, as a misspelt filter would show all.
-pub(super) fn read_query(given: &[(String, String)], now: Timestamp) -> Result<Query, Problem> {
-    let mut query = Query::default();
-    for (i, (key, value)) in given.iter().enumerate() {
-        query.set(key, value, now)?;
-        if given[..i].iter().any(|(k, _)| k == key) {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, format!("{key} is given twice")).expected("it once"));
-        }
-    }
-    if let Some(n) = query.limit.filter(|n| *n > MAX_LIMIT) {
-        let valid = format!("1 to {MAX_LIMIT}; without a limit all are sent");
-        return Err(Problem::new(StatusCode::BAD_REQUEST, format!("limit={n}")).expected(valid));
-    }
-    Ok(query)
-}
-
 async fn events(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result<Response, Problem> {
     let mut query = read_query(&given, (api.now)())?;
     if query.limit.is_some() {
@@ -183,9 +140,6 @@ async fn events(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result<R
     });
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(pages)).into_response())
 }
-
-/// Before every id.
-pub(super) const BEGINNING: EventId = EventId([0; 12]);
 
 async fn incidents(State(api): State<Arc<Api>>, Parameters(given): Raw) -> Result<Response, Problem> {
     let query = read_query(&given, (api.now)())?;

@@ -23,7 +23,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::guard::{Guard, Peer};
 use super::patience::Patient;
-use super::routes::{Api, router};
+use super::routes::router;
+use super::state::{Api, stopping};
 use super::tls::{Tls, TlsFiles};
 use super::token::Token;
 use crate::host::sys;
@@ -154,11 +155,6 @@ impl Server {
         // Who is not done by then is cut off with the runtime.
         let _ = tokio::time::timeout(DRAIN, done).await;
     }
-}
-
-/// Waits until the agent stops; the agent gone is the agent stopped.
-pub(super) async fn stopping(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stopping| *stopping).await;
 }
 
 async fn next_tcp(listener: &TcpListener) -> std::io::Result<TcpStream> {

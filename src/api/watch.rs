@@ -21,9 +21,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::backend::Changes;
 use super::problem::Problem;
-use super::routes::{Api, read_query};
-use super::server::stopping;
 use super::sse::MISSED;
+use super::state::{Api, BEGINNING, read_query, stopping};
 use crate::signal::ids::EventId;
 use crate::signal::{Query, Timestamp};
 
@@ -63,7 +62,7 @@ pub(super) async fn events(
     let after = match (query.after, query.since) {
         (Some(id), _) => id,
         // From a time on: all that is stored since.
-        (None, Some(_)) => super::routes::BEGINNING,
+        (None, Some(_)) => BEGINNING,
         (None, None) => api.backend.last().await?,
     };
     query.after = Some(after);
@@ -113,7 +112,7 @@ impl Follower {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let from = self.query.after.unwrap_or(super::routes::BEGINNING);
+            let from = self.query.after.unwrap_or(BEGINNING);
             let page = match self.api.backend.recent(&self.query) {
                 Some(page) => Ok(page),
                 None => self.api.backend.events(self.query.clone()).await,

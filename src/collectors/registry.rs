@@ -49,9 +49,19 @@ pub struct Registration {
 pub enum SettingsError {
     /// Wrong type, unknown key: serde's word.
     #[error("{0}")]
-    Shape(Box<figment::Error>),
+    Shape(ShapeError),
     #[error(transparent)]
     Invalid(#[from] super::Invalid),
+}
+
+/// A value that does not fit its setting, with the setting's key.
+#[derive(Debug)]
+pub struct ShapeError(pub(crate) Box<figment::Error>);
+
+impl std::fmt::Display for ShapeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// Why a collector could not be built.
@@ -100,8 +110,9 @@ const fn registration<C: Collector>(
 
 fn settings<C: Collector>(table: &toml::Table) -> Result<C::Config, SettingsError> {
     // By way of figment, as its errors carry the key.
-    let section = figment::value::Value::serialize(table).map_err(|e| SettingsError::Shape(Box::new(e)))?;
-    let config: C::Config = section.deserialize().map_err(|e| SettingsError::Shape(Box::new(e)))?;
+    let misfit = |e| SettingsError::Shape(ShapeError(Box::new(e)));
+    let section = figment::value::Value::serialize(table).map_err(misfit)?;
+    let config: C::Config = section.deserialize().map_err(misfit)?;
     config.validate()?;
     Ok(config)
 }

@@ -130,7 +130,7 @@ fn attempt(layers: &[Layer], registrations: &[Registration]) -> Result<Config, F
         }
         match (r.check)(&section.settings) {
             Ok(()) => {}
-            Err(SettingsError::Shape(e)) => faults.push(fault_of(*e, &["collectors", name])),
+            Err(SettingsError::Shape(e)) => faults.push(fault_of(*e.0, &["collectors", name])),
             Err(SettingsError::Invalid(i)) => {
                 let path = ["collectors", name].map(str::to_owned).into_iter().chain(split(i.key)).collect();
                 faults.push((path, Wrong::Range(i.expected)));

@@ -13,26 +13,21 @@ pub struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
-    random: u64,
+    random: fastrand::Rng,
 }
 
 impl Backoff {
     /// `seed` differs between agents.
     #[must_use]
     pub fn new(first: Duration, longest: Duration, seed: u64) -> Self {
-        Backoff { first, longest, failures: 0, random: seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1 }
+        Backoff { first, longest, failures: 0, random: fastrand::Rng::with_seed(seed) }
     }
 
     /// The wait before the next try; at least what the server asked for.
     pub fn next(&mut self, asked: Option<Duration>) -> Duration {
         let ceiling = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
-        // xorshift64 (Marsaglia 2003): spreading is all that is wanted of it.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let share = (self.random >> 11) as f64 / (1u64 << 53) as f64;
-        let own = ceiling.mul_f64(0.5 + share / 2.0);
+        let own = ceiling.mul_f64(0.5 + self.random.f64() / 2.0);
         // A server may ask for patience, not for silence until its retention has passed.
         asked.map_or(own, |a| a.min(Duration::from_secs(600)) + own.mul_f64(0.1)).max(own)
     }

@@ -3,8 +3,6 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Frame;
-
 /// 24 hex digits in text: ingest time in nanoseconds, made strictly increasing, then four bytes of
 /// the host's hash. Its order is the order of ingest; it is the store's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,26 +30,8 @@ macro_rules! hex_display {
 }
 hex_display!(EventId, TraceId, SpanId, StackId);
 
-impl StackId {
-    /// By what its frames are, not where they were loaded.
-    #[must_use]
-    pub fn of(frames: &[Frame]) -> Self {
-        let mut h = Sha256::new();
-        let part = |h: &mut Sha256, text: &Option<std::sync::Arc<str>>| {
-            h.update(text.as_deref().unwrap_or_default());
-            // No name holds it: "a", "bc" is not "ab", "c".
-            h.update([0]);
-        };
-        for f in frames {
-            [&f.symbol, &f.module, &f.build_id].into_iter().for_each(|text| part(&mut h, text));
-            let unknown = f.symbol.is_none() && f.module.is_none();
-            h.update(if unknown { f.address } else { f.offset }.to_be_bytes());
-        }
-        StackId(first(h))
-    }
-}
-
-fn first<const N: usize>(h: Sha256) -> [u8; N] {
+/// The beginning of a hash.
+pub(super) fn first<const N: usize>(h: Sha256) -> [u8; N] {
     let full: [u8; 32] = h.finalize().into();
     let mut out = [0; N];
     out.copy_from_slice(&full[..N]);

@@ -4,7 +4,9 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::ids::StackId;
+use sha2::{Digest, Sha256};
+
+use super::ids::{self, StackId};
 
 /// One resolved stack frame, innermost first in a stack.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
@@ -42,6 +44,24 @@ struct Known {
     frames: Vec<Frame>,
     text: String,
     id: StackId,
+}
+
+impl StackId {
+    /// By what its frames are, not where they were loaded.
+    fn of(frames: &[Frame]) -> Self {
+        let mut h = Sha256::new();
+        let part = |h: &mut Sha256, text: &Option<Arc<str>>| {
+            h.update(text.as_deref().unwrap_or_default());
+            // No name holds it: "a", "bc" is not "ab", "c".
+            h.update([0]);
+        };
+        for f in frames {
+            [&f.symbol, &f.module, &f.build_id].into_iter().for_each(|text| part(&mut h, text));
+            let unknown = f.symbol.is_none() && f.module.is_none();
+            h.update(if unknown { f.address } else { f.offset }.to_be_bytes());
+        }
+        StackId(ids::first(h))
+    }
 }
 
 impl Stack {

@@ -8,6 +8,7 @@
 
 mod changes;
 pub mod filter;
+mod image;
 pub mod kubernetes;
 pub mod netns;
 pub mod path;

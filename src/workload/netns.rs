@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Workloads;
+use super::image::SANDBOX;
 use super::path::pod_path;
-use super::runtime::SANDBOX;
 use crate::probe::shared::net::{Member, Net};
 use crate::signal::{ContainerKind, Pod, Workload, WorkloadKind};
 

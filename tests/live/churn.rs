@@ -3,11 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::{Agent, Container, Need, Process, is_about, patience, place, unique, wait_for};
+use crate::support::{Agent, Container, Need, Process, is_about, patience, place, repeats, unique, wait_for};
 
 const OOM: &str = "linux.memory.oom_kill";
-const CGROUPS: usize = 40;
-const CONTAINERS: usize = 6;
 
 /// Makes `$count` cgroups, has one task killed in each, and removes it. With `$again`, each has the path
 /// of the one before it: another life at the same place.
@@ -24,22 +22,26 @@ for ((i = 0; i < count; i++)); do
 done"#;
 
 /// Every kill is reported, each victim once, of the cgroup or container that it was in.
+///
+/// In full in `make soak`.
 #[test]
 fn every_one_of_many_is_named() {
     let _place = place!(Need::Agent, Need::Podman);
     let agent = Agent::start("");
     let name = unique("churn");
-    let churn = ["", "again"].map(|a| Process::start(&format!("name={name} again={a} count={}; {CHURN}", CGROUPS / 2)));
+    // What must be shown is that none is missed while others come and go; a dozen do, and many more in the soak.
+    let (cgroups, containers) = (repeats(12, 100), repeats(4, 20));
+    let churn = ["", "again"].map(|a| Process::start(&format!("name={name} again={a} count={}; {CHURN}", cgroups / 2)));
     let kill = ["sh", "-c", "head -c 200m /dev/zero | tail -c 200m >/dev/null"];
     let containers: Vec<Container> =
-        (0..CONTAINERS).map(|_| Container::start("churn", &["--rm=true", "--memory", "32m"], &kill)).collect();
+        (0..containers).map(|_| Container::start("churn", &["--rm=true", "--memory", "32m"], &kill)).collect();
 
     for c in &containers {
         let event = agent.wait_event(OOM, patience(20), |e| is_about(e, "container.id", &c.id));
         assert_eq!(event["resource"]["container.name"], c.name.as_str());
     }
-    let mut expected: BTreeMap<String, usize> = (0..CGROUPS / 2).map(|i| (format!("/{name}-{i}"), 1)).collect();
-    expected.insert(format!("/{name}-again"), CGROUPS / 2);
+    let mut expected: BTreeMap<String, usize> = (0..cgroups / 2).map(|i| (format!("/{name}-{i}"), 1)).collect();
+    expected.insert(format!("/{name}-again"), cgroups / 2);
     // Where the memory of the first victim is not back in time, the kernel takes the other task too.
     wait_for("kill in every cgroup", patience(120), || {
         let killed = kills(&agent, &name);

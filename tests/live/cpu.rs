@@ -9,6 +9,8 @@ const FUNCTION: &str = "burn_the_midnight_oil";
 
 /// A busy container's CPU time and waiting are its own series, under its name; a quiet one beside
 /// it uses none.
+///
+/// On every kernel.
 #[test]
 fn container_has_its_cpu_time_and_waiting() {
     let _place = place!(Need::Agent, Need::Podman);
@@ -33,6 +35,8 @@ fn container_has_its_cpu_time_and_waiting() {
 
 /// A container at its own limit opens an incident that shows which function burns the CPU; of a
 /// quiet one nothing is said.
+///
+/// On every kernel.
 #[test]
 fn busy_container_shows_its_function() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
@@ -54,6 +58,8 @@ fn busy_container_shows_its_function() {
 }
 
 /// Prometheus' own tool finds nothing to say about a live agent's page, with an incident on it.
+///
+/// The same on every kernel.
 #[test]
 fn promtool_finds_nothing() {
     let _place = place!(Need::Agent, Need::Promtool);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole way: what happens in a container, read back from the real servers.
+//!
+//! The same on every kernel.
 
 use std::collections::BTreeSet;
 use std::fs;

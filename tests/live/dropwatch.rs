@@ -17,6 +17,8 @@ fn is_to(e: &Json, address: &str) -> bool {
 
 /// What a filter drops on its way into a container is that container's, with reason and both ends; a
 /// second time a few seconds later too.
+///
+/// On every kernel.
 #[test]
 fn filtered_packets_name_the_container() {
     let _place = place!(Need::Agent, Need::Podman);
@@ -67,6 +69,8 @@ fn full_socket_names_its_process() {
 }
 
 /// A full queue drops what a local socket sends: the sender is told, not the receiver.
+///
+/// On every kernel.
 #[test]
 fn full_queue_and_closed_port_are_seen() {
     let _place = place!(Need::Agent);

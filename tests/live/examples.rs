@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Collectors that users write: the examples are agents of their own, and what they tell comes out
 //! of the real Collector like anything else.
+//!
+//! The same on every kernel.
 
 use std::path::{Path, PathBuf};
 

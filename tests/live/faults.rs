@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What goes wrong beneath the agent: it goes on, says so, and loses nothing that it accepted.
+//!
+//! The same on every kernel.
 
 use std::collections::BTreeSet;
 use std::fs;

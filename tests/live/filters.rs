@@ -86,6 +86,8 @@ fn only_what_is_allowed_is_told() {
 
 /// What the filter denies when its cgroup is already known costs no record: the kernel counts it, and the
 /// collector does not run.
+///
+/// On every kernel.
 #[test]
 fn the_kernel_makes_no_record_of_who_is_denied() {
     let _place = place!(Need::Agent);

@@ -52,6 +52,8 @@ fn hung_writer_is_named_and_others_are_not() {
 }
 
 /// The process of a container that hangs is the container's.
+///
+/// On every kernel.
 #[test]
 fn hung_container_is_named() {
     let _place = place!(Need::Agent, Need::Freeze, Need::Podman);

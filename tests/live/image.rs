@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The container image, built from `deploy/image/Containerfile` and run as the README beside it says.
+//!
+//! The same on every kernel.
 
 use std::fs;
 

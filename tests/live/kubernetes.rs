@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A real kubelet, in a VM, and a real API server with the chart in it: `make test-kubernetes` builds them
 //! and runs this.
+//!
+//! The same on every kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};

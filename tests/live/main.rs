@@ -4,7 +4,8 @@
 //! Each test makes the real thing happen in a cgroup or container of its own, and looks only at
 //! what is said of that one. Tests run one at a time on a machine; each starts an agent with a
 //! port, socket and store of its own. What a test needs stands in its first line, see
-//! [`support::place`]: where this machine cannot, `tests/run` runs it in a VM.
+//! [`support::place`]: where this machine cannot, `tests/run` runs it in a VM. What else a test is for
+//! stands in its doc comment, see `tests/run --help`.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,6 +23,7 @@ mod elastic;
 mod servers;
 mod support;
 
+// Each file of this folder; `make regen` writes the list.
 mod churn;
 mod containerd;
 mod cpu;

@@ -87,6 +87,8 @@ int main(void)
 ";
 
 /// The process of a container that pays is the container's.
+///
+/// On every kernel.
 #[test]
 fn full_container_is_named() {
     let _place = place!(Need::Agent, Need::Podman);

@@ -14,6 +14,8 @@ fn ms(event: &Json) -> u64 {
 }
 
 /// A container that reads its TCP data late is named, with its reader and how late it was.
+///
+/// On every kernel.
 #[test]
 fn late_reader_of_a_connection_is_named() {
     let _place = place!(Need::Agent, Need::Podman);
@@ -48,6 +50,8 @@ fn late_reader_of_datagrams_is_named() {
 }
 
 /// Packets that one CPU hands to another wait for the stack while that one's interrupts are off.
+///
+/// On every kernel.
 #[test]
 fn packets_that_wait_for_the_stack_are_the_namespaces() {
     let _place = place!(Need::Agent, Need::Podman, Need::Spin);

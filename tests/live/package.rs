@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The Debian package, made by `deploy/deb/build`, in a copy of this very system: its root under an
 //! overlay that nobody else sees, with its real package database and tools.
+//!
+//! The same on every kernel.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

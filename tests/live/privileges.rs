@@ -21,6 +21,8 @@ fn without_privileges_it_says_what_is_missing() {
 }
 
 /// With the capabilities that the manual names, and no more, all collectors run as nobody.
+///
+/// On every kernel.
 #[test]
 fn named_capabilities_are_enough() {
     let _place = place!(Need::Agent);

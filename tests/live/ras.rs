@@ -30,6 +30,8 @@ fn twice(agent: &Agent, source: &str, provocation: &str, args: &[&str]) -> Json 
 
 /// What is missing is missing because the kernel has no such tracepoint, never because its verifier
 /// refuses the program.
+///
+/// On every kernel.
 #[test]
 fn no_program_is_refused() {
     let _place = place!(Need::Agent);
@@ -44,6 +46,8 @@ fn no_program_is_refused() {
 }
 
 /// A corrected read error of a memory controller, injected as a machine check.
+///
+/// On every kernel.
 #[test]
 fn machine_check_is_decoded() {
     let _place = place!(Need::Agent, Need::KernelModule("mce-inject"));

@@ -4,6 +4,8 @@
 //!
 //! Where systemd is not process 1 it runs beside it, as a manager of root's own services: that one
 //! applies the same capabilities, namespaces and filters. Only its directories are elsewhere.
+//!
+//! The same on every kernel.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is seen only by waiting. One minute in `make test`, half an hour in `make soak`.
+//!
+//! The same on every kernel.
 
 use std::fs;
 use std::time::Duration;

@@ -6,6 +6,8 @@ use serde_json::Value as Json;
 use crate::support::{Agent, Container, Need, patience, place, program, provoke, shell};
 
 /// Interrupts off on CPU 0 are reported with how long, on which CPU, and the stack that held it.
+///
+/// On every kernel.
 #[test]
 fn cpu_without_interrupts_is_reported() {
     let _place = place!(Need::Agent, Need::Spin);
@@ -33,6 +35,8 @@ fn program_on_the_cpu_is_named() {
 }
 
 /// A softirq that was raised and did not run is reported, with its vector.
+///
+/// On every kernel.
 #[test]
 fn late_softirq_is_reported() {
     let _place = place!(Need::Agent, Need::Spin);

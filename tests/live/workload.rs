@@ -146,6 +146,8 @@ fn what_was_there_before_is_known() {
 }
 
 /// A container with `--rm` that ends at once is named still, minutes after podman forgot it.
+///
+/// On every kernel.
 #[test]
 fn a_container_that_ends_at_once_is_named() {
     let _place = place!(Need::Agent, Need::Podman);

@@ -144,8 +144,8 @@ async fn a_thousand_follow_at_once() {
     let settings = Settings { path: dir.path().join("store"), max_size: 1 << 30, max_age: Duration::MAX };
     let (store, _) = Store::open(settings, Duration::ZERO).unwrap();
     let (log, committer) =
-        Log::new(Arc::new(store.clone()), Arc::new(NoObserver), || Timestamp(2 * HOUR), routes::BEGINNING);
-    let hub = Arc::new(Hub::new(routes::BEGINNING, Arc::new([])));
+        Log::new(Arc::new(store.clone()), Arc::new(NoObserver), || Timestamp(2 * HOUR), state::BEGINNING);
+    let hub = Arc::new(Hub::new(state::BEGINNING, Arc::new([])));
     tokio::spawn(hub.clone().feed(log.watch()));
     let end = Arc::new(AtomicBool::new(false));
     let ended = end.clone();

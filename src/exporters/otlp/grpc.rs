@@ -14,7 +14,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::config::{Endpoint, Signal};
-use super::transport::{Outcome, read_response};
+use super::outcome::{Outcome, read_response};
 use crate::exporters::http::{Compression, chain, excerpt};
 
 /// Time to make a connection, of the time that a request may take.

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prost::Message as _;
 
 use super::config::Endpoint;
-use super::transport::{Outcome, read_response};
+use super::outcome::{Outcome, read_response};
 use crate::exporters::http::{Compression, chain, excerpt, gzip, retry_after};
 
 /// An answer is a few bytes; more than this is not one.

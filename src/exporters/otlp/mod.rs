@@ -8,13 +8,15 @@ pub mod env;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
+mod outcome;
 pub mod tls;
 pub mod transport;
 
 pub use config::{Endpoint, Protocol, Settings, Signal};
 pub use delivery::Delivery;
 pub use metrics::MetricDelivery;
-pub use transport::{Outcome, Transport};
+pub use outcome::Outcome;
+pub use transport::Transport;
 
 pub use super::http::Compression;
 pub use super::node::Node;

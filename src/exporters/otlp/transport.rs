@@ -1,40 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One request to a back end, and what its answer means for the data that was sent.
+//! One request to a back end, over either protocol.
 //!
-//! Requests are encoded once, by the caller, and go out as they are over either protocol: a retry
-//! copies nothing. The classes of answers are those of the OTLP specification 1.9 ("OTLP/gRPC
-//! Response", "OTLP/HTTP Response"), with one difference: an answer that refuses *us* (wrong token,
-//! no such service) says nothing against the data, so the data is kept.
+//! Requests are encoded once, by the caller, and go out as they are: a retry copies nothing.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
-use prost::Message;
 
 use super::config::{Endpoint, Protocol};
+use super::outcome::Outcome;
 use super::{grpc, http};
 use crate::files::Stamp;
-
-/// What the back end's answer means.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// Taken, but for `rejected` records, which must not be sent again.
-    Accepted { rejected: u64, message: String },
-    /// Not now; send the same again, not before `after`.
-    Retry { after: Option<Duration>, why: String },
-    /// Something is wrong that may be the data's fault or the server's: worth a few tries.
-    Suspect(String),
-    /// More than the server takes at once.
-    TooLarge(String),
-    /// The data is at fault; sending it again is no use.
-    Refused(String),
-    /// We are at fault, or this is not the right server: somebody must act. The data is kept.
-    Denied(String),
-    /// The server knows no such service or path: it is the wrong one, or does not take this signal.
-    Unserved(String),
-}
 
 /// A client for one signal's endpoint. It is made anew when its certificates or its file of headers change.
 pub struct Transport {
@@ -120,13 +97,4 @@ impl Kind {
 fn stamp(endpoint: &Endpoint) -> Stamp {
     let own = endpoint.client.iter().flat_map(|(certificate, key)| [certificate, key]);
     Stamp::of(endpoint.ca_file.iter().chain(own).chain(&endpoint.headers_file).map(PathBuf::as_path))
-}
-
-/// Reads an export response. All signals' responses have the same form: field 1 is
-/// `partial_success` with a count and a message.
-#[must_use]
-pub fn read_response(body: &[u8]) -> Option<Outcome> {
-    let partial = ExportLogsServiceResponse::decode(body).ok()?.partial_success.unwrap_or_default();
-    let rejected = u64::try_from(partial.rejected_log_records).unwrap_or(0);
-    Some(Outcome::Accepted { rejected, message: partial.error_message })
 }

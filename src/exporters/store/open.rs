@@ -7,19 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use fjall::config::CompressionPolicy;
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{Database, Keyspace};
 
 use super::journal;
-use super::segments::{self, Segment};
+use super::segments::{self, Segment, keyspace};
 use crate::signal::Timestamp;
 
 /// Version of what we keep in the keyspaces.
 const FORMAT: u32 = 1;
 const FORMAT_KEY: &[u8] = b"format";
-/// fjall rotates nothing before its memtable is full; with the default of 64 MiB it grows to
-/// hundreds of MiB.
-const MEMTABLE: u64 = 2 * 1024 * 1024;
 const CACHE: u64 = 1024 * 1024;
 /// The least that fjall takes.
 const JOURNALS: u64 = 64 * 1024 * 1024;
@@ -140,15 +136,6 @@ fn open_keyspaces(path: &Path) -> Result<Db, Refusal> {
     }
     let segments = segments::open_all(&database)?;
     Ok(Db { database, meta, segments: std::sync::RwLock::new(segments) })
-}
-
-/// Opens or creates a keyspace with our small buffers.
-pub(super) fn keyspace(db: &Database, name: &str) -> fjall::Result<Keyspace> {
-    db.keyspace(name, || {
-        KeyspaceCreateOptions::default()
-            .max_memtable_size(MEMTABLE)
-            .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
-    })
 }
 
 fn classify(path: &Path, e: fjall::Error) -> OpenError {

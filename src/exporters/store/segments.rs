@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fjall::{Database, Keyspace};
+use fjall::config::CompressionPolicy;
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
 
-use super::open::keyspace;
 use crate::pipeline::backing::Expired;
 use crate::signal::WorkloadKey;
 use crate::signal::ids::EventId;
@@ -16,10 +16,22 @@ use crate::signal::ids::EventId;
 const PREFIX: &str = "seg-";
 const RECORDS: &str = "-records";
 const DAY_NS: u64 = 86_400_000_000_000;
+/// fjall rotates nothing before its memtable is full; with the default of 64 MiB it grows to
+/// hundreds of MiB.
+const MEMTABLE: u64 = 2 * 1024 * 1024;
 
 /// Prefixes of keys in [`Segment::records`].
 pub(super) const WORKLOAD: u8 = b'w';
 pub(super) const INCIDENT: u8 = b'i';
+
+/// Opens or creates a keyspace with our small buffers.
+pub(super) fn keyspace(db: &Database, name: &str) -> fjall::Result<Keyspace> {
+    db.keyspace(name, || {
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(MEMTABLE)
+            .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+    })
+}
 
 /// Entries of one stretch of time; dropped as a whole.
 pub(super) struct Segment {

@@ -22,8 +22,8 @@ use super::messages::{
     ListPodSandboxResponse, ListRequest, PodSandbox, PodSandboxMetadata, VersionRequest, VersionResponse,
 };
 use crate::signal::ContainerKind;
+use crate::workload::image::names_image;
 use crate::workload::path;
-use crate::workload::runtime::names_image;
 
 /// Where runtimes listen, the first that is there is asked.
 const SOCKETS: [&str; 7] = [

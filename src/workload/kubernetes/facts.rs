@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::owners;
 use crate::signal::semconv::attr;
 use crate::signal::{ContainerKind, Owners, Pod, QosClass, Workload, WorkloadKey};
-use crate::workload::runtime::{SANDBOX, split_image};
+use crate::workload::image::{SANDBOX, split_image};
 use crate::workload::service;
 use crate::workload::settings::{Settings, chooses};
 use crate::workload::table::container_key;

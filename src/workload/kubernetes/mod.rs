@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use self::api_server::Ended;
-use super::runtime::SANDBOX;
+use super::image::SANDBOX;
 use super::settings::Settings;
 use super::{Changes, Workloads, path};
 use crate::signal::{Workload, WorkloadKey, WorkloadKind};

@@ -15,8 +15,8 @@ use super::cri::{CONFIG_SOURCE, is_static};
 use super::facts::{ContainerFacts, Facts, PodFacts, Source};
 use super::owners;
 use crate::signal::{ContainerKind, QosClass};
+use crate::workload::image::names_image;
 use crate::workload::path;
-use crate::workload::runtime::names_image;
 
 /// The list, of which one pod is held at a time: hundreds of them, most of which nobody asks for, would
 /// leave their holes between what is kept.

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Names, SANDBOX, oci};
+use super::{Names, oci};
 use crate::host::Host;
+use crate::workload::image::SANDBOX;
 use crate::workload::path;
 
 const BUNDLES: &str = "run/containerd/io.containerd.runtime.v2.task";

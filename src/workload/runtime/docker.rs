@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Names;
-use super::renames::{Keeper, Kept};
+use super::renames::Kept;
 use crate::host::{Host, read, read_bytes};
 use crate::workload::path;
 use crate::workload::service::ServiceEnv;
@@ -46,7 +46,7 @@ struct Config {
 pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
     let file = data_root(host).join("containers").join(id).join("config.v2.json");
     let stored = read_bytes(&file).ok();
-    let kept = stored.is_some().then_some(Kept { keeper: Keeper::Docker, file });
+    let kept = stored.is_some().then_some(Kept { file, names });
     let bytes = stored.or_else(|| ask(host, id).ok().flatten())?;
     let c: Container = serde_json::from_slice(&bytes).ok()?;
     let name = c.name.trim_start_matches('/');

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::image::{SANDBOX, split_image};
 use super::kubernetes::Facts;
 use super::service::{self, ServiceEnv};
 use super::settings::Settings;
@@ -47,9 +48,6 @@ const MAX_PROCESSES: usize = 4;
 
 /// How long to wait when there is nothing to look up.
 const NOTHING: Duration = Duration::from_secs(3600);
-
-/// Name of the container that holds a pod's namespaces, as Docker's shim called it first.
-pub(crate) const SANDBOX: &str = "POD";
 
 /// What a runtime knows of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -305,22 +303,6 @@ fn apply_pod(names: &Names, w: &mut Workload) {
     let container = find(["io.kubernetes.container.name", "io.kubernetes.cri.container-name"]);
     // The container that only holds the pod's namespaces has no name in the pod.
     pod.container = container.filter(|c| !c.is_empty() && c != SANDBOX).map(Into::into).or(pod.container.take());
-}
-
-/// Whether an image is called by a name rather than by its id: the kubelet has runtimes make containers by the latter.
-pub(super) fn names_image(image: &str) -> bool {
-    let is_id = image.len() == 64 && image.bytes().all(|b| b.is_ascii_hexdigit());
-    !image.is_empty() && !image.starts_with("sha256:") && !is_id
-}
-
-/// `registry:5000/name:tag@digest` → name and tag.
-pub(super) fn split_image(image: &str) -> (&str, Option<&str>) {
-    let image = image.split_once('@').map_or(image, |(name, _)| name);
-    match image.rsplit_once(':') {
-        // What follows the colon of a registry's port holds a slash.
-        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-        _ => (image, None),
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{docker, storage};
 use crate::host::read_bytes;
 use crate::signal::WorkloadKey;
 use crate::workload::{Workloads, service, table};
@@ -20,29 +19,25 @@ use crate::workload::{Workloads, service, table};
 /// How often the files' stamps are looked at.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The runtime that wrote the file, and so its format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeper {
-    Storage,
-    Docker,
-}
+/// Reads names by the containers' ids; `None` for a file that is half written.
+type ReadNames = fn(&[u8]) -> Option<BTreeMap<String, String>>;
 
 /// Where a container's name was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Kept {
-    pub keeper: Keeper,
     pub file: PathBuf,
+    /// By the format of the runtime that wrote it.
+    pub names: ReadNames,
 }
 
-impl Keeper {
-    /// Names by the containers' ids; `None` for a file that is half written.
-    fn names(self, bytes: &[u8]) -> Option<BTreeMap<String, String>> {
-        match self {
-            Keeper::Storage => storage::names(bytes),
-            Keeper::Docker => docker::names(bytes),
-        }
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        // A file has one format; addresses of functions are no identity.
+        self.file == other.file
     }
 }
+
+impl Eq for Kept {}
 
 /// What distinguishes a file from its rewritten successor: all runtimes write beside it and rename.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,7 +55,7 @@ impl Stamp {
 }
 
 struct Watched {
-    keeper: Keeper,
+    names: ReadNames,
     /// When it was last read; `None`: a container came since, and may have been renamed before it was watched.
     stamp: Option<Stamp>,
     containers: HashSet<WorkloadKey>,
@@ -76,7 +71,7 @@ pub(super) struct Renames {
 impl Renames {
     /// From now on the container is reported by the name in this file.
     pub fn watch(&mut self, container: WorkloadKey, kept: &Kept) {
-        let fresh = || Watched { keeper: kept.keeper, stamp: None, containers: HashSet::new() };
+        let fresh = || Watched { names: kept.names, stamp: None, containers: HashSet::new() };
         let watched = self.files.entry(kept.file.clone()).or_insert_with(fresh);
         if watched.containers.insert(container) {
             watched.stamp = None;
@@ -98,7 +93,7 @@ impl Renames {
             // Docker's goes with its container; a store's, when it is taken down.
             let Some(stamp) = Stamp::of(file) else { return false };
             if watched.stamp.as_ref() != Some(&stamp) {
-                let names = read_bytes(file).ok().and_then(|bytes| watched.keeper.names(&bytes));
+                let names = read_bytes(file).ok().and_then(|bytes| (watched.names)(&bytes));
                 watched.stamp = names.is_some().then_some(stamp);
                 watched.containers.retain(|key| workloads.is_alive(*key));
                 names.iter().flatten().for_each(|(id, name)| watched.rename(workloads, id, name));

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::renames::{Keeper, Kept};
-use super::{Names, names_image, oci};
+use super::renames::Kept;
+use super::{Names, oci};
 use crate::host::{Host, read, read_bytes};
+use crate::workload::image::names_image;
 use crate::workload::path;
 
 /// More homes than this are not searched for rootless containers.
@@ -107,7 +108,7 @@ fn in_driver(root: &Path, driver: &str, id: &str) -> Option<Names> {
     let image = Some(metadata.image_name).filter(|i| names_image(i));
     Some(Names {
         name: in_pod.or_else(|| listed.name()),
-        kept: (!crio).then_some(Kept { keeper: Keeper::Storage, file }),
+        kept: (!crio).then_some(Kept { file, names }),
         image: image
             .or_else(|| annotation("io.kubernetes.cri-o.ImageName"))
             .or_else(|| image_name(root, driver, &listed.image)),

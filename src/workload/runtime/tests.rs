@@ -264,14 +264,6 @@ fn renamed() {
     assert!(renames.due().is_none(), "it looks at files of containers that are gone");
 }
 
-/// Name and tag, with ports and digests in the way.
-#[test]
-fn images() {
-    assert_eq!(split_image("localhost/busybox:test"), ("localhost/busybox", Some("test")));
-    assert_eq!(split_image("reg:5000/a/b"), ("reg:5000/a/b", None));
-    assert_eq!(split_image("reg:5000/a:1@sha256:ff"), ("reg:5000/a", Some("1")));
-}
-
 /// A file that is written after the cgroup is made is found; a container that nobody names stops pending.
 #[test]
 fn late_names_and_no_names() {

@@ -21,6 +21,11 @@ pub fn patience(seconds: u64) -> Duration {
     Duration::from_secs(seconds * if own_machine() { 5 } else { 1 })
 }
 
+/// How often to repeat what counts by its number: `few` times in `make test`, `many` in `make soak`.
+pub fn repeats(few: usize, many: usize) -> usize {
+    if std::env::var_os("BIANQUE_SOAK_SECONDS").is_some() { many } else { few }
+}
+
 /// Asks until `answer` has one.
 ///
 /// # Panics

@@ -2,6 +2,7 @@
 //! Where a test can run. It says what it needs; where that is not had, its name is left for the
 //! next place, and in the last place it fails.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -66,10 +67,18 @@ pub struct Place {
 
 /// A place for the test `name` (use [`crate::support::place!`], which knows it), or none: then the
 /// test returns, and its name is in the file `BIANQUE_UNPLACED` for whoever runs the next place.
+/// Where `BIANQUE_UNSERVED` names a file, a test that needs servers returns as well, and its name is
+/// there: they are still being built, and `tests/run` runs it once they are.
 ///
 /// # Panics
 /// In the last place (`BIANQUE_PLACE=last`): nobody else would run it.
 pub fn find(name: &str, needs: &[Need]) -> Option<Place> {
+    let waits = needs.iter().any(|n| matches!(n, Need::Servers | Need::EveryServer));
+    if waits && let Some(list) = std::env::var_os("BIANQUE_UNSERVED") {
+        eprintln!("later: {name}: needs servers");
+        leave(name, &list);
+        return None;
+    }
     let missing: Vec<String> = needs.iter().filter_map(|n| missing(*n).map(|why| format!("{n:?}: {why}"))).collect();
     if missing.is_empty() {
         return Some(Place { _lock: lock() });
@@ -78,10 +87,15 @@ pub fn find(name: &str, needs: &[Need]) -> Option<Place> {
     assert!(std::env::var("BIANQUE_PLACE").as_deref() != Ok("last"), "{name} has no place: {why}");
     eprintln!("not here: {name}: {why}");
     if let Some(list) = std::env::var_os("BIANQUE_UNPLACED") {
-        let mut list = OpenOptions::new().append(true).create(true).open(list).expect("list of unplaced tests");
-        writeln!(list, "{name}").expect("list of unplaced tests");
+        leave(name, &list);
     }
     None
+}
+
+/// Leaves the name of a test for whoever runs it next.
+fn leave(name: &str, list: &OsStr) {
+    let mut list = OpenOptions::new().append(true).create(true).open(list).expect("list of tests put off");
+    writeln!(list, "{name}").expect("list of tests put off");
 }
 
 /// `place!(Need::Podman, …)`: the place of the test that it stands in, see [`find`].
@@ -90,6 +104,8 @@ macro_rules! place {
         fn here() {}
         let name = std::any::type_name_of_val(&here);
         let name = name.strip_suffix("::here").unwrap_or(name);
+        // An async test is a closure in the function that has its name.
+        let name = name.trim_end_matches("::{{closure}}");
         let name = name.split_once("::").map_or(name, |(_, rest)| rest);
         match $crate::support::find(name, &[$($need),+]) {
             Some(place) => place,
