@@ -338,7 +338,8 @@ mod tests {
         let mut c = rig.run(&crate::collectors::autotracing::<CpuIdle>(), "window = \"2s\"").unwrap();
         let (mut used_ns, mut incident) = (0, None);
         let mut r = CpuSampleRecord::new_zeroed();
-        // The first subscription's bit.
+        // The first subscription's bit; after its start, which is by the machine's clock.
+        r.time_ns = u64::MAX;
         (r.subscribers, r.thread.tgid, r.thread.tid) = (1, 42, 42);
         (r.kernel[0], r.kernel_bytes) = (0xffff_ffff_8100_0010, 8);
         let limits = Limits { duration: Duration::ZERO, stacks: 10 };

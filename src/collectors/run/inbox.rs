@@ -2,7 +2,7 @@
 //! The entrance to a collector's task: records through a bounded queue, commands beside it, so that a
 //! full queue or a collector that is stuck never loses a command.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -83,10 +83,7 @@ impl Outbox {
 
     /// A message that is there already.
     pub fn next(&self) -> Option<Message> {
-        match self.messages.try_recv() {
-            Ok(message) => Some(message),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.messages.try_recv().ok()
     }
 
     pub fn commands(&self) -> Vec<Command> {
