@@ -45,7 +45,7 @@ impl Symbols {
     /// Of another node than this one: kernel symbols from its `proc`, none of programs.
     #[must_use]
     pub fn under(proc: &Path) -> Self {
-        let kernel = Kallsyms::of(proc.join("kallsyms"));
+        let kernel = Kallsyms::under(proc);
         Symbols { state: Arc::new(Mutex::new(State { kernel, without_processes: true, ..State::default() })) }
     }
 

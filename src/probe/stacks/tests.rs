@@ -102,11 +102,22 @@ fn kernel_function_is_named_or_the_reason_given() {
     assert_eq!((frame.symbol.as_deref(), frame.offset), (Some("schedule"), 4));
 }
 
+/// These symbols and modules, in a folder that is to be kept.
+fn written(kallsyms: &str, modules: &str) -> (tempfile::TempDir, Kallsyms) {
+    let d = tempfile::tempdir().unwrap();
+    std::fs::write(d.path().join("kallsyms"), kallsyms).unwrap();
+    std::fs::write(d.path().join("modules"), modules).unwrap();
+    let k = Kallsyms::under(d.path());
+    (d, k)
+}
+
+const XFS: &str = "xfs 8192 1 - Live 0x00000000ffff1000\n";
+
 /// A stack that comes again is not named again: it is the same one, until the symbols are read anew.
 #[test]
 fn equal_kernel_stacks_are_named_once() {
     let text = "ffff0000 T _text\nffff0020 t f\nffff1000 t g\t[xfs]\n";
-    let mut k = Kallsyms::parse(text.as_bytes());
+    let (_folder, mut k) = written(text, XFS);
     let (first, again) = (k.stack(&[0xffff_0024, 0xffff_1008]), k.stack(&[0xffff_0024, 0xffff_1008]));
     assert_eq!(first.text(), "f+0x4\ng+0x8 [xfs]");
     assert!(std::ptr::eq(first.text(), again.text()), "made anew");
@@ -121,11 +132,48 @@ fn equal_kernel_stacks_are_named_once() {
 #[test]
 fn kallsyms_text() {
     let text = "ffff0000 T _text\nffff0010 t __pfx_f\nffff0020 t f\nffff0030 D data\nffff1000 t g\t[xfs]\n";
-    let mut k = Kallsyms::parse(text.as_bytes());
+    let (_folder, mut k) = written(text, XFS);
     assert_eq!(k.frame(0xffff_0034).to_string(), "f+0x14");
     assert_eq!(k.frame(0xffff_1001).to_string(), "g+0x1 [xfs]");
-    let mut zeroed = Kallsyms::parse("0000000000000000 T schedule\n".as_bytes());
+    let (_folder, mut zeroed) = written("0000000000000000 T schedule\n", "");
     assert!(zeroed.hidden().is_some());
+}
+
+/// Behind the end of a module, and far behind generated code, nobody is named.
+#[test]
+fn names_end_with_their_module() {
+    let text = "ffff1000 t g\t[xfs]\nffff8000 t bpf_prog_1\t[bpf]\n";
+    let (_folder, mut k) = written(text, XFS);
+    assert_eq!(k.frame(0xffff_2fff).to_string(), "g+0x1fff [xfs]");
+    assert_eq!(k.frame(0xffff_3000).symbol, None);
+    assert_eq!(k.frame(0xffff_8010).to_string(), "bpf_prog_1+0x10 [bpf]");
+    assert_eq!(k.frame(0x1_0001_8000).symbol, None);
+}
+
+/// A module that was loaded after the symbols were read is named, beside another and in its place; how
+/// many use one is no change.
+#[test]
+fn modules_loaded_later_are_named() {
+    let d = tempfile::tempdir().unwrap();
+    let loaded = |symbols: &str, modules: &str| {
+        std::fs::write(d.path().join("kallsyms"), symbols).unwrap();
+        std::fs::write(d.path().join("modules"), modules).unwrap();
+    };
+    let wait = || std::thread::sleep(std::time::Duration::from_millis(1100));
+    loaded("ffff1000 t g\t[xfs]\n", XFS);
+    let mut k = Kallsyms::under(d.path());
+    assert_eq!(k.stack(&[0xffff_1004]).text(), "g+0x4 [xfs]");
+    assert_eq!(k.stack(&[0xffff_3004]).text(), "0xffff3004");
+    std::thread::sleep(std::time::Duration::from_millis(110));
+    let second = "nfs 4096 0 - Live 0x00000000ffff3000\n";
+    loaded("ffff1000 t g\t[xfs]\nffff3000 t h\t[nfs]\n", &format!("{XFS}{second}"));
+    assert_eq!(k.stack(&[0xffff_3004]).text(), "h+0x4 [nfs]", "soon: the address had no name");
+    loaded("ffff1000 t i\t[nfs]\n", "nfs 8192 0 - Live 0x00000000ffff1000\n");
+    wait();
+    assert_eq!(k.stack(&[0xffff_1004]).text(), "i+0x4 [nfs]");
+    loaded("ffff1000 t wrong\t[nfs]\n", "nfs 8192 3 a,b Live 0x00000000ffff1000\n");
+    wait();
+    assert_eq!(k.stack(&[0xffff_1004]).text(), "i+0x4 [nfs]");
 }
 
 /// Of code compiled twice at one place, the later name holds; gaps have none.
