@@ -207,8 +207,8 @@ fn function(frame: &str) -> String {
 mod tests {
     use super::*;
     use crate::signal::entry::IncidentRecord;
-    use crate::signal::evidence::testing::entry;
     use crate::signal::json::incident_tree;
+    use crate::signal::testing::entry;
 
     /// Offsets do not split a function into many boxes; bare addresses stay as they are.
     #[test]

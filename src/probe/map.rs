@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::MapDef;
-use super::memory::MemoryMap;
+use super::memory_map::MemoryMap;
 use super::sys::{BatchToken, RawMap};
 
 /// Entries of one batch at first; doubled when a bucket of the map holds more.

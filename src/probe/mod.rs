@@ -26,6 +26,7 @@ pub mod enums;
 mod loader;
 mod map;
 mod memory;
+mod memory_map;
 mod object;
 mod perf;
 mod reader;

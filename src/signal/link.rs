@@ -4,7 +4,7 @@
 use opentelemetry_proto::tonic::trace::v1::span;
 
 use super::ids::{SpanId, TraceId};
-use super::otlp::key_values;
+use super::key_value::key_values;
 use super::{Attributes, Value};
 
 /// Links of one signal; further ones are counted.

@@ -9,6 +9,7 @@ pub mod growing;
 pub mod ids;
 pub mod incident;
 pub mod json;
+pub mod key_value;
 pub mod link;
 pub mod loss;
 pub mod metric;
@@ -18,6 +19,8 @@ pub mod query;
 pub mod raw;
 pub mod semconv;
 pub mod stack;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod units;
 pub mod value;

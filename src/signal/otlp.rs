@@ -1,48 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Attributes and events in the form of OTLP.
 
-use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList, any_value};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::{Span, span};
+
+pub use super::key_value::{any_value, int, key_value, key_values, text};
 
 use super::ids::{SpanId, TraceId};
 use super::semconv::{EXCEPTION, attr};
-use super::{Attributes, Event, Key, Severity, Thread, Timestamp, Trigger, Value, wire};
+use super::{Event, Key, Severity, Thread, Timestamp, Trigger, Value, wire};
 
 /// Whether an attribute of the node's resource also holds for what runs on it: what tells the node
 /// from others, in the style of `host.*`. The rest describes the agent: its service, its own pod.
 #[must_use]
 pub fn is_of_node(key: &str) -> bool {
     ["host.", "os.", "cloud.", "k8s.node.", "k8s.cluster.", "deployment."].iter().any(|p| key.starts_with(p))
-}
-
-/// One value as OTLP has it.
-#[must_use]
-pub fn any_value(v: &Value) -> AnyValue {
-    use any_value::Value as Any;
-    let value = match v {
-        Value::Bool(b) => Any::BoolValue(*b),
-        Value::Int(i) => Any::IntValue(*i),
-        Value::Double(d) => Any::DoubleValue(*d),
-        Value::Str(s) => Any::StringValue(s.to_string()),
-        Value::Array(items) => Any::ArrayValue(ArrayValue { values: items.iter().map(any_value).collect() }),
-        Value::Map(cells) => {
-            let values = cells.iter().map(|(k, v)| key_value(k, v)).collect();
-            Any::KvlistValue(KeyValueList { values })
-        }
-    };
-    AnyValue { value: Some(value) }
-}
-
-/// One attribute as OTLP has it.
-#[must_use]
-pub fn key_value(name: &str, v: &Value) -> KeyValue {
-    KeyValue { key: name.to_owned(), value: Some(any_value(v)), key_strindex: 0 }
-}
-
-/// All attributes, in their order.
-#[must_use]
-pub fn key_values(attributes: &Attributes) -> Vec<KeyValue> {
-    attributes.iter().map(|(k, v)| key_value(k, v)).collect()
 }
 
 /// The trigger as the event that it also is: lasting from its onset to its detection.
@@ -206,29 +178,6 @@ pub fn push_stack(attributes: &mut Vec<KeyValue>, name: &str, text: &str) {
     }
 }
 
-/// The text of an attribute, where it is text.
-#[must_use]
-pub fn text<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a str> {
-    match find(attributes, name)? {
-        any_value::Value::StringValue(s) => Some(s),
-        _ => None,
-    }
-}
-
-/// The integer of an attribute, where it is one.
-#[must_use]
-pub fn int(attributes: &[KeyValue], name: &str) -> Option<i64> {
-    match find(attributes, name)? {
-        any_value::Value::IntValue(i) => Some(*i),
-        _ => None,
-    }
-}
-
-/// The value of an attribute.
-pub(super) fn find<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a any_value::Value> {
-    attributes.iter().find(|a| a.key == name)?.value.as_ref()?.value.as_ref()
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -236,7 +185,11 @@ mod tests {
     use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs};
     use prost::Message;
 
+    use opentelemetry_proto::tonic::common::v1::any_value;
+
     use super::*;
+    use crate::signal::Attributes;
+    use crate::signal::key_value::find;
     use crate::signal::{EventDef, Frame, MetricDef, Panel};
 
     /// What was written, as any reader of OTLP sees it.

@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::profiles::v1development::{
 use prost::Message;
 
 use super::ids::{SpanId, TraceId};
-use super::otlp::any_value;
+use super::key_value::any_value;
 use super::semconv::{SCHEMA_URL, attr};
 use super::{Frame, Timestamp, Value, evidence};
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::pipeline::testing::{DEF, INFO, event, workload};
 use crate::signal::entry::Entry;
 use crate::signal::event::Role;
-use crate::signal::{Attributes, Evidence, Links, Profile, ProfileKind, StackSample, Thread, evidence, otlp};
+use crate::signal::{Attributes, Evidence, Links, Profile, ProfileKind, StackSample, Thread, otlp};
 
 const S: u64 = 1_000_000_000;
 const START: u64 = 1_800_000_000 * S;
@@ -214,7 +214,7 @@ fn a_capture_arrives_in_parts() {
     rig.onset(Some(&w), 10);
     let begun = rig.progress(&CaptureProgress::Begun(target(Some(&w))), 10);
     assert_eq!((begun.entries.len(), begun.incidents[0].under_way), (0, 1));
-    let part = Capture { evidence: evidence::testing::one_of_each(), ..capture(Some(&w), 12) };
+    let part = Capture { evidence: crate::signal::testing::one_of_each(), ..capture(Some(&w), 12) };
     let stored = rig.progress(&CaptureProgress::Part(part), 12);
     let (entry, span) = (&stored.entries[0], &stored.entries[0].spans[0]);
     assert!(entry.profile.is_some() && span.attributes.iter().any(|a| a.key == "linux.capture.evidence"));
@@ -264,7 +264,7 @@ fn nothing_is_under_way_once_it_is_closed() {
 fn a_capture_has_every_kind_of_evidence() {
     let mut rig = Rig::new();
     rig.onset(None, 10);
-    let mut c = Capture { evidence: evidence::testing::one_of_each(), ..capture(None, 20) };
+    let mut c = Capture { evidence: crate::signal::testing::one_of_each(), ..capture(None, 20) };
     c.links.add(crate::signal::Link { trace: TraceId([3; 16]), span: SpanId([4; 8]), attributes: Attributes::new() });
     let out = rig.progress(&CaptureProgress::Ended(c), 20);
     let span = &out.entries[0].spans[0];

@@ -4,6 +4,7 @@
 
 mod history;
 mod kernel;
+mod members;
 mod sampler;
 mod stacks;
 #[cfg(test)]
@@ -13,9 +14,9 @@ mod tests;
 
 use crate::probe::skeletons::cpu_sample;
 use crate::probe::{LoadError, Loader, Object};
-pub use history::{HistorySettings, HistorySize, HistorySubscription};
+pub use history::{HistorySettings, HistorySize};
 use kernel::Kernel;
-pub use sampler::{Sampler, Scope, Subscription};
+pub use sampler::{HistorySubscription, Sampler, Scope, Subscription};
 pub use stacks::{RawStack, Taken};
 
 /// Off the usual 100 Hz, so as not to run in step with timers.

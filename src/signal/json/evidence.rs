@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{any, insert_hex, int, object, uint};
 use crate::signal::semconv::attr;
-use crate::signal::{Timestamp, otlp, profile};
+use crate::signal::{Timestamp, key_value, profile};
 
 /// A profile: what it measures (`name`), the `unit` of its values, their `total`, what lies between two
 /// samples where they are (`period`, `period_unit`), and its `stacks`: `frames`, outermost first, of
@@ -34,7 +34,7 @@ pub(super) fn of_profile(p: &profile::Stored<'_>) -> Json {
 /// Links to spans of applications: of a log record an attribute, of a span its own field.
 pub(super) fn links(attributes: &[KeyValue], span: Option<&Span>) -> Vec<Json> {
     let Some(span) = span else {
-        let of_record = otlp::find(attributes, attr::LINUX_SPAN_LINKS.name);
+        let of_record = key_value::find(attributes, attr::LINUX_SPAN_LINKS.name);
         let Some(any_value::Value::ArrayValue(all)) = of_record else { return Vec::new() };
         return all.values.iter().map(any).collect();
     };
@@ -53,7 +53,7 @@ pub(super) fn links(attributes: &[KeyValue], span: Option<&Span>) -> Vec<Json> {
 /// The pieces of evidence that are an attribute: tables as they are (`name`, `columns` of `name`, `type`
 /// and `unit`, `rows`), series with their `points` of `time` and `value`.
 pub(super) fn tables_and_series(attributes: &[KeyValue]) -> Vec<Json> {
-    let pieces = otlp::find(attributes, attr::LINUX_CAPTURE_EVIDENCE.name);
+    let pieces = key_value::find(attributes, attr::LINUX_CAPTURE_EVIDENCE.name);
     let Some(any_value::Value::ArrayValue(pieces)) = pieces else { return Vec::new() };
     pieces.values.iter().map(any).map(with_points).collect()
 }

@@ -3,9 +3,9 @@
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
 use super::*;
+use crate::signal::Value;
 use crate::signal::ids::{EventId, SpanId, TraceId};
 use crate::signal::otlp::key_value;
-use crate::signal::{Value, evidence};
 
 fn entry() -> Entry {
     let mut e = Entry::new(EventId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]), "oom", None);
@@ -122,7 +122,7 @@ fn tree() {
 /// The documented form of a capture: every kind of evidence by its type, and the spans that it links to.
 #[test]
 fn evidence_golden() {
-    let tree = incident_tree(&IncidentRecord::default(), None, [(&evidence::testing::entry(), None)], &[]);
+    let tree = incident_tree(&IncidentRecord::default(), None, [(&crate::signal::testing::entry(), None)], &[]);
     let row = &tree["entries"][0];
     let pieces = row["evidence"].as_array().unwrap().iter().chain([&row["links"]]);
     let lines: Vec<String> = pieces.map(Json::to_string).collect();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::signal::ids::EventId;
 use crate::signal::semconv::attr;
-use crate::signal::{Attributes, evidence, otlp};
+use crate::signal::{Attributes, otlp};
 use opentelemetry_proto::tonic::trace::v1::{Status, span};
 use serde_json::{Value as Json, json};
 
@@ -101,7 +101,7 @@ fn span_is_a_trace_document() {
 /// that points at the span, with its kind, unit, stacks and functions.
 #[test]
 fn a_capture_is_documents() {
-    let all = lines(&[evidence::testing::entry()]);
+    let all = lines(&[crate::signal::testing::entry()]);
     let profiles: Vec<_> =
         all.iter().filter(|(a, _)| a["create"]["_index"] == "profiles-bianque.captures-default").collect();
     let (action, cpu) = &profiles[0];

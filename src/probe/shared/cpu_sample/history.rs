@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::HZ;
-use super::sampler::{Members, Sampler};
+use super::members::Members;
 use super::stacks::{Folded, Place, Taken};
 
 /// What the history may cost. Of several that want one, each gets at least what it asks for.
@@ -50,26 +50,6 @@ pub struct HistorySize {
     pub bytes: usize,
     /// Samples that had to go before the window was over, to stay within the bytes.
     pub cut: u64,
-}
-
-/// Keeps the history going; it ends with the last of these.
-#[derive(Debug)]
-pub struct HistorySubscription {
-    pub(super) sampler: Sampler,
-    pub(super) number: u64,
-}
-
-impl HistorySubscription {
-    #[must_use]
-    pub fn size(&self) -> HistorySize {
-        self.sampler.history_size()
-    }
-}
-
-impl Drop for HistorySubscription {
-    fn drop(&mut self) {
-        self.sampler.end_history(self.number);
-    }
 }
 
 struct Past {

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who samples what: subscriptions over the same samples, each with its own start, end and losses.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, bail};
 use tokio::sync::watch;
 
-use super::history::{History, HistorySettings, HistorySize, HistorySubscription};
+use super::history::{History, HistorySettings, HistorySize};
 use super::kernel::{Control, HISTORY};
+use super::members::Members;
 use super::stacks::{Folded, Place, Taken};
 use crate::probe::skeletons::cpu_sample::{Record, Records};
 use crate::probe::{CgroupId, RecordSet as _};
@@ -50,17 +51,23 @@ struct State {
     histories: u64,
 }
 
-/// Whom a subscription has got.
-#[derive(Default)]
-pub(super) struct Members {
-    node: bool,
-    cgroups: HashSet<u64>,
-    processes: HashSet<u32>,
+/// Keeps the history going; it ends with the last of these.
+#[derive(Debug)]
+pub struct HistorySubscription {
+    sampler: Sampler,
+    number: u64,
 }
 
-impl Members {
-    pub fn has(&self, cgroup: u64, pid: u32) -> bool {
-        self.node || self.cgroups.contains(&cgroup) || self.processes.contains(&pid)
+impl HistorySubscription {
+    #[must_use]
+    pub fn size(&self) -> HistorySize {
+        self.sampler.history_size()
+    }
+}
+
+impl Drop for HistorySubscription {
+    fn drop(&mut self) {
+        self.sampler.end_history(self.number);
     }
 }
 
