@@ -10,14 +10,13 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark may end so")]
 #![expect(clippy::disallowed_methods, reason = "the processes that are measured have to be started")]
 
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use bianque::probe::shared::{Feature, Sched};
+use bianque::probe::shared::{Sched, Shared};
 use bianque::probe::{Loader, Object};
 use rig::Agent;
 
@@ -157,8 +156,8 @@ enum UnderTest {
 impl UnderTest {
     fn start(probe_only: bool) -> Self {
         if probe_only {
-            let features = BTreeSet::from([Feature::SchedCpuTime, Feature::SchedRunQueue]);
-            return UnderTest::Probe { _sched: Sched::load(&mut Loader::new(), &features).unwrap() };
+            let shared = Shared::load(&mut Loader::new(), &[Sched::CPU_TIME, Sched::RUN_QUEUE]);
+            return UnderTest::Probe { _sched: shared.get().unwrap() };
         }
         let agent = Agent::start();
         // Its own start is not what is measured.

@@ -17,11 +17,11 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use bianque::host::sys::{process_cpu_ns, stamping_socket};
-use bianque::probe::shared::{Feature, Net, Tasks};
+use bianque::probe::shared::{Feature, Net, Shared, SharedProbe, Tasks};
 use bianque::probe::skeletons::{
     hungtask, linkwatch, memreclaim, net, netrecvlat, oom, ras, softirq, softlockup, txtimeout,
 };
-use bianque::probe::{CgroupRef, LoadOptions, Loader, Object, Reader, Stop};
+use bianque::probe::{CgroupRef, LoadError, LoadOptions, Loader, Object, Reader, Stop};
 
 /// One probe in one situation.
 struct Case {
@@ -42,17 +42,17 @@ static CASES: &[Case] = &[
     Case {
         name: "net",
         what: "drops, but for a few suppressed (bar: 200 ns above the floor): a filter drops what all CPUs send",
-        run: |l| network(l, Feature::NetDrops, 0, &DROPS),
+        run: |l| network(l, Net::DROPS, 0, &DROPS),
     },
     Case {
         name: "net",
         what: "the same with a filter of 1,000 other cgroups (bar: 1.1 of the one before)",
-        run: |l| network(l, Feature::NetDrops, 1000, &DROPS),
+        run: |l| network(l, Net::DROPS, 1000, &DROPS),
     },
     Case {
         name: "net",
         what: "segments sent again, but for a few suppressed: a filter drops one in five",
-        run: |l| network(l, Feature::NetRetransmits, 0, &["tcpretransmit", "--seconds", "5"]),
+        run: |l| network(l, Net::RETRANSMITS, 0, &["tcpretransmit", "--seconds", "5"]),
     },
     Case { name: "netrecvlat", what: "what the stamps cost, without a program", run: stamps },
     Case { name: "netrecvlat", what: "miss: packets on loopback, stamped", run: |l| waits(l, 60_000_000_000) },
@@ -196,8 +196,7 @@ fn walks(loader: &mut Loader, blocked: Option<u32>) -> Result<Costs, String> {
             Some(child)
         }
     };
-    let features = BTreeSet::from([Feature::BlockedTasks]);
-    let load = || Tasks::load(loader, &features).unwrap_or_else(|e| panic_with(&e.to_string()));
+    let load = || shared::<Tasks>(loader, Tasks::BLOCKED).unwrap_or_else(|e| panic_with(&e.to_string()));
     let costs = measure(
         load,
         |t| vec![t.object().clone()],
@@ -254,11 +253,14 @@ fn reclaims(loader: &mut Loader, limit: Option<u64>) -> Result<Costs, String> {
     Ok(costs)
 }
 
+fn shared<P: SharedProbe>(loader: &mut Loader, feature: Feature) -> Result<P, LoadError> {
+    Shared::load(loader, &[feature]).get()
+}
+
 /// `denied`: cgroups that somebody's filter denies; none of them is what the packets are of.
 fn network(loader: &mut Loader, feature: Feature, denied: u64, what: &[&str]) -> Result<Costs, String> {
-    let features = BTreeSet::from([feature]);
     let load = || {
-        let probe = Net::load(loader, &features).unwrap_or_else(|e| panic_with(&e.to_string()));
+        let probe = shared::<Net>(loader, feature).unwrap_or_else(|e| panic_with(&e.to_string()));
         let filtered = probe.object().table::<CgroupRef, u64>("filtered").unwrap();
         for id in 1 << 40..(1 << 40) + denied {
             filtered.put(&CgroupRef { id, hierarchy: 0, reserved: 0 }, &u64::MAX).unwrap();

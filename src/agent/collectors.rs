@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builds the enabled collectors, and records the state of each.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use crate::collectors::{Context, Registration, SharedRecords};
 use crate::config::Config;
 use crate::host::{Clock, Host};
 use crate::pipeline::metrics::MetricState;
-use crate::probe::shared::{Feature, Shared};
+use crate::probe::shared::{Cgroups, Feature, Shared};
 use crate::probe::stacks::Symbols;
 use crate::probe::{Loader, Object};
 use crate::telemetry::SelfMetrics;
@@ -56,10 +55,10 @@ impl Built {
     }
 }
 
-/// Shared probes that enabled collectors need.
-pub(super) fn features(registrations: &[Registration], config: &Config) -> BTreeSet<Feature> {
+/// What enabled collectors need of shared probes, and what the table of workloads does.
+pub(super) fn features(registrations: &[Registration], config: &Config) -> Vec<Feature> {
     let enabled = registrations.iter().filter(|r| config.collector(r.info.name).enabled);
-    enabled.flat_map(|r| r.info.needs.iter().copied()).collect()
+    [Cgroups::LIVES].into_iter().chain(enabled.flat_map(|r| r.info.needs.iter().copied())).collect()
 }
 
 impl Builder<'_> {
@@ -105,6 +104,7 @@ impl Builder<'_> {
             filters: &self.filters,
             clock: &self.clock,
             symbols: &self.symbols,
+            info: r.info,
             shared: &self.shared,
             loader,
             objects: Vec::new(),
@@ -126,7 +126,7 @@ fn lost_hooks(r: &Registration, objects: &[Object]) -> Option<String> {
     let missing = objects.iter().flat_map(Object::hooks).filter(|h| h.attached.is_none());
     let words: Vec<String> = missing
         .filter_map(|h| {
-            let optional = r.info.optional.iter().find(|o| o.slot == h.slot)?;
+            let optional = r.info.all_optional().find(|o| o.slot == h.slot)?;
             let why = h.refused.first().map(|w| format!(" ({w})")).unwrap_or_default();
             Some(format!("without {}{why}: {}", h.slot, optional.lost))
         })

@@ -15,9 +15,9 @@ use crate::collectors::Registration;
 use crate::collectors::run::Statuses;
 use crate::config::Config;
 use crate::host::{Clock, Host};
-use crate::probe::shared::Shared;
+use crate::probe::Loader;
+use crate::probe::shared::{Cgroups, Shared, SharedProbe as _};
 use crate::probe::stacks::Symbols;
-use crate::probe::{Loader, Object};
 use crate::workload::{Filters, Kubernetes, NameResolver, Workloads};
 
 /// What makes signals, built but not yet running.
@@ -88,7 +88,7 @@ impl Front {
             sources,
             shared: self.shared.clone(),
             kernel_filter: self.junction.kernel_filter.clone(),
-            births: self.shared.cgroups().ok().map(Object::name),
+            births: self.shared.get::<Cgroups>().ok().map(|c| c.object().name()),
             workloads: self.workloads.clone(),
             facts: self.kubernetes.facts(),
             state: rear.state.clone(),

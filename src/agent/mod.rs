@@ -57,7 +57,7 @@ type Kept = Arc<[&'static str]>;
 /// enabled collectors name.
 fn kept_for_life(config: &Config, registrations: &[Registration]) -> Kept {
     let enabled = registrations.iter().filter(|r| config.collector(r.info.name).enabled);
-    let mut all: Vec<_> = enabled.flat_map(|r| r.info.capabilities.iter().copied()).collect();
+    let mut all: Vec<_> = enabled.flat_map(|r| r.info.kept_capabilities()).collect();
     all.extend(["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]);
     all.sort_unstable();
     all.dedup();

@@ -18,7 +18,7 @@ use crate::collectors::sources::{Named, RING};
 use crate::collectors::{Limits, SharedRecords};
 use crate::host::Clock;
 use crate::pipeline::Input;
-use crate::probe::shared::{OnRecord, Shared};
+use crate::probe::shared::{Cgroups, OnRecord, Shared};
 use crate::probe::{Object, Reader, Source, Stop};
 use crate::workload::{NameResolver, Workloads};
 
@@ -197,8 +197,10 @@ impl Reading {
     /// The shared probes' own records.
     fn of_shared(shared: &Shared, workloads: &Workloads) -> Self {
         let workloads = workloads.clone();
-        let rings = shared.rings(move |change| workloads.on_change(change));
-        let objects = rings.into_iter().map(|r| (r.object, r.on_record)).collect();
+        if let Ok(cgroups) = shared.get::<Cgroups>() {
+            cgroups.on_change(move |change| workloads.on_change(change));
+        }
+        let objects = shared.rings().into_iter().map(|r| (r.object, r.on_record)).collect();
         Reading { objects, sources: Vec::new(), taken: Vec::new() }
     }
 

@@ -202,8 +202,7 @@ fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) 
     let mut hooks = Vec::new();
     let mut lost: Vec<String> = Vec::new();
     let mut reason = None;
-    let shared = r.info.needs.iter().flat_map(|f| f.optional()).copied();
-    let optional: Vec<&str> = r.info.optional.iter().map(|o| o.slot).chain(shared).collect();
+    let optional: Vec<&str> = r.info.all_optional().map(|o| o.slot).collect();
     for skeleton in skeletons(r) {
         let report = loader.try_load(skeleton, &optional);
         for hook in &report.hooks {
@@ -213,7 +212,7 @@ fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) 
         reason = reason.or(report.error.map(|e| e.to_string()));
     }
     let held = capabilities::effective(host).unwrap_or_default();
-    let lacking: Vec<&str> = r.info.capabilities.iter().copied().filter(|c| !holds(&held, c)).collect();
+    let lacking: Vec<&str> = r.info.kept_capabilities().into_iter().filter(|c| !holds(&held, c)).collect();
     if !lacking.is_empty() {
         lost.push(format!("without {} some of its readings fail", lacking.join(", ")));
     }
@@ -251,7 +250,7 @@ fn skeletons(r: &Registration) -> Vec<&'static Skeleton> {
 fn missing(r: &Registration, report: &Report) -> Vec<String> {
     let gone = report.hooks.iter().filter(|h| h.attached.is_none());
     gone.filter_map(|h| {
-        let optional = r.info.optional.iter().find(|o| o.slot == h.slot)?;
+        let optional = r.info.all_optional().find(|o| o.slot == h.slot)?;
         Some(format!("{} ({})", optional.lost, h.refused.join("; ")))
     })
     .collect()

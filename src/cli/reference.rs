@@ -92,12 +92,13 @@ fn collector(r: &Registration) -> String {
         let _ = writeln!(out, "\n## Event `{}`\n\n{}. Severity {}.\n", e.name, e.summary, e.severity.name());
         attributes(&mut out, e.attributes);
     }
-    let own: Vec<_> = info.optional.iter().map(|o| format!("- without `{}`: {}\n", o.slot, o.lost)).collect();
+    let own: Vec<_> = info.all_optional().map(|o| format!("- without `{}`: {}\n", o.slot, o.lost)).collect();
     if !own.is_empty() {
         let _ = write!(out, "\n## Where a hook is missing\n\n{}", own.concat());
     }
-    if !info.capabilities.is_empty() {
-        let _ = writeln!(out, "\nKeeps while it runs: {}.", info.capabilities.join(", "));
+    let capabilities = info.kept_capabilities();
+    if !capabilities.is_empty() {
+        let _ = writeln!(out, "\nKeeps while it runs: {}.", capabilities.join(", "));
     }
     let _ = write!(out, "\n## Settings\n\n```toml\n{}```\n", render::default_section(r));
     out

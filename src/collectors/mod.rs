@@ -29,12 +29,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::host::{Clock, Host, Now};
-use crate::probe::shared::{Feature, Shared};
+use crate::probe::shared::{Feature, Shared, SharedProbe};
 use crate::probe::stacks::Symbols;
 use crate::probe::{LoadError, Loader, Object, RecordSet, Skeleton};
 use crate::signal::{Capture, Change, Event, EventDef, Evidence, MetricDef, Metrics, Target, Timestamp, Trigger};
 use crate::workload::{Filters, Workloads};
 
+pub use crate::probe::Optional;
 pub use registry::{BUILT_IN, Registration, autotracing, events, metrics};
 
 /// When a collector runs.
@@ -61,14 +62,6 @@ impl Kind {
     }
 }
 
-/// A hook that the collector can do without, and what is lost then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Optional {
-    /// Name of the hook's slot in the BPF object (a program's name up to `__`).
-    pub slot: &'static str,
-    pub lost: &'static str,
-}
-
 /// What a collector declares about itself.
 #[derive(Debug)]
 pub struct Info {
@@ -79,13 +72,14 @@ pub struct Info {
     /// The file's `//!` text: meaning, likely causes, what to do next.
     pub doc: &'static str,
     pub enabled: bool,
-    /// Shared probes that it reads.
+    /// Parts of shared probes that it reads; they know which of their hooks may be missing.
     pub needs: &'static [Feature],
     /// Its own BPF object, if it has one: `doctor` tries it.
     pub object: Option<&'static Skeleton>,
-    /// Hooks of [`Self::object`] that may be missing.
+    /// Hooks of [`Self::object`] that may be missing: [`Context::load`] goes by this.
     pub optional: &'static [Optional],
-    /// Capabilities that must be kept for it after start, e.g. `CAP_SYSLOG`.
+    /// Capabilities that must be kept for it after start, e.g. `CAP_SYSLOG`, beside those that its
+    /// probes take: [`Self::kept_capabilities`].
     pub capabilities: &'static [&'static str],
     pub metrics: &'static [&'static MetricDef],
     pub events: &'static [&'static EventDef],
@@ -105,6 +99,19 @@ impl Info {
         metrics: &[],
         events: &[],
     };
+
+    /// Hooks that may be missing, those of the shared probes that it reads included.
+    pub fn all_optional(&self) -> impl Iterator<Item = &'static Optional> {
+        self.optional.iter().chain(self.needs.iter().flat_map(Feature::optional))
+    }
+
+    /// Capabilities that must be kept for it after start: to read its probes, and what it names itself.
+    #[must_use]
+    pub fn kept_capabilities(&self) -> Vec<&'static str> {
+        let has_probe = self.object.is_some() || !self.needs.is_empty();
+        let of_probe: &[&str] = if has_probe { &["CAP_BPF", "CAP_PERFMON"] } else { &[] };
+        of_probe.iter().chain(self.capabilities).copied().collect()
+    }
 
     /// [`Self::doc`] as plain markdown, where [`head_doc`] took it from the source.
     #[must_use]
@@ -309,8 +316,9 @@ pub struct Context<'a> {
     pub filters: &'a Filters,
     pub clock: &'a Clock,
     pub symbols: &'a Symbols,
-    /// Shared probes, loaded with the union of what enabled collectors need.
-    pub shared: &'a Shared,
+    pub(crate) info: &'static Info,
+    /// Loaded with the union of what enabled collectors need.
+    pub(crate) shared: &'a Shared,
     pub(crate) loader: &'a mut Loader,
     /// Objects loaded so far; their records are read on behalf of this collector.
     pub(crate) objects: Vec<Object>,
@@ -333,9 +341,18 @@ impl Context<'_> {
     /// # Errors
     /// Which program failed, on which hook, and the kernel's reason.
     pub fn load(&mut self, options: crate::probe::LoadOptions) -> Result<Object, LoadError> {
-        let object = self.loader.load(options)?;
+        let optional: Vec<_> = self.info.optional.iter().map(|o| o.slot).collect();
+        let object = self.loader.load(options.optional(&optional))?;
         self.objects.push(object.clone());
         Ok(object)
+    }
+
+    /// A shared probe, of which [`Info::needs`] must name a feature.
+    ///
+    /// # Errors
+    /// Why it is not loaded.
+    pub fn shared<P: SharedProbe>(&self) -> Result<P, LoadError> {
+        self.shared.get()
     }
 
     /// Has a source read beside the collector's object. `hook`: how it is called in lists, `rtnetlink`.
@@ -347,7 +364,8 @@ impl Context<'_> {
     ///
     /// # Errors
     /// The object has no such ring.
-    pub fn take_records(&mut self, object: &Object, ring: &str) -> Result<(), Unavailable> {
+    pub fn take_records(&mut self, probe: &impl SharedProbe, ring: &str) -> Result<(), Unavailable> {
+        let object = probe.object();
         let rings = object.skeleton().rings;
         let found = rings.iter().position(|r| r.name == ring);
         let ring = found.ok_or_else(|| Unavailable::because(format!("{} has no ring {ring}", object.name())))?;

@@ -58,7 +58,7 @@ impl Owners {
     /// # Errors
     /// The shared probe is not loaded.
     pub fn new(cx: &Context<'_>) -> Result<Self, Unavailable> {
-        let net = cx.shared.net()?.clone();
+        let net = cx.shared::<Net>()?;
         let namespaces = Namespaces::new(&net, cx.workloads);
         Ok(Owners { net, workloads: cx.workloads.clone(), namespaces, holders: HashMap::new() })
     }

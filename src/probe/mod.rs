@@ -60,6 +60,14 @@ pub struct CgroupId {
     pub id: u64,
 }
 
+/// A hook that is dispensable, and what is lost without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Optional {
+    /// Name of the hook's slot in the BPF object (a program's name up to `__`).
+    pub slot: &'static str,
+    pub lost: &'static str,
+}
+
 /// Why an object did not load.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoadError {

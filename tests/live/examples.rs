@@ -84,6 +84,8 @@ async fn event_of_ones_own_probe() {
     let path = format!("/{}", group.0.rsplit('/').next().unwrap());
     let event = agent.wait_event(NAME, patience(10), |e| e["resource"]["linux.cgroup.path"] == *path);
     assert_eq!(event["attributes"]["acme.signal"], 11, "{event}");
+    let ended = event["attributes"]["acme.processes.ended"].as_u64().unwrap();
+    assert!(ended >= 1, "the shared probe of the example saw no process end: {event}");
     wait_for("the cgroup's counter", patience(5), || {
         agent.metric("acme_container_process_crashes_total", &[("container_name", &path)])
     });

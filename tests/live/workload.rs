@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bianque::host::{Cgroups, Clock, Host};
-use bianque::probe::shared::cgroups;
+use bianque::probe::shared::{Cgroups as Lives, Shared, SharedProbe as _, cgroups};
 use bianque::probe::{CgroupId, Loader, Reader, Stop};
 use bianque::signal::{Workload, WorkloadKind};
 use bianque::workload::{NameResolver, Workloads};
@@ -26,9 +26,10 @@ struct Fed {
 impl Fed {
     fn new() -> Self {
         let workloads = Workloads::new(&Host::default(), &Clock::default());
-        let probe = cgroups::load(&mut Loader::new()).expect("the probe of cgroups");
+        let shared = Shared::load(&mut Loader::new(), &[Lives::LIVES]);
+        let probe = shared.get::<Lives>().expect("the probe of cgroups");
         let (stop, names) = (Stop::new().unwrap(), Arc::new(AtomicBool::new(false)));
-        let reader = Reader::new(&[probe]).unwrap();
+        let reader = Reader::new(&[probe.object().clone()]).unwrap();
         let resolver = NameResolver::new(&workloads);
         let threads = vec![
             std::thread::spawn({

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An event collector of your own, with its own BPF program: processes that crash.
+//! An event collector of your own, with its own BPF program: processes that crash. It also reads a shared
+//! probe of this crate.
 //!
 //! `cargo run -- run`, then `sh -c 'kill -SEGV $$'`, then `cargo run -- events --name acme.process.crash`.
 
+mod exits;
+
 use bianque::prelude::*;
+
+use exits::Exits;
 
 #[expect(dead_code, reason = "the setting stays at its default")]
 mod probes {
@@ -12,6 +17,7 @@ mod probes {
 use probes::crash::{Record, Records, SKELETON};
 
 const SIGNAL: Key = Key::new("acme.signal", "The signal that ended it");
+const ENDED: Key = Key::new("acme.processes.ended", "All processes that ended since the agent started");
 
 static COUNT: MetricDef = MetricDef::counter("acme.process.crashes", "{event}", "Processes that crashed").by(&[SIGNAL]);
 static CONTAINER_COUNT: MetricDef =
@@ -20,7 +26,7 @@ static CRASH: EventDef = EventDef {
     name: "acme.process.crash",
     summary: "A process ended by a signal that means a bug",
     severity: Severity::Error,
-    attributes: &[SIGNAL],
+    attributes: &[SIGNAL, ENDED],
     counter: &COUNT,
     container_counter: Some(&CONTAINER_COUNT),
 };
@@ -28,6 +34,7 @@ static CRASH: EventDef = EventDef {
 struct Crash {
     clock: Clock,
     workloads: Workloads,
+    exits: Exits,
 }
 
 impl Collector for Crash {
@@ -35,8 +42,8 @@ impl Collector for Crash {
         name: "crash",
         summary: "processes that end by a signal that means a bug",
         doc: head_doc(include_str!("main.rs")),
+        needs: &[Exits::ENDED],
         object: Some(&SKELETON),
-        capabilities: &["CAP_BPF", "CAP_PERFMON"],
         events: &[&CRASH],
         ..Info::DEFAULT
     };
@@ -44,7 +51,7 @@ impl Collector for Crash {
 
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         cx.load(SKELETON.options())?;
-        Ok(Crash { clock: cx.clock.clone(), workloads: cx.workloads.clone() })
+        Ok(Crash { clock: cx.clock.clone(), workloads: cx.workloads.clone(), exits: cx.shared()? })
     }
 }
 
@@ -57,6 +64,7 @@ impl EventCollector for Crash {
         let mut e = Event::new(&CRASH, self.clock.wall(r.time_ns), workload, message);
         e.thread = Some(r.thread.into());
         e.attributes.set(SIGNAL, r.signal);
+        e.attributes.set(ENDED, self.exits.ended()?);
         out.emit(e);
         Ok(())
     }
@@ -64,4 +72,26 @@ impl EventCollector for Crash {
 
 fn main() -> std::process::ExitCode {
     bianque::agent().with(collectors::events::<Crash>()).main()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bianque::probe::Loader;
+    use bianque::probe::shared::Shared;
+
+    /// The shared probe of this crate is loaded because `INFO.needs` names its feature, and counts.
+    #[test]
+    fn a_shared_probe_of_ones_own() {
+        if bianque::host::capabilities::effective(&Host::default()).is_ok_and(|c| !c.contains("CAP_BPF")) {
+            eprintln!("skipped: loading BPF programs needs root");
+            return;
+        }
+        let shared = Shared::load(&mut Loader::new(), Crash::INFO.needs);
+        let exits: Exits = shared.get().unwrap();
+        let before = exits.ended().unwrap();
+        assert!(std::process::Command::new("true").status().unwrap().success());
+        assert!(exits.ended().unwrap() > before);
+        assert!(Shared::load(&mut Loader::new(), &[]).get::<Exits>().is_err(), "nobody needs it");
+    }
 }

@@ -43,8 +43,7 @@ use crate::collectors::{
 };
 use crate::host::Now;
 use crate::host::cgroup::Cgroups;
-use crate::probe::shared::Feature;
-use crate::probe::shared::cpu_sample::{Scope, Subscription};
+use crate::probe::shared::cpu_sample::{CpuSample, Scope, Subscription};
 use crate::probe::shared::sched::Sched;
 use crate::probe::stacks::Symbols;
 use crate::signal::semconv::attr;
@@ -146,10 +145,10 @@ impl Collector for CpuIdle {
         summary: "containers whose CPU use jumps or stays high, with a flame graph",
         doc: head_doc(include_str!("cpuidle.rs")),
         enabled: true,
-        needs: &[Feature::SchedCpuTime, Feature::CpuSample],
+        needs: &[Sched::CPU_TIME, CpuSample::STACKS],
         object: None,
         optional: &[],
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_SYSLOG"],
+        capabilities: &["CAP_SYS_PTRACE", "CAP_SYSLOG"],
         metrics: &[],
         events: &[&CPUIDLE],
     };
@@ -162,8 +161,8 @@ impl Collector for CpuIdle {
             config,
             workloads: cx.workloads.clone(),
             filters: cx.filters.clone(),
-            sched: cx.shared.sched()?.clone(),
-            samples: Suspects::new(cx.shared.cpu_sample()?.sampler().clone()),
+            sched: cx.shared::<Sched>()?,
+            samples: Suspects::new(cx.shared::<CpuSample>()?.sampler().clone()),
             symbols: cx.symbols.clone(),
             cgroups,
             online: online as f64,

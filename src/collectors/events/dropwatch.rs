@@ -51,9 +51,8 @@ use serde::{Deserialize, Serialize};
 use crate::collectors::accumulate::Accumulator;
 use crate::collectors::drop_reason::Reasons;
 use crate::collectors::network::{Owners, ends, set_flow, set_state};
-use crate::collectors::{Collector, Context, EventCollector, Events, Info, Optional, Settings, Unavailable, head_doc};
+use crate::collectors::{Collector, Context, EventCollector, Events, Info, Settings, Unavailable, head_doc};
 use crate::host::{Clock, Now};
-use crate::probe::shared::Feature;
 use crate::probe::shared::net::{DropGroup, Net};
 use crate::probe::skeletons::net::{PacketDrop, Record, Records, SKELETON};
 use crate::probe::stacks::Symbols;
@@ -152,22 +151,22 @@ impl Collector for DropWatch {
         summary: "packets that were dropped: why, where and whose",
         doc: head_doc(include_str!("dropwatch.rs")),
         enabled: true,
-        needs: &[Feature::NetDrops, Feature::NetOwners],
+        needs: &[Net::DROPS, Net::OWNERS],
         object: Some(&SKELETON),
-        optional: &[Optional { slot: "trapped", lost: "drops by hardware that reports them (devlink traps)" }],
+        optional: &[],
         // CAP_SYSLOG: kernel symbols.
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        capabilities: &["CAP_SYSLOG"],
         metrics: &[&DROPS, &CONTAINER_DROPS],
         events: &[&PACKET_DROP],
     };
     type Config = Config;
 
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let net = cx.shared.net()?.clone();
+        let net = cx.shared::<Net>()?;
         let reasons = Reasons::of_kernel(cx.host)
             .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
         let owners = Owners::new(cx)?;
-        cx.take_records(net.object(), "packet_drop")?;
+        cx.take_records(&net, "packet_drop")?;
         let mut made = DropWatch {
             net,
             clock: cx.clock.clone(),

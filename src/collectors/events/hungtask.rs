@@ -43,8 +43,8 @@ use serde::{Deserialize, Serialize};
 use crate::collectors::{Collector, Context, EventCollector, Events, Info, Invalid, Optional};
 use crate::collectors::{Settings, Unavailable, head_doc};
 use crate::host::{Clock, Now};
+use crate::probe::shared::Tasks;
 use crate::probe::shared::tasks::Blocked;
-use crate::probe::shared::{Feature, Tasks};
 use crate::probe::skeletons::hungtask::{Record, Records, SKELETON};
 use crate::probe::stacks::Symbols;
 use crate::signal::semconv::attr;
@@ -129,19 +129,19 @@ impl Collector for HungTask {
         summary: "tasks in uninterruptible sleep: where, for how long, and what they wait for",
         doc: head_doc(include_str!("hungtask.rs")),
         enabled: true,
-        needs: &[Feature::BlockedTasks],
+        needs: &[Tasks::BLOCKED],
         object: Some(&SKELETON),
         optional: &[Optional { slot: "hang", lost: "whether the kernel's own detector spoke" }],
         // CAP_SYSLOG: kernel symbols.
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        capabilities: &["CAP_SYSLOG"],
         metrics: &[],
         events: &[&HUNG],
     };
     type Config = Config;
 
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let tasks = cx.shared.tasks()?.clone();
-        cx.load(SKELETON.options().optional(&["hang"]))?;
+        let tasks = cx.shared::<Tasks>()?;
+        cx.load(SKELETON.options())?;
         Ok(HungTask {
             limit: config.limit.get(),
             tasks,

@@ -153,7 +153,7 @@ impl Collector for MemReclaim {
             Optional { slot: "memcg_end", lost: "stalls in reclaim of memory cgroups (a kernel without them)" },
         ],
         // CAP_SYSLOG: kernel symbols. CAP_SYS_PTRACE: the program's.
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_SYS_PTRACE"],
+        capabilities: &["CAP_SYSLOG", "CAP_SYS_PTRACE"],
         metrics: &[],
         events: &[&STALL],
     };
@@ -162,7 +162,6 @@ impl Collector for MemReclaim {
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let options = SKELETON
             .options()
-            .optional(&["compact_try", "compact_begin", "compact_end", "shrink", "memcg_begin", "memcg_end"])
             .setting(setting::STALL_LIMIT_NS, config.stall_limit.ns())
             .setting(setting::WINDOW_NS, config.window.ns())
             .setting(setting::WINDOW_LIMIT_NS, config.window_limit.ns());

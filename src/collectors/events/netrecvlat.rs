@@ -43,7 +43,7 @@ use crate::collectors::{
     Collector, Context, EventCollector, Events, Info, Invalid, Optional, Settings, Unavailable, head_doc,
 };
 use crate::host::{Clock, Now, sys};
-use crate::probe::shared::Feature;
+use crate::probe::shared::Net;
 use crate::probe::skeletons::net;
 use crate::probe::skeletons::netrecvlat::{ReceiveDelay, ReceiveStage, Record, Records, SKELETON, setting};
 use crate::probe::stacks::Symbols;
@@ -164,11 +164,11 @@ impl Collector for NetRecvLat {
         summary: "received packets that waited: for the network stack, for TCP, for their reader",
         doc: head_doc(include_str!("netrecvlat.rs")),
         enabled: true,
-        needs: &[Feature::NetOwners],
+        needs: &[Net::OWNERS],
         object: Some(&SKELETON),
         optional: &[Optional { slot: "datagram", lost: "datagrams (UDP) that were read late; only fentry shows them" }],
         // CAP_SYSLOG: kernel symbols.
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        capabilities: &["CAP_SYSLOG"],
         metrics: &[],
         events: &[&DELAY],
     };
@@ -179,7 +179,7 @@ impl Collector for NetRecvLat {
             .map_err(|e| Unavailable::because(format!("no socket that has packets stamped (SO_TIMESTAMPNS): {e}")))?;
         cx.clock.refresh();
         let now = cx.clock.now();
-        let mut options = SKELETON.options().optional(&["datagram"]);
+        let mut options = SKELETON.options();
         for (_, setting, value) in config.limits() {
             options = options.setting(setting, value.ns());
         }

@@ -116,14 +116,14 @@ impl Collector for Oom {
             lost: "the allocation's order and flags; the constraint comes from the kernel's log",
         }],
         // CAP_SYS_PTRACE: the names of the trigger's functions.
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"],
+        capabilities: &["CAP_SYSLOG", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE"],
         metrics: &[],
         events: &[&OOM_KILL],
     };
     type Config = NoSettings;
 
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        cx.load(SKELETON.options().optional(&["kill"]))?;
+        cx.load(SKELETON.options())?;
         let log = Kmsg::open_at_end(cx.host)
             .inspect_err(|e| tracing::warn!("oom: the kernel's log is not readable, constraint may be unknown: {e}"))
             .ok();

@@ -120,7 +120,7 @@ impl Collector for Softirq {
         object: Some(&SKELETON),
         optional: &[],
         // CAP_SYSLOG: kernel symbols. CAP_SYS_PTRACE: the program's.
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG", "CAP_SYS_PTRACE"],
+        capabilities: &["CAP_SYSLOG", "CAP_SYS_PTRACE"],
         metrics: &[],
         events: &[&DELAY, &HELD_OFF],
     };

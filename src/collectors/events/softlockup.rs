@@ -139,7 +139,7 @@ impl Collector for SoftLockup {
         object: Some(&SKELETON),
         optional: &[],
         // CAP_SYSLOG: kernel symbols, the kernel's log.
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        capabilities: &["CAP_SYSLOG"],
         metrics: &[],
         events: &[&LOCKED_UP],
     };

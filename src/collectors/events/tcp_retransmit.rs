@@ -38,7 +38,6 @@ use crate::collectors::drop_reason::Reasons;
 use crate::collectors::network::{Owners, ends, set_flow, set_state};
 use crate::collectors::{Collector, Context, EventCollector, Events, Info, NoSettings, Unavailable, head_doc};
 use crate::host::{Clock, Now};
-use crate::probe::shared::Feature;
 use crate::probe::shared::net::{Net, RetransmitGroup};
 use crate::probe::skeletons::net::{self, Record, Records, RetransmitKind};
 use crate::probe::stacks::Symbols;
@@ -134,24 +133,24 @@ impl Collector for TcpRetransmit {
         summary: "segments that TCP sent again: why, whose, and whether this node lost them",
         doc: head_doc(include_str!("tcp_retransmit.rs")),
         enabled: true,
-        needs: &[Feature::NetRetransmits, Feature::NetOwners],
+        needs: &[Net::RETRANSMITS, Net::OWNERS],
         object: None,
         optional: &[],
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"],
+        capabilities: &["CAP_SYSLOG"],
         metrics: &[&RETRANSMITS, &CONTAINER_RETRANSMITS],
         events: &[&RETRANSMIT],
     };
     type Config = NoSettings;
 
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let net = cx.shared.net()?.clone();
+        let net = cx.shared::<Net>()?;
         let owners = Owners::new(cx)?;
         let reasons = Reasons::of_kernel(cx.host)
             .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
         // Without dropwatch nobody else says which drops are none.
         let told = net.is_classified().and_then(|told| if told { Ok(()) } else { reasons.configure(&net, &[]) });
         told.map_err(|e| Unavailable::because(format!("{e:#}")))?;
-        cx.take_records(net.object(), "tcp_retransmit")?;
+        cx.take_records(&net, "tcp_retransmit")?;
         Ok(TcpRetransmit {
             net,
             clock: cx.clock.clone(),

@@ -71,7 +71,6 @@ impl Collector for TxTimeout {
         summary: "network devices that stopped transmitting",
         doc: head_doc(include_str!("txtimeout.rs")),
         object: Some(&SKELETON),
-        capabilities: &["CAP_BPF", "CAP_PERFMON"],
         events: &[&TX_TIMEOUT],
         ..Info::DEFAULT
     };

@@ -37,7 +37,6 @@ use crate::host::cgroup::Cgroups;
 use crate::host::proc::{CpuTimes, Stat};
 use crate::host::{Clock, Host};
 use crate::probe::CgroupId;
-use crate::probe::shared::Feature;
 use crate::probe::shared::sched::Sched;
 use crate::signal::semconv::attr;
 use crate::signal::{Key, MetricDef, Metrics, Total, Value, Workload};
@@ -98,7 +97,7 @@ impl Collector for Cpu {
         summary: "CPU time of the node and of each workload, limits and throttling",
         doc: head_doc(include_str!("cpu.rs")),
         enabled: true,
-        needs: &[Feature::SchedCpuTime],
+        needs: &[Sched::CPU_TIME],
         object: None,
         optional: &[],
         capabilities: &[],
@@ -119,7 +118,7 @@ impl Collector for Cpu {
     type Config = Config;
 
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let sched = cx.shared.sched()?.clone();
+        let sched = cx.shared::<Sched>()?;
         let cgroups = Cgroups::read(cx.host).map_err(|e| Unavailable::because(e.to_string()))?;
         Ok(Cpu {
             config,

@@ -25,7 +25,6 @@
 use crate::collectors::accumulate::Accumulator;
 use crate::collectors::{Collector, Context, Info, MetricCollector, NoSettings, Unavailable, head_doc};
 use crate::probe::CgroupId;
-use crate::probe::shared::Feature;
 use crate::probe::shared::sched::{RunQueue, Sched, WAIT_EXPONENT, Waits};
 use crate::signal::{Histogram, MetricDef, Metrics};
 use crate::workload::Workloads;
@@ -48,7 +47,7 @@ impl Collector for RunqLat {
         summary: "How long runnable threads waited for a CPU",
         doc: head_doc(include_str!("runqlat.rs")),
         enabled: true,
-        needs: &[Feature::SchedRunQueue],
+        needs: &[Sched::RUN_QUEUE],
         object: None,
         optional: &[],
         capabilities: &[],
@@ -58,7 +57,7 @@ impl Collector for RunqLat {
     type Config = NoSettings;
 
     fn new(_config: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let sched = cx.shared.sched()?.clone();
+        let sched = cx.shared::<Sched>()?;
         Ok(RunqLat { sched, workloads: cx.workloads.clone(), report: Report::default() })
     }
 

@@ -23,7 +23,6 @@ mod rigged;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -32,10 +31,10 @@ use anyhow::Context as _;
 
 use super::registry::{BuildError, Registration};
 use super::sources::Named;
-use super::{Collector, Context, SharedRecords, Unavailable};
+use super::{Collector, Context, Info, SharedRecords, Unavailable};
 use crate::host::rtnl::Link;
 use crate::host::{Cgroups, Clock, Host};
-use crate::probe::shared::{Feature, Shared};
+use crate::probe::shared::{self, Feature, Shared};
 use crate::probe::stacks::Symbols;
 use crate::probe::{CgroupId, Loader, Memory, Object};
 use crate::signal::Timestamp;
@@ -195,7 +194,7 @@ impl Rig {
     /// As the agent would have it: wrong settings, or why it does not run here.
     pub fn run(&self, registration: &Registration, settings: &str) -> anyhow::Result<Rigged<'_>> {
         let table: toml::Table = toml::from_str(settings)?;
-        let (running, asked) = self.build(registration.info.needs, |cx| {
+        let (running, asked) = self.build(registration.info, registration.info.needs, |cx| {
             let mut all = (registration.defaults)();
             all.extend(table);
             (registration.build)(&all, cx).map_err(|e: BuildError| anyhow::Error::new(e))
@@ -208,18 +207,25 @@ impl Rig {
     /// # Errors
     /// Why it does not run here.
     pub fn make<C: Collector>(&self, config: C::Config) -> Result<C, Unavailable> {
-        self.build(C::INFO.needs, |cx| C::new(config, cx)).0
+        self.build(const { &C::INFO }, C::INFO.needs, |cx| C::new(config, cx)).0
     }
 
-    fn build<R>(&self, needs: &[Feature], build: impl FnOnce(&mut Context<'_>) -> R) -> (R, Asked) {
+    fn build<R>(
+        &self,
+        info: &'static Info,
+        needs: &[Feature],
+        build: impl FnOnce(&mut Context<'_>) -> R,
+    ) -> (R, Asked) {
         let mut loader = Loader::in_memory(&self.kernel);
-        let shared = Shared::load(&mut loader, &needs.iter().copied().collect::<BTreeSet<_>>());
+        let needs: Vec<Feature> = [shared::Cgroups::LIVES].into_iter().chain(needs.iter().copied()).collect();
+        let shared = Shared::load(&mut loader, &needs);
         let mut cx = Context {
             host: &self.host,
             workloads: &self.workloads,
             filters: &self.filters,
             clock: &self.clock,
             symbols: &self.symbols,
+            info,
             shared: &shared,
             loader: &mut loader,
             objects: Vec::new(),

@@ -12,7 +12,7 @@ use crate::collectors::registry::Running;
 use crate::collectors::sources::RING;
 use crate::collectors::{Events, Info, Limits, Parts};
 use crate::probe::Object;
-use crate::probe::shared::SharedRing;
+use crate::probe::shared::{Cgroups, SharedRing};
 use crate::signal::{Capture, Change, Event, Metrics, Trigger};
 
 /// A collector that was built on a [`Rig`].
@@ -30,7 +30,10 @@ pub struct Rigged<'r> {
 impl<'r> Rigged<'r> {
     pub(super) fn new(rig: &'r Rig, info: &'static Info, running: Running, asked: Asked) -> Self {
         let workloads = rig.workloads.clone();
-        let shared = asked.shared.rings(move |change| workloads.on_change(change));
+        if let Ok(cgroups) = asked.shared.get::<Cgroups>() {
+            cgroups.on_change(move |change| workloads.on_change(change));
+        }
+        let shared = asked.shared.rings();
         Rigged { rig, info, running, asked, shared, out: Events::default(), parts: Arc::default() }
     }
 

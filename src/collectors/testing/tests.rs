@@ -121,11 +121,11 @@ fn wrong_calls_are_refused() {
     assert!(c.collect(&mut Metrics::default()).is_err() && c.check().is_err() && c.notice(&[0]).is_err());
     assert_eq!(c.bytes("lockup", &[]).unwrap_err().to_string(), "oom reads no ring lockup");
     assert!(matches!(
-        rig.build(&[], |cx| (of("cpu").build)(&toml::Table::new(), cx)).0,
+        rig.build(of("cpu").info, &[], |cx| (of("cpu").build)(&toml::Table::new(), cx)).0,
         Err(BuildError::Unavailable(_))
     ));
     assert!(matches!(
-        rig.build(of("oom").info.needs, |cx| (of("oom").build)(&toml::Table::new(), cx)).0,
+        rig.build(of("oom").info, of("oom").info.needs, |cx| (of("oom").build)(&toml::Table::new(), cx)).0,
         Ok(Running::Events(_))
     ));
 }

@@ -3,9 +3,11 @@
 //! before it walks what is there already, and feeds the table of workloads with it.
 
 use std::str;
+use std::sync::{Arc, OnceLock};
 
+use super::{Feature, Loading, OnRecord, SharedProbe};
 use crate::probe::skeletons::cgroups::{CgroupEvent, Record, Records, SKELETON};
-use crate::probe::{CgroupId, DecodeError, LoadError, Loader, Object, RecordSet};
+use crate::probe::{CgroupId, DecodeError, LoadError, Object, Optional, RecordSet, Skeleton};
 
 /// What happened to a cgroup. Paths are below the hierarchy's root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +26,47 @@ pub enum Change<'a> {
     },
 }
 
-/// Attaches the probe. Without renames it is still of use: those are for v1, and rare.
-///
-/// # Errors
-/// The hook that this kernel refuses, and its word.
-pub fn load(loader: &mut Loader) -> Result<Object, LoadError> {
-    loader.load(SKELETON.options().optional(&["rename"]))
+type OnChange = Box<dyn Fn(Change<'_>) + Send + Sync>;
+
+/// The loaded probe. Cheap to clone.
+#[derive(Clone)]
+pub struct Cgroups {
+    object: Object,
+    on_change: Arc<OnceLock<OnChange>>,
+}
+
+impl Cgroups {
+    /// Births, renames and ends. Renames are for v1, and rare.
+    pub const LIVES: Feature =
+        Feature::of::<Cgroups>("lives").without(&[Optional { slot: "rename", lost: "new names of cgroups (v1)" }]);
+
+    /// Who takes what happens to cgroups; it has to be set before the ring is read, and once.
+    pub fn on_change(&self, f: impl Fn(Change<'_>) + Send + Sync + 'static) {
+        if self.on_change.set(Box::new(f)).is_err() {
+            tracing::error!("changes of cgroups have a taker already");
+        }
+    }
+}
+
+impl SharedProbe for Cgroups {
+    const SKELETON: &'static Skeleton = &SKELETON;
+
+    fn load(loading: &mut Loading<'_>) -> Result<Self, LoadError> {
+        Ok(Cgroups { object: loading.load(SKELETON.options())?, on_change: Arc::default() })
+    }
+
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    fn reader(&self) -> Option<OnRecord> {
+        let on_change = self.on_change.clone();
+        Some(Arc::new(move |ring, bytes| {
+            if let (Some(f), Ok(Some(change))) = (on_change.get(), decode(ring, bytes)) {
+                f(change);
+            }
+        }))
+    }
 }
 
 /// Reads a record; `None`: an event of a newer probe, or a path that is no UTF-8.

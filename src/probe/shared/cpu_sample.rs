@@ -12,8 +12,11 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
+use super::{Feature, Loading, OnRecord, SharedProbe};
 use crate::probe::skeletons::cpu_sample;
-use crate::probe::{LoadError, Loader, Object};
+use crate::probe::{LoadError, Object, Skeleton};
 pub use history::{HistorySettings, HistorySize};
 use kernel::Kernel;
 pub use sampler::{HistorySubscription, Sampler, Scope, Subscription};
@@ -31,35 +34,38 @@ pub struct CpuSample {
     sampler: Sampler,
 }
 
-impl CpuSample {
-    /// # Errors
-    /// Why it does not load.
-    pub fn load(loader: &mut Loader) -> Result<Self, LoadError> {
-        let object = loader.load(cpu_sample::SKELETON.options())?;
+impl SharedProbe for CpuSample {
+    const SKELETON: &'static Skeleton = &cpu_sample::SKELETON;
+
+    fn load(loading: &mut Loading<'_>) -> Result<Self, LoadError> {
+        let object = loading.load(cpu_sample::SKELETON.options())?;
         let kernel = Kernel::new(&object)
             .map_err(|e| LoadError::Object { object: cpu_sample::SKELETON.name, reason: format!("{e:#}") })?;
         Ok(CpuSample { object, sampler: Sampler::new(kernel) })
     }
 
-    /// The object whose ring the agent reads for [`on_record`](Self::on_record).
-    #[must_use]
-    pub fn object(&self) -> &Object {
+    fn object(&self) -> &Object {
         &self.object
     }
+
+    fn reader(&self) -> Option<OnRecord> {
+        let sampler = self.sampler.clone();
+        Some(Arc::new(move |ring, bytes| sampler.on_record(ring, bytes)))
+    }
+
+    /// Stops all subscriptions: captures close with what they have.
+    fn stop(&self) {
+        self.sampler.stop_all();
+    }
+}
+
+impl CpuSample {
+    /// Stacks at 99 Hz, while somebody subscribes.
+    pub const STACKS: Feature = Feature::of::<CpuSample>("stacks");
 
     /// What collectors subscribe to.
     #[must_use]
     pub fn sampler(&self) -> &Sampler {
         &self.sampler
-    }
-
-    /// Takes one record of the ring; called by the reader's thread.
-    pub fn on_record(&self, ring: usize, bytes: &[u8]) {
-        self.sampler.on_record(ring, bytes);
-    }
-
-    /// Stops all subscriptions: the agent is about to end, and captures close with what they have.
-    pub fn stop_all(&self) {
-        self.sampler.stop_all();
     }
 }

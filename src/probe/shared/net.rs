@@ -2,7 +2,7 @@
 //! `net`: dropped packets and retransmitted segments, counted by reason and owner; and whose a socket
 //! or a network namespace is.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,14 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::Feature;
+use super::{Feature, Loading, SharedProbe};
 use crate::probe::map::Plain;
 use crate::probe::skeletons::net::{self, DropKey, RetransmitKey, Tally};
-use crate::probe::{CgroupId, CgroupRef, LoadError, Loader, Object, Table, ThreadRef};
+use crate::probe::{CgroupId, CgroupRef, LoadError, Object, Optional, Skeleton, Table, ThreadRef};
 use crate::signal::{Thread, Total};
 
-/// Slots that kernels may lack.
-pub const OPTIONAL: &[&str] = &["trapped"];
+/// Hooks for drops that kernels may lack.
+const TRAPPED: &[Optional] =
+    &[Optional { slot: "trapped", lost: "drops by hardware that reports them (devlink traps)" }];
 /// A group that was not hit for so long leaves the kernel's hash.
 const IDLE_NS: u64 = 300_000_000_000;
 /// Reasons that can be told apart; those of subsystems have higher numbers.
@@ -162,34 +163,39 @@ impl<K: Hash + Eq + Copy> Generations<K> {
     }
 }
 
-impl Net {
-    /// Loads the probe with the features of it that are asked for.
-    ///
-    /// # Errors
-    /// The program, the hook and the kernel's reason.
-    pub fn load(loader: &mut Loader, features: &BTreeSet<Feature>) -> Result<Self, LoadError> {
-        let (drops, retransmits) = (features.contains(&Feature::NetDrops), features.contains(&Feature::NetRetransmits));
-        let mut options = net::SKELETON.options().optional(OPTIONAL);
-        options = options.switch(net::switch::REPORT_DROPS, u32::from(drops));
+impl SharedProbe for Net {
+    const SKELETON: &'static Skeleton = &net::SKELETON;
+
+    fn load(loading: &mut Loading<'_>) -> Result<Self, LoadError> {
+        let (drops, retransmits) = (loading.wants(Net::DROPS), loading.wants(Net::RETRANSMITS));
+        let mut options = net::SKELETON.options().switch(net::switch::REPORT_DROPS, u32::from(drops));
         if !drops && !retransmits {
             options = options.without(&["dropped"]);
         }
         if !drops {
-            options = options.without(OPTIONAL);
+            options = options.without(&["trapped"]);
         }
         if !retransmits {
             options = options.without(&["segment", "synack"]);
         }
-        let object = loader.load(options)?;
+        let object = loading.load(options)?;
         let tables = Tables::of(&object)
             .map_err(|e| LoadError::Object { object: net::SKELETON.name, reason: format!("{e:#}") })?;
         Ok(Net(Arc::new(Inner { object, tables: Mutex::new(tables) })))
     }
 
-    #[must_use]
-    pub fn object(&self) -> &Object {
+    fn object(&self) -> &Object {
         &self.0.object
     }
+}
+
+impl Net {
+    /// Dropped packets, counted and reported.
+    pub const DROPS: Feature = Feature::of::<Net>("drops").without(TRAPPED);
+    /// Retransmitted segments, and whether their loss was seen here.
+    pub const RETRANSMITS: Feature = Feature::of::<Net>("retransmits");
+    /// Who owns a socket or a network namespace, when asked.
+    pub const OWNERS: Feature = Feature::of::<Net>("owners");
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,13 +8,12 @@
 
 mod totals;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Feature;
+use super::{Feature, Loading, SharedProbe};
 use crate::probe::skeletons::sched::{self, SchedCpu, SchedGroup};
-use crate::probe::{CgroupId, LoadError, Loader, Object, Table};
+use crate::probe::{CgroupId, LoadError, Object, Skeleton, Table};
 use crate::signal::{Growing, Total};
 use totals::{Cpu, Figures, Group, Totals};
 
@@ -88,24 +87,38 @@ struct Readings {
     totals: Totals,
 }
 
-impl Sched {
-    /// Loads the probe with the features of it that are asked for.
-    ///
-    /// # Errors
-    /// The program, the hook and the kernel's reason.
-    pub fn load(loader: &mut Loader, features: &BTreeSet<Feature>) -> Result<Self, LoadError> {
-        let hierarchy = hierarchy_of("cpu", &loader.proc().join("cgroups"));
-        let on = |f| u32::from(features.contains(&f));
+impl SharedProbe for Sched {
+    const SKELETON: &'static Skeleton = &sched::SKELETON;
+
+    fn load(loading: &mut Loading<'_>) -> Result<Self, LoadError> {
+        let hierarchy = hierarchy_of("cpu", &loading.proc().join("cgroups"));
+        let on = |f| u32::from(loading.wants(f));
         let options = sched::SKELETON
             .options()
-            .switch(sched::switch::CPU_TIME, on(Feature::SchedCpuTime))
-            .switch(sched::switch::RUN_QUEUE, on(Feature::SchedRunQueue))
+            .switch(sched::switch::CPU_TIME, on(Sched::CPU_TIME))
+            .switch(sched::switch::RUN_QUEUE, on(Sched::RUN_QUEUE))
             .switch(sched::switch::UNIFIED, u32::from(hierarchy == 0));
-        let object = loader.load(options)?;
+        let object = loading.load(options)?;
         let readings = Readings::of(&object)
             .map_err(|e| LoadError::Object { object: sched::SKELETON.name, reason: format!("{e:#}") })?;
         Ok(Sched { object, hierarchy, readings: Arc::new(Mutex::new(readings)) })
     }
+
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// How often a cgroup's figures were lost because the hash was full, as of the last reading.
+    fn lost(&self) -> u64 {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner).totals.lost
+    }
+}
+
+impl Sched {
+    /// CPU time of every cgroup.
+    pub const CPU_TIME: Feature = Feature::of::<Sched>("cpu_time");
+    /// Run-queue wait of the node and of every cgroup.
+    pub const RUN_QUEUE: Feature = Feature::of::<Sched>("run_queue");
 
     /// CPU time of each cgroup in nanoseconds since the probe was loaded, without its children's,
     /// the runs under way included. The root's entry holds kernel threads too; idle time is nobody's.
@@ -126,18 +139,6 @@ impl Sched {
         let readings = self.read()?;
         let total = |(id, g): (&u64, &Group)| Total::new(self.cgroup(*id), g.generation, g.figures.waits.clone());
         Ok(RunQueue { node: readings.totals.node.clone(), cgroups: readings.totals.groups.iter().map(total).collect() })
-    }
-
-    /// The probe's object, for its hooks and cost.
-    #[must_use]
-    pub fn object(&self) -> &Object {
-        &self.object
-    }
-
-    /// How often a cgroup's figures were lost because the hash was full, as of the last reading.
-    #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.readings.lock().unwrap_or_else(PoisonError::into_inner).totals.lost
     }
 
     fn cgroup(&self, id: u64) -> CgroupId {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `tasks`: a walk over all tasks, when somebody asks; between two walks nothing runs.
 
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use zerocopy::FromBytes as _;
 
-use super::Feature;
+use super::{Feature, Loading, SharedProbe};
 use crate::probe::skeletons::tasks::{BlockedTask, SKELETON, setting, switch};
-use crate::probe::{CgroupId, LoadError, Loader, Object, frames};
+use crate::probe::{CgroupId, LoadError, Object, Skeleton, frames};
 use crate::signal::Thread;
 
 /// Blocked tasks that one walk tells of; the kernel goes on counting what is over.
@@ -66,22 +65,26 @@ pub struct Tasks {
     walking: Arc<Mutex<()>>,
 }
 
-impl Tasks {
-    /// # Errors
-    /// Why it does not load.
-    pub fn load(loader: &mut Loader, features: &BTreeSet<Feature>) -> Result<Self, LoadError> {
-        let blocked = u32::from(features.contains(&Feature::BlockedTasks));
-        let object = loader.load(SKELETON.options().switch(switch::BLOCKED, blocked))?;
+impl SharedProbe for Tasks {
+    const SKELETON: &'static Skeleton = &SKELETON;
+
+    fn load(loading: &mut Loading<'_>) -> Result<Self, LoadError> {
+        let blocked = u32::from(loading.wants(Tasks::BLOCKED));
+        let object = loading.load(SKELETON.options().switch(switch::BLOCKED, blocked))?;
         Ok(Tasks { object, walking: Arc::default() })
     }
 
-    #[must_use]
-    pub fn object(&self) -> &Object {
+    fn object(&self) -> &Object {
         &self.object
     }
+}
+
+impl Tasks {
+    /// Tasks in uninterruptible sleep, when asked for.
+    pub const BLOCKED: Feature = Feature::of::<Tasks>("blocked");
 
     /// Tasks in uninterruptible sleep for at least `limit`, and those of which it is not known for
-    /// how long. Needs [`Feature::BlockedTasks`].
+    /// how long. Needs [`Tasks::BLOCKED`].
     ///
     /// # Errors
     /// The kernel's reason.

@@ -138,7 +138,7 @@ impl Collector for LinkWatch {
             Optional { slot: "first_up", lost: "which process set a device up for the first time" },
         ],
         // CAP_NET_ADMIN: lists of other namespaces; CAP_SYS_PTRACE: their owners.
-        capabilities: &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_PTRACE"],
+        capabilities: &["CAP_NET_ADMIN", "CAP_SYS_PTRACE"],
         events: &[&LINK_CHANGE],
         ..Info::DEFAULT
     };
@@ -146,7 +146,7 @@ impl Collector for LinkWatch {
 
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let owners = Owners::new(cx.host, cx.workloads)?;
-        cx.load(SKELETON.options().optional(&["admin", "first_up"]))?;
+        cx.load(SKELETON.options())?;
         cx.listen(Links::HOOK, Links::open(cx.host)?);
         Ok(LinkWatch {
             clock: cx.clock.clone(),

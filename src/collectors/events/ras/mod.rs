@@ -97,7 +97,6 @@ const OPTIONAL: &[Optional] = &[
     Optional { slot: "page", lost: "pages that bad memory took" },
     Optional { slot: "victim", lost: "who had such a page" },
 ];
-const SLOTS: [&str; 8] = ["mce", "edac", "aer", "ghes", "extlog", "arm", "page", "victim"];
 
 /// The collector.
 pub struct Ras {
@@ -113,16 +112,15 @@ impl Collector for Ras {
         doc: head_doc(include_str!("mod.rs")),
         object: Some(&SKELETON),
         optional: OPTIONAL,
-        capabilities: &["CAP_BPF", "CAP_PERFMON"],
         events: &[&HW_ERROR],
         ..Info::DEFAULT
     };
     type Config = NoSettings;
 
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let object = cx.load(SKELETON.options().optional(&SLOTS))?;
+        let object = cx.load(SKELETON.options())?;
         // Every kernel has signals.
-        if SLOTS.iter().all(|s| *s == "victim" || object.attached(s).is_none()) {
+        if OPTIONAL.iter().all(|o| o.slot == "victim" || object.attached(o.slot).is_none()) {
             return Err(Unavailable::because(
                 "this kernel has none of the tracepoints of hardware errors: CONFIG_RAS, CONFIG_X86_MCE",
             ));
@@ -462,7 +460,7 @@ mod tests {
     #[test]
     fn without_tracepoints_it_is_unavailable() {
         let rig = Rig::new().unwrap();
-        SLOTS.iter().for_each(|s| rig.kernel().refuse(&SKELETON, s, "no such tracepoint"));
+        OPTIONAL.iter().for_each(|o| rig.kernel().refuse(&SKELETON, o.slot, "no such tracepoint"));
         let e = rig.run(&crate::collectors::events::<Ras>(), "").err().unwrap();
         assert!(e.to_string().contains("CONFIG_RAS"), "{e}");
     }

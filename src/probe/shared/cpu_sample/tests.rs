@@ -11,6 +11,7 @@ use super::sampler::MAX_SUBSCRIPTIONS;
 use super::stacks::MAX_STACKS;
 use super::testing::{Fake, record};
 use super::{HistorySettings, SAMPLE_PERIOD_NS, Sampler, Scope, Subscription, Taken};
+use crate::probe::shared::{Shared, SharedProbe as _};
 use crate::probe::skeletons::cpu_sample::{Record, Records, SKELETON};
 use crate::probe::{CgroupId, Loader, Reader, RecordSet as _, Stop};
 
@@ -221,7 +222,8 @@ fn real_samples_are_shared() {
     if !crate::probe::tests::can_load() {
         return;
     }
-    let probe = super::CpuSample::load(&mut Loader::new()).unwrap();
+    let shared = Shared::load(&mut Loader::new(), &[super::CpuSample::STACKS]);
+    let probe: super::CpuSample = shared.get().unwrap();
     let (sampler, me) = (probe.sampler(), std::process::id());
     let stop = Stop::new().unwrap();
     let reader = Reader::new(std::slice::from_ref(probe.object())).unwrap();
@@ -232,7 +234,7 @@ fn real_samples_are_shared() {
         {
             *cgroup.lock().unwrap() = r.cgroup;
         }
-        probe.on_record(ring, bytes);
+        sampler.on_record(ring, bytes);
     };
     std::thread::scope(|s| {
         let stopping = Stopping(stop.clone());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Adding up readings; and, as root, the probe against the kernel's own figures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use super::totals::{CROWDED, IDLE_CROWDED_NS, IDLE_NS};
 use super::*;
 use crate::host::{Cgroups, Host};
+use crate::probe::Loader;
+use crate::probe::shared::Shared;
 
 const S: u64 = 1_000_000_000;
 
@@ -184,8 +186,8 @@ fn load() -> Option<(Sched, MutexGuard<'static, ()>)> {
         eprintln!("skipped: loading BPF programs needs root");
         return None;
     }
-    let features = BTreeSet::from([Feature::SchedCpuTime, Feature::SchedRunQueue]);
-    Some((Sched::load(&mut Loader::new(), &features).unwrap(), alone))
+    let shared = Shared::load(&mut Loader::new(), &[Sched::CPU_TIME, Sched::RUN_QUEUE]);
+    Some((shared.get().unwrap(), alone))
 }
 
 /// What the probe says, between two looks at what the kernel says: who reads may lose the CPU in between.
