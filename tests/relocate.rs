@@ -39,9 +39,10 @@ fn kernel(name: &str) -> Btf {
 
 /// Slots that the collectors of an object can do without.
 fn optional(skeleton: &Skeleton) -> Vec<&'static str> {
-    let users = bianque::collectors::BUILT_IN.iter().map(|r| r.info);
-    let users = users.filter(|i| i.object.is_some_and(|o| std::ptr::eq(o, skeleton)));
-    users.flat_map(|i| i.optional.iter().map(|o| o.slot)).collect()
+    let users = || bianque::collectors::BUILT_IN.iter().map(|r| r.info);
+    let own = users().filter(|i| i.object.is_some_and(|o| std::ptr::eq(o, skeleton))).flat_map(|i| i.optional);
+    let features = users().flat_map(|i| i.needs).filter(|f| std::ptr::eq(f.skeleton(), skeleton));
+    own.chain(features.flat_map(|f| f.optional())).map(|o| o.slot).collect()
 }
 
 /// Every slot of every object relocates on every kernel, but for those declared optional.

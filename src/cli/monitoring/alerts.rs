@@ -126,7 +126,7 @@ fn about_the_agent() -> Vec<Alert> {
     let folded = grown(&sample(names::SERIES_OVERFLOWED), "", &by(&[names::key::METRIC]));
     vec![
         told(GONE, format!("max by ({INSTANCE}) ({series} offset 10m) unless max by ({INSTANCE}) ({series})")),
-        told(COLLECTOR_FAILED, format!("{collector}{{{state}=\"failed\"}} == 1")),
+        told(COLLECTOR_FAILED, format!("{collector}{{{state}=~\"failed|stuck\"}} == 1")),
         told(STORE_DEGRADED, format!("{store}{{{state}=\"degraded\"}} == 1")),
         told(DROPPED, dropped),
         told(LOST, lost),
@@ -171,8 +171,9 @@ const COLLECTOR_FAILED: Own = Own {
     name: "BianqueCollectorFailed",
     lasts: "5m",
     severity: "warning",
-    summary: "A collector has failed and is not started again",
-    next: "`bianque list` on the node gives the reason, `bianque doctor` what the kernel at hand refuses.",
+    summary: "A collector panics again and again, or one of its calls does not return",
+    next: "`bianque list` on the node gives the reason. Stuck: a file system, a device or the kernel does not answer that collector; \
+           the others go on. Failed: please report the message.",
 };
 const STORE_DEGRADED: Own = Own {
     name: "BianqueStoreDegraded",
