@@ -140,6 +140,8 @@ fn who_is_denied_is_not_sampled() {
     let settings = "[collectors.cpuidle]\njump_limit = 0.1\nwindow = \"2s\"\ncapture = \"1s\"\n";
     let agent = Agent::start(&format!("{settings}{nobody}"));
     let samples = || agent.metric("bianque_probe_runs_total", &[("probe", "cpu_sample")]).unwrap_or(0.0);
+    // What is usual for a group that was there before the agent is learnt first.
+    std::thread::sleep(patience(7));
     let spinning = Process::start(&spin);
     wait_for("onset that was filtered", patience(20), || (suppressed_of(&agent, "cpuidle") >= 1.0).then_some(()));
     assert_eq!(samples(), 0.0, "somebody was sampled");

@@ -13,7 +13,7 @@
 //! sampling starts, in memory only. If that holds for `window`, the incident is opened with that first
 //! second as its onset and the samples in it; else the samples are dropped and counted. A slow ramp
 //! ends at the same limit, so it counts too. What is usual for a workload that ran before the agent is
-//! learned during its first minute, in which only `usage_limit` counts. Whom the collector's filter denies is not sampled.
+//! learned during its first five seconds, in which only `usage_limit` counts. Whom the collector's filter denies is not sampled.
 //!
 //! ## Signals
 //! `linux.autotracing.cpuidle` with the figures, an incident, a CPU profile.

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::seconds_between;
 
+/// Of what was there before anybody looked, a mean over so long is good enough to be compared with.
+const KNOWN_AFTER_SECONDS: f64 = 5.0;
+
 /// Learnt from readings that are not too much; follows them slowly.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Usual {
@@ -40,7 +43,7 @@ impl Usual {
         if self.seen_seconds > 0.0 {
             self.mean += (value - self.mean) * (elapsed / self.seen_seconds);
         }
-        self.known |= self.seen_seconds >= over;
+        self.known |= self.seen_seconds >= over.min(KNOWN_AFTER_SECONDS);
     }
 
     /// The time until the next reading is not to be learnt from.
