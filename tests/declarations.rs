@@ -33,13 +33,15 @@ fn events() -> impl Iterator<Item = &'static EventDef> {
     BUILT_IN.iter().flat_map(|r| r.info.events.iter().copied())
 }
 
-/// Lower case, in parts that begin with a letter.
+/// Lower case, in parts. It begins with a letter, as do its parts, but for a time that a figure is over: `.15m`.
 fn is_dotted(name: &str) -> bool {
     let part = |p: &str| {
         p.starts_with(|c: char| c.is_ascii_lowercase())
             && p.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     };
-    name.contains('.') && name.split('.').all(part)
+    let over = |p: &str| p.strip_suffix(['s', 'm', 'h']).is_some_and(|n| n.parse::<u8>().is_ok());
+    let mut parts = name.split('.');
+    name.contains('.') && parts.next().is_some_and(part) && parts.all(|p| part(p) || over(p))
 }
 
 /// A part of a sentence: begins as one, does not end as one, fits a line.

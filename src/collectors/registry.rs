@@ -15,6 +15,7 @@ use crate::signal::{Capture, Change, Metrics, Trigger};
 pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::cpu::Cpu>(),
     metrics::<super::metrics::runqlat::RunqLat>(),
+    metrics::<super::metrics::load::Load>(),
     events::<super::events::oom::Oom>(),
     events::<super::events::softirq::Softirq>(),
     events::<super::events::softlockup::SoftLockup>(),

@@ -39,6 +39,7 @@ mod ipv6;
 mod kubernetes;
 mod lacp;
 mod linkwatch;
+mod load;
 mod memreclaim;
 mod netrecvlat;
 mod oom;

@@ -2,4 +2,5 @@
 //! Collectors of kind metrics, one file each.
 
 pub mod cpu;
+pub mod load;
 pub mod runqlat;

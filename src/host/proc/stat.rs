@@ -69,6 +69,8 @@ pub struct Stat {
     /// Each online CPU with its number.
     pub cpus: Vec<(u32, CpuTimes)>,
     pub context_switches: u64,
+    /// Of all kinds, on all CPUs.
+    pub interrupts: u64,
     pub forks: u64,
     /// Boot time, in seconds since the epoch.
     pub boot_time_s: u64,
@@ -85,6 +87,7 @@ impl Stat {
             let number = || rest.split_whitespace().next().and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
             match name {
                 "cpu" => (s.all, found) = (CpuTimes::parse(rest), true),
+                "intr" => s.interrupts = number(),
                 "ctxt" => s.context_switches = number(),
                 "btime" => s.boot_time_s = number(),
                 "processes" => s.forks = number(),
@@ -126,6 +129,7 @@ mod tests {
         assert_eq!(s.cpus.iter().map(|c| c.0).collect::<Vec<_>>(), [0, 3]);
         assert_eq!((s.cpus[0].1.system_ns, s.cpus[0].1.idle_ns), (30_000_000, 0));
         assert_eq!((s.context_switches, s.boot_time_s, s.forks, s.running, s.blocked), (99, 17, 5, 2, 1));
+        assert_eq!(s.interrupts, 1);
         assert_eq!(Stat::parse("intr 1\n"), None);
     }
 
