@@ -80,7 +80,7 @@ pub enum Reason {
 /// One key's figure now.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
-    /// One that is no number counts as absent.
+    /// One that is no number counts as calm; nothing is learnt from it.
     pub value: f64,
     /// By the tracer's own measure so small that it cannot be too much, whatever the rules say.
     pub negligible: bool,
@@ -119,7 +119,7 @@ impl<K: Hash + Eq + Copy> Detector<K> {
         self.keys.entry(key).or_insert_with(|| Watch::of_new(now)).step(rules, reading, now)
     }
 
-    /// Ends a round: keys without a reading in it are calm, and after a while forgotten. What is to be done about
+    /// Ends a round: keys without a reading in it did nothing, and are forgotten after a while. What is to be done about
     /// those for which something is.
     pub fn end_round(&mut self, rules: &Rules, now: Now) -> Vec<(K, Step)> {
         let mut steps = Vec::new();
@@ -128,7 +128,7 @@ impl<K: Hash + Eq + Copy> Detector<K> {
                 return true;
             }
             let gone = now.boot_ns.saturating_sub(watch.seen_ns()) > ns(rules.forget);
-            match if gone { watch.end() } else { watch.absent(rules) } {
+            match if gone { watch.end() } else { watch.absent(rules, now) } {
                 Step::Nothing => {}
                 step => steps.push((*key, step)),
             }

@@ -91,6 +91,18 @@ fn what_was_there_is_learnt_first() {
     assert_eq!(steps(&mut quiet, &rules(), 106, &[0.5; 4]), "bhhO");
 }
 
+/// One that was there and does nothing has no readings: that it is idle is learnt all the same, and a jump is seen.
+#[test]
+fn an_idle_one_is_known_to_be_idle() {
+    let mut d = Detector::default();
+    d.was_there(&rules(), KEY, at(100));
+    for s in 101..=106 {
+        assert!(d.end_round(&rules(), at(s)).is_empty());
+    }
+    assert_eq!(d.usual(KEY), Some(0.0));
+    assert_eq!(steps(&mut d, &rules(), 107, &[0.5; 4]), "bhhO");
+}
+
 /// The level counts from the first reading on, known or not; what is learnt is learnt from calm readings alone.
 #[test]
 fn a_level_needs_no_usual() {
@@ -209,9 +221,9 @@ fn the_absent_are_forgotten() {
     let (rules, mut d) = (rules(), Detector::default());
     d.was_there(&rules, KEY, at(100));
     steps(&mut d, &rules, 101, &[0.5; 60]);
-    let usual = d.usual(KEY);
-    assert!(usual.is_some() && d.end_round(&rules, at(190)).is_empty());
-    assert_eq!(d.usual(KEY), usual);
+    assert!((d.usual(KEY).unwrap() - 0.5).abs() < 1e-9 && d.end_round(&rules, at(190)).is_empty());
+    // Half a minute of nothing, over a minute.
+    assert!((d.usual(KEY).unwrap() - 0.25).abs() < 1e-9);
     assert!(d.end_round(&rules, at(191)).is_empty());
     assert_eq!((d.usual(KEY), d.watches(KEY)), (None, false));
     // What is open, or suspect, ends with it.

@@ -95,7 +95,8 @@ impl Watch {
     pub fn step(&mut self, rules: &Rules, reading: Reading, now: Now) -> Step {
         self.seen_ns = now.boot_ns;
         if !reading.value.is_finite() {
-            return self.absent(rules);
+            self.usual.pause();
+            return self.calm_reading(rules);
         }
         let since = |then: u64| now.boot_ns.saturating_sub(then);
         match (self.phase, self.judge(rules, reading, now)) {
@@ -131,9 +132,12 @@ impl Watch {
         }
     }
 
-    /// There was no reading of it: it does nothing.
-    pub fn absent(&mut self, rules: &Rules) -> Step {
-        self.usual.pause();
+    /// There was no reading of it: it did nothing, which is what is usual for one that is idle.
+    pub fn absent(&mut self, rules: &Rules, now: Now) -> Step {
+        match self.phase {
+            Phase::Calm => self.usual.learn(0.0, rules.usual_over, now.boot_ns),
+            Phase::Suspect { .. } | Phase::Open { .. } => self.usual.pause(),
+        }
         self.calm_reading(rules)
     }
 
