@@ -44,8 +44,8 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Whether a timed run may be made: not right after a panic, which would only repeat.
-    pub fn may_run(&mut self) -> bool {
+    /// Whether a timed run may start now: after a panic only when its delay is over.
+    pub fn may_run(&self) -> bool {
         self.retry_at.is_none_or(|at| at <= Instant::now())
     }
 
