@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads the ring buffers of all objects in one thread: woken by records of rare probes, and every
 //! 100 ms for the rings that do not wake.
-#![expect(unsafe_code, reason = "epoll and eventfd through libc")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use aya::maps::{MapData, RingBuf};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
 
 use super::Object;
 
 /// How often rings that do not wake the reader are looked at.
-const POLL_MS: i32 = 100;
+const POLL: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Records of one ring before the next ring has its turn.
 const TURN: usize = 4096;
+
+/// Descriptors that one wait can name.
+const EVENTS: usize = 16;
 
 /// Token of the stop handle among epoll's.
 const STOP: u64 = u64::MAX;
@@ -53,25 +59,15 @@ impl Stop {
     /// # Errors
     /// The kernel gives no eventfd.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; the result is checked.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        Ok(Stop { event: Arc::new(owned(fd)?) })
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Stop { event: Arc::new(event) })
     }
 
     /// Makes every reader that has this handle return, once it has read what is there.
     pub fn stop(&self) {
-        let one = 1_u64.to_ne_bytes();
-        // SAFETY: 8 bytes are what an eventfd takes. It can only fail when it is already set.
-        unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        // It can only fail when it is already set.
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
     }
-}
-
-fn owned(fd: RawFd) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that the kernel just gave us, and that nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 struct Ring {
@@ -96,14 +92,13 @@ impl Reader {
     /// # Errors
     /// The kernel gives no epoll instance.
     pub fn new(objects: &[Object]) -> io::Result<Self> {
-        // SAFETY: no pointers; the result is checked.
-        let epoll = owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let mut rings = Vec::new();
         for (object, o) in objects.iter().enumerate() {
             for (index, def) in o.skeleton().rings.iter().enumerate() {
                 if let Some(buffer) = o.take_ring(index) {
                     if !def.polled {
-                        watch(&epoll, buffer.as_raw_fd(), rings.len() as u64)?;
+                        watch(&epoll, buffer.as_fd(), EventFlags::IN, rings.len() as u64)?;
                     }
                     rings.push(Ring { object, index, polled: def.polled, buffer });
                 }
@@ -119,8 +114,8 @@ impl Reader {
     pub fn with_sources(mut self, sources: Vec<Box<dyn Source>>) -> io::Result<Self> {
         for (i, source) in sources.iter().enumerate() {
             for (which, (fd, ready)) in source.descriptors().into_iter().enumerate() {
-                let events = if ready == Ready::Input { libc::EPOLLIN } else { libc::EPOLLPRI };
-                watch_for(&self.epoll, fd.as_raw_fd(), events, SOURCE | (i as u64) << 8 | which as u64)?;
+                let events = if ready == Ready::Input { EventFlags::IN } else { EventFlags::PRI };
+                watch(&self.epoll, fd, events, SOURCE | (i as u64) << 8 | which as u64)?;
             }
         }
         self.sources = sources.into_iter().map(Some).collect();
@@ -133,28 +128,25 @@ impl Reader {
     /// # Errors
     /// epoll fails, which it does only when the process is out of memory.
     pub fn run(mut self, stop: &Stop, mut on_record: impl FnMut(usize, usize, &[u8])) -> io::Result<()> {
-        watch(&self.epoll, stop.event.as_raw_fd(), STOP)?;
+        watch(&self.epoll, stop.event.as_fd(), EventFlags::IN, STOP)?;
         let any_polled = self.rings.iter().any(|r| r.polled);
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 16];
+        let mut events = Vec::with_capacity(EVENTS);
         let mut more = false;
         loop {
             let timeout = match (more, any_polled) {
-                (true, _) => 0,
-                (false, true) => POLL_MS,
-                (false, false) => -1,
+                (true, _) => Some(&AT_ONCE),
+                (false, true) => Some(&POLL),
+                (false, false) => None,
             };
-            // SAFETY: the array is valid for its length.
-            let n = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 16, timeout) };
-            let Ok(n) = usize::try_from(n) else {
-                let e = io::Error::last_os_error();
-                if e.kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return Err(e);
-            };
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+            }
             // Read before the rings and handed over behind them: what a program says of a thing comes
             // before the kernel's own notice of it.
-            let notices = self.read_sources(events[..n].iter().map(|e| e.u64));
+            let notices = self.read_sources(events.iter().map(token_of));
             // Whatever woke us, all are looked at: that is a load and a compare for an empty ring.
             more = false;
             for ring in &mut self.rings {
@@ -163,7 +155,7 @@ impl Reader {
             for (source, bytes) in notices {
                 on_record(self.objects.len() + source, 0, &bytes);
             }
-            let stopped = events[..n].iter().any(|e| { e.u64 } == STOP);
+            let stopped = events.iter().any(|e| token_of(e) == STOP);
             if stopped && !more {
                 return Ok(());
             }
@@ -201,13 +193,12 @@ impl Ring {
     }
 }
 
-fn watch(epoll: &OwnedFd, fd: RawFd, token: u64) -> io::Result<()> {
-    watch_for(epoll, fd, libc::EPOLLIN, token)
+fn watch(epoll: &OwnedFd, fd: BorrowedFd<'_>, events: EventFlags, token: u64) -> io::Result<()> {
+    Ok(epoll::add(epoll, fd, EventData::new_u64(token), events)?)
 }
 
-fn watch_for(epoll: &OwnedFd, fd: RawFd, events: i32, token: u64) -> io::Result<()> {
-    let mut event = libc::epoll_event { events: events as u32, u64: token };
-    // SAFETY: both descriptors are open, event is valid.
-    let r = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+fn token_of(event: &epoll::Event) -> u64 {
+    // The kernel's record is packed.
+    let data = event.data;
+    data.u64()
 }

@@ -42,7 +42,7 @@ async fn metrics_of_ones_own() {
     assert!(open >= 1.0, "{open} open files");
     let metric =
         backend.record("metrics", "acme.file.handle.count", |m| m.text("name") == "acme.file.handle.count").await;
-    let points = metric.body["gauge"]["dataPoints"].to_string();
+    let points = metric.body["sum"]["dataPoints"].to_string();
     assert!(points.contains("\"open\"") && points.contains("\"limit\""), "{points}");
     let listed = agent.json(&["list"]);
     assert!(listed.iter().any(|c| c["name"] == "file_handles"), "list does not show it: {listed:?}");
