@@ -54,7 +54,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// Whose loss it is when there is no room: what is no collector's (a new name) is missing in the store.
+    /// What it is counted under when there is no room. A new name, which is no collector's, is missing in the store.
     fn stage(&self) -> Stage<'static> {
         match self {
             Input::Event { collector, .. } | Input::Change { collector, .. } | Input::Capture { collector, .. } => {
