@@ -91,7 +91,7 @@ fn a_peak_that_did_not_last_is_no_loss() {
     let seen = Arc::new(Seen::default());
     let (sender, pipeline, _committer) = setup(seen.clone(), Arc::default(), Vec::new());
     let target = crate::signal::Target { collector: "test", workload: Some(workload(1).key), detail: None };
-    sender.send(Input::Change { collector: "test", change: Change::Discarded(target, 99) });
+    sender.send(Input::Change { collector: "test", change: Change::Discarded(target) });
     pipeline.run(&AtomicBool::new(true));
     assert!(seen.dropped.lock().unwrap().values().all(|n| *n == 0));
     assert_eq!(*seen.suppressed.lock().unwrap(), [("collector=test did_not_last".to_owned(), 1)].into());

@@ -39,8 +39,8 @@ pub struct Trigger {
 pub enum Change {
     Onset(Trigger),
     Recovered(Target, Timestamp),
-    /// It did not last: so many samples were taken for nothing.
-    Discarded(Target, u64),
+    /// It did not last: what was sampled is thrown away, on purpose.
+    Discarded(Target),
 }
 
 /// Costly evidence, taken while the trouble lasts.

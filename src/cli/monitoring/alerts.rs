@@ -125,14 +125,14 @@ fn about_the_agent() -> Vec<Alert> {
     let lost = grown(&sample(names::RECORDS_LOST), "", &by(&[names::key::PROBE, names::key::REASON]));
     let folded = grown(&sample(names::SERIES_OVERFLOWED), "", &by(&[names::key::METRIC]));
     vec![
-        told(GONE, format!("max by ({INSTANCE}) ({series} offset 10m) unless max by ({INSTANCE}) ({series})")),
-        told(COLLECTOR_FAILED, format!("{collector}{{{state}=~\"failed|stuck\"}} == 1")),
-        told(STORE_DEGRADED, format!("{store}{{{state}=\"degraded\"}} == 1")),
-        told(DROPPED, dropped),
-        told(LOST, lost),
-        told(BEHIND, format!("{lag} > 300")),
-        told(NAMES, format!("{source}{{{state}=~\"old|down\"}} == 1")),
-        told(SERIES, folded),
+        own_alert(GONE, format!("max by ({INSTANCE}) ({series} offset 10m) unless max by ({INSTANCE}) ({series})")),
+        own_alert(COLLECTOR_FAILED, format!("{collector}{{{state}=~\"failed|stuck\"}} == 1")),
+        own_alert(STORE_DEGRADED, format!("{store}{{{state}=\"degraded\"}} == 1")),
+        own_alert(DROPPED, dropped),
+        own_alert(LOST, lost),
+        own_alert(BEHIND, format!("{lag} > 300")),
+        own_alert(NAMES, format!("{source}{{{state}=~\"old|down\"}} == 1")),
+        own_alert(SERIES, folded),
     ]
 }
 
@@ -142,10 +142,10 @@ fn cost(registrations: &[Registration]) -> Option<Alert> {
     let cpus = Name::of(all.find(|m| ***m == CPU_COUNT)?).sample;
     let time = own(names::PROBE_TIME).sample;
     let used = format!("sum by ({INSTANCE}) (rate({time}[10m]))");
-    Some(told(COST, format!("{used} / on ({INSTANCE}) max by ({INSTANCE}) ({cpus}) > 0.005")))
+    Some(own_alert(COST, format!("{used} / on ({INSTANCE}) max by ({INSTANCE}) ({cpus}) > 0.005")))
 }
 
-fn told(own: Own, expr: String) -> Alert {
+fn own_alert(own: Own, expr: String) -> Alert {
     Alert {
         name: own.name.to_owned(),
         expr,

@@ -245,7 +245,10 @@ impl CpuIdle {
                 }
                 return Some(Change::Onset(trigger));
             }
-            (Step::Drop, _) => return Some(Change::Discarded(target(key), self.samples.discard(&key))),
+            (Step::Drop, _) => {
+                self.samples.discard(&key);
+                return Some(Change::Discarded(target(key)));
+            }
             (Step::Recover, _) => {
                 self.samples.stop(&key);
                 return Some(Change::Recovered(target(key), now.wall));

@@ -148,8 +148,8 @@ impl Collector for TcpRetransmit {
         let reasons = Reasons::of_kernel(cx.host)
             .map_err(|e| Unavailable::because(format!("the kernel's reasons cannot be read from its BTF: {e}")))?;
         // Without dropwatch nobody else says which drops are none.
-        let told = net.is_classified().and_then(|told| if told { Ok(()) } else { reasons.configure(&net, &[]) });
-        told.map_err(|e| Unavailable::because(format!("{e:#}")))?;
+        let classified = net.is_classified().and_then(|done| if done { Ok(()) } else { reasons.configure(&net, &[]) });
+        classified.map_err(|e| Unavailable::because(format!("{e:#}")))?;
         cx.take_records(&net, "tcp_retransmit")?;
         Ok(TcpRetransmit {
             net,
