@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::config::{self, LogLevel, Sources};
+use crate::config::{LogLevel, Sources, environment};
 use crate::exporters::elasticsearch;
 use crate::signal::{Query, Timestamp, query};
 
@@ -17,7 +17,7 @@ Exit codes:
   1  it failed
   2  wrong usage, or a setting that cannot be
 
-Settings come from /etc/bianque/config.toml (or --config), then OTEL_ and BIANQUE_ variables, then flags;
+Settings come from /etc/bianque/config.toml (or --config, or BIANQUE_CONFIG), then OTEL_ and BIANQUE_ variables, then flags;
 `bianque config print` shows what is in force and where it came from.";
 
 /// Finds kernel-level trouble on this node and captures the evidence while it lasts.
@@ -52,7 +52,7 @@ impl Common {
     /// The sources of settings that these flags and the environment name.
     #[must_use]
     pub fn sources(&self, env: &std::collections::BTreeMap<String, String>) -> Sources {
-        let file = self.config.clone().map_or(config::File::Default, config::File::Named);
+        let file = environment::file(self.config.clone(), env);
         let mut sources = Sources { file, env: env.clone(), flags: Vec::new() };
         for (key, value) in &self.set {
             sources.flag(&format!("--set {key}"), key, value);

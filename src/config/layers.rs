@@ -8,7 +8,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::error::{ConfigError, Origin, Problem, line_of};
-use super::{DEFAULT_FILE, ENV_PREFIX};
+use super::{DEFAULT_FILE, environment};
 
 /// Which file to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -199,11 +199,10 @@ pub(super) fn otel_variable(path: &[String]) -> String {
 
 /// One layer for each variable with our prefix.
 pub(super) fn env(env: &BTreeMap<String, String>) -> Vec<Layer> {
-    env.iter()
-        .filter_map(|(name, value)| {
-            let key = name.strip_prefix(ENV_PREFIX)?;
+    environment::settings(env)
+        .map(|(name, key, value)| {
             let path: Vec<String> = key.split("__").map(str::to_ascii_lowercase).collect();
-            Some(Layer::single(Origin::Variable(name.clone()), &path, value))
+            Layer::single(Origin::Variable(name.to_owned()), &path, value)
         })
         .collect()
 }

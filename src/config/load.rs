@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use super::error::{ConfigError, Origin, Problem, explain, key_line, unknown_key};
 use super::layers::{self, Layer, Sources};
-use super::{Config, interval_ok, render, schema};
+use super::{Config, environment, interval_ok, render, schema};
 use crate::collectors::registry::SettingsError;
 use crate::collectors::{Kind, Registration};
 use crate::exporters::otlp;
@@ -43,7 +43,8 @@ impl Loaded {
 pub fn load(sources: &Sources, registrations: &[Registration]) -> Result<Loaded, ConfigError> {
     let schema = schema::schema(registrations);
     let mut layers = vec![Layer::new(Origin::Default, defaults(registrations))];
-    let otel = otlp::env::layer(&sources.env);
+    let mut otel = otlp::env::layer(&environment::without_links(&sources.env));
+    otel.warnings.extend(environment::link_warnings(&sources.env));
     let (otel_interval, otel_exporter) = layers::otel(&otel.settings);
     // Below the file, as `metrics.interval` is more to the point.
     layers.push(otel_interval);

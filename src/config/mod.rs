@@ -5,6 +5,7 @@
 //! checked through its [`Registration`](crate::collectors::Registration). Everything that is said
 //! about settings elsewhere (schema, commented default file, reference) is made from these types.
 
+pub mod environment;
 pub mod error;
 pub mod layers;
 pub mod load;
