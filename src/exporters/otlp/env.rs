@@ -62,6 +62,8 @@ pub fn layer(env: &Env) -> Layer {
     if let Some(interval) = milliseconds(env, "OTEL_METRIC_EXPORT_INTERVAL", &mut warnings) {
         all.insert("metrics".into(), json!({ "interval": interval }));
     }
+    warnings.extend(env.keys().filter(|name| is_unused(name)).map(|name| format!("{name} is not used here; ignored")));
+    preferences(env, &mut warnings);
     Layer { settings: all.into(), warnings }
 }
 
@@ -69,6 +71,49 @@ pub fn layer(env: &Env) -> Layer {
 #[must_use]
 pub fn is_disabled(env: &Env) -> bool {
     get(env, "OTEL_SDK_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"))
+}
+
+/// Whether a variable is one of OpenTelemetry's that nothing reads.
+fn is_unused(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("OTEL_") else { return false };
+    let signals = Signal::ALL.map(|s| s.name().to_ascii_uppercase());
+    let exporter = rest.strip_prefix("EXPORTER_OTLP_").map(|r| {
+        let own = signals.iter().find_map(|s| r.strip_prefix(s.as_str())?.strip_prefix('_'));
+        own.unwrap_or(r)
+    });
+    match exporter {
+        Some("TEMPORALITY_PREFERENCE" | "DEFAULT_HISTOGRAM_AGGREGATION") => !rest.contains("_METRICS_"),
+        Some(suffix) => !SUFFIXES.contains(&suffix),
+        None if rest.ends_with("_EXPORTER") => !signals.iter().any(|s| rest.strip_suffix("_EXPORTER") == Some(s)),
+        None => !["SDK_DISABLED", "METRIC_EXPORT_INTERVAL", "RESOURCE_ATTRIBUTES", "SERVICE_NAME"].contains(&rest),
+    }
+}
+
+/// What follows `OTEL_EXPORTER_OTLP_`, for all signals and for one.
+const SUFFIXES: [&str; 9] = [
+    "ENDPOINT",
+    "PROTOCOL",
+    "HEADERS",
+    "TIMEOUT",
+    "COMPRESSION",
+    "INSECURE",
+    "CERTIFICATE",
+    "CLIENT_CERTIFICATE",
+    "CLIENT_KEY",
+];
+
+/// Forms of metrics that may be asked for: there is one of each.
+fn preferences(env: &Env, warnings: &mut Vec<String>) {
+    let known = [
+        ("TEMPORALITY_PREFERENCE", "cumulative", "the Collector's `cumulativetodelta` processor makes deltas"),
+        ("DEFAULT_HISTOGRAM_AGGREGATION", "explicit_bucket_histogram", "histograms have explicit buckets"),
+    ];
+    for (suffix, only, hint) in known {
+        let name = format!("OTEL_EXPORTER_OTLP_METRICS_{suffix}");
+        if let Some(v) = get(env, &name).filter(|v| !v.eq_ignore_ascii_case(only)) {
+            warnings.push(format!("{name}={v}: only \"{only}\" is known here; ignored ({hint})"));
+        }
+    }
 }
 
 fn exporter_settings(env: &Env, prefix: &str, is_signal: bool, warnings: &mut Vec<String>) -> Map<String, Value> {
@@ -259,6 +304,37 @@ mod tests {
         assert_eq!(layer.settings, json!({}));
         assert_eq!(layer.warnings.len(), 6, "{:?}", layer.warnings);
         assert!(!layer.warnings.join(" ").contains("geheim"));
+    }
+
+    /// No standard variable is ignored silently; those of others are none of ours.
+    #[test]
+    fn unused_variables_are_reported() {
+        for name in [
+            "OTEL_TRACES_SAMPLER",
+            "OTEL_PROPAGATORS",
+            "OTEL_BSP_SCHEDULE_DELAY",
+            "OTEL_METRIC_EXPORT_TIMEOUT",
+            "OTEL_CONFIG_FILE",
+            "OTEL_EXPORTER_OTLP_LOGS_RETRY",
+            "OTEL_EXPORTER_OTLP_SPAN_INSECURE",
+            "OTEL_EXPORTER_OTLP_TRACES_TEMPORALITY_PREFERENCE",
+            "OTEL_EXPORTER_PROMETHEUS_PORT",
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+        ] {
+            let layer = layer(&env(&[(name, "delta")]));
+            assert_eq!(layer.settings, json!({}));
+            assert!(layer.warnings.len() == 1 && layer.warnings[0].starts_with(name), "{name}: {:?}", layer.warnings);
+        }
+        for (name, value) in [
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Cumulative"),
+            ("OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT", "http://c:4318"),
+            ("OTEL_PROFILES_EXPORTER", "otlp"),
+            ("OTEL_SERVICE_NAME", "x"),
+            ("HOTEL_NAME", "x"),
+        ] {
+            assert_eq!(layer(&env(&[(name, value)])).warnings, Vec::<String>::new(), "{name}");
+        }
     }
 
     /// The interval is in milliseconds and lands on the agent's own setting.
