@@ -8,6 +8,7 @@ pub mod http;
 pub mod node;
 pub mod otlp;
 pub mod prometheus;
+pub mod proxy;
 pub mod retry;
 pub mod settings;
 pub mod store;

@@ -4,10 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::exporters::http::Compression;
+use crate::exporters::proxy::Route;
 use crate::exporters::settings::{self, Headers, Invalid, without_credentials};
 use crate::signal::HumanDuration;
 
@@ -187,6 +189,22 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The address, taken apart.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn uri(&self) -> anyhow::Result<hyper::Uri> {
+        self.url.parse().with_context(|| format!("exporters.otlp: {} is no address", self.url))
+    }
+
+    /// The way there, directly or through a proxy.
+    ///
+    /// # Errors
+    /// The environment names a proxy of a kind that is not supported.
+    pub fn route(&self) -> anyhow::Result<Route> {
+        Route::to(&self.uri()?, self.protocol == Protocol::Grpc).context("exporters.otlp")
+    }
+
     /// The headers as they are now, with those of the file.
     ///
     /// # Errors
@@ -239,6 +257,10 @@ impl Settings {
         if protocol == Protocol::Http && !url.had_scheme {
             return Err(invalid("endpoint", &text, "http/protobuf needs an address with http:// or https://"));
         }
+        if protocol == Protocol::Grpc && !(url.path.is_empty() && url.query.is_empty()) {
+            let expected = "no path or query: gRPC has none; or `protocol = \"http/protobuf\"`";
+            return Err(invalid("endpoint", &without_credentials(&text), expected));
+        }
         let path = match (protocol, is_own) {
             (Protocol::Grpc, _) => String::new(),
             (Protocol::Http, true) if url.path.is_empty() => "/".to_owned(),
@@ -274,7 +296,7 @@ impl Settings {
         Ok(Some(Endpoint {
             signal,
             protocol,
-            url: format!("{}://{}{path}", url.scheme, url.authority),
+            url: format!("{}://{}{path}{}", url.scheme, url.authority, url.query),
             headers: own.headers.clone().unwrap_or_else(|| self.headers.clone()),
             headers_file: own.headers_file.clone().or_else(|| file.cloned()),
             timeout,
@@ -306,6 +328,8 @@ struct Url {
     authority: String,
     port: Option<u16>,
     path: String,
+    /// With its question mark, where there is one.
+    query: String,
 }
 
 impl Url {
@@ -324,13 +348,15 @@ impl Url {
         if authority.host().is_empty() || authority.as_str().contains('@') {
             return None;
         }
-        let path = uri.path_and_query().map(|p| p.as_str()).filter(|p| *p != "/").unwrap_or_default().to_owned();
+        let path = Some(uri.path()).filter(|p| *p != "/").unwrap_or_default().to_owned();
+        let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
         Some(Url {
             scheme: scheme.unwrap_or(if insecure { "http" } else { "https" }),
             had_scheme: scheme.is_some(),
             authority: authority.to_string(),
             port: authority.port_u16(),
             path,
+            query,
         })
     }
 }
@@ -356,6 +382,10 @@ mod tests {
             ("https://c/otlp/", "https://c/otlp/v1/traces"),
             ("https://c/otlp", "https://c/otlp/v1/traces"),
             ("http://c:4317", "http://c:4317"),
+            ("http://c:4317/", "http://c:4317"),
+            ("https://c/otlp?key=a%2Fb&v=2", "https://c/otlp/v1/traces?key=a%2Fb&v=2"),
+            ("https://c?key", "https://c/v1/traces?key"),
+            ("https://c/otlp/?/x/", "https://c/otlp/v1/traces?/x/"),
         ] {
             assert_eq!(url(&format!("endpoint = {endpoint:?}"), Signal::Traces), expected);
         }
@@ -368,6 +398,17 @@ mod tests {
         assert_eq!(url(text, Signal::Logs), "http://d:9/in");
         assert_eq!(url(text, Signal::Metrics), "http://e:9/");
         assert_eq!(url(text, Signal::Traces), "http://c:4318/v1/traces");
+        assert_eq!(url("logs.endpoint = 'http://d:9/in?a=b'", Signal::Logs), "http://d:9/in?a=b");
+        assert_eq!(url("logs.endpoint = 'http://d:9?a=b'", Signal::Logs), "http://d:9/?a=b");
+    }
+
+    /// gRPC has no path: one that is named would be ignored.
+    #[test]
+    fn grpc_takes_no_path() {
+        for bad in ["http://c:4317/otlp", "http://c:4317?a=b", "http://c:4317/?a=b"] {
+            let e = settings(&format!("endpoint = {bad:?}")).validate().unwrap_err().to_string();
+            assert!(e.contains("gRPC"), "{e}");
+        }
     }
 
     /// OTLP is off until an endpoint is named, and for a signal that has none.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hyper::body::Bytes;
 use hyper::http::uri::PathAndQuery;
+use hyper_util::client::legacy::connect::HttpConnector;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
@@ -16,6 +17,7 @@ use tonic_types::StatusExt as _;
 use super::config::{Endpoint, Signal};
 use super::outcome::{Outcome, read_response};
 use crate::exporters::http::{Compression, chain, excerpt};
+use crate::exporters::proxy::{Connector, Route};
 
 /// Time to make a connection, of the time that a request may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +34,7 @@ pub struct Client {
 /// # Errors
 /// Which file cannot be used, and why.
 pub fn channel(endpoint: &Endpoint) -> anyhow::Result<Channel> {
+    let route = endpoint.route()?;
     let builder = Channel::from_shared(endpoint.url.clone())
         .with_context(|| format!("exporters.otlp: {} is no address", endpoint.url))?
         .user_agent(crate::exporters::USER_AGENT)?
@@ -40,7 +43,7 @@ pub fn channel(endpoint: &Endpoint) -> anyhow::Result<Channel> {
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10));
     if !endpoint.url.starts_with("https:") {
-        return Ok(builder.connect_lazy());
+        return Ok(connect(&builder, route));
     }
     let mut tls = match &endpoint.ca_file {
         Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(super::tls::read(path)?)),
@@ -50,7 +53,17 @@ pub fn channel(endpoint: &Endpoint) -> anyhow::Result<Channel> {
         tls = tls.identity(Identity::from_pem(super::tls::read(certificate)?, super::tls::read(key)?));
     }
     let builder = builder.tls_config(tls).with_context(|| format!("exporters.otlp: set up TLS to {}", endpoint.url))?;
-    Ok(builder.connect_lazy())
+    Ok(connect(&builder, route))
+}
+
+fn connect(builder: &tonic::transport::Endpoint, route: Route) -> Channel {
+    if matches!(route, Route::Direct) {
+        return builder.connect_lazy();
+    }
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    builder.connect_with_connector_lazy(Connector { tcp, route })
 }
 
 /// The endpoint's headers as gRPC metadata.

@@ -3,25 +3,29 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT,
+};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prost::Message as _;
+use serde_json::Value;
 
 use super::config::Endpoint;
 use super::outcome::{Outcome, read_response};
 use crate::exporters::http::{Compression, chain, excerpt, gzip, retry_after};
+use crate::exporters::proxy::Connector;
+use crate::exporters::settings::without_credentials;
 
 /// An answer is a few bytes; more than this is not one.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// The connection pool to one endpoint.
-pub type Pool = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+pub type Pool = hyper_util::client::legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
 
 /// An HTTP client that sends requests which are encoded already.
 pub struct Client {
@@ -36,6 +40,7 @@ pub struct Client {
 /// # Errors
 /// Which file cannot be used, and why.
 pub fn pool(endpoint: &Endpoint) -> anyhow::Result<Pool> {
+    let route = endpoint.route()?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(Duration::from_secs(5).min(endpoint.timeout)));
@@ -45,7 +50,7 @@ pub fn pool(endpoint: &Endpoint) -> anyhow::Result<Pool> {
         .with_tls_config(super::tls::client_config(endpoint)?)
         .https_or_http()
         .enable_http1()
-        .wrap_connector(tcp);
+        .wrap_connector(Connector { tcp, route });
     Ok(hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(Duration::from_secs(60))
@@ -53,7 +58,7 @@ pub fn pool(endpoint: &Endpoint) -> anyhow::Result<Pool> {
         .build(connector))
 }
 
-/// The endpoint's headers.
+/// The headers of each request.
 ///
 /// # Errors
 /// Names the header; never shows its value.
@@ -69,6 +74,9 @@ pub fn headers(endpoint: &Endpoint) -> anyhow::Result<HeaderMap> {
         value.set_sensitive(true);
         out.insert(key, value);
     }
+    if let Some(value) = endpoint.route()?.authorization() {
+        out.insert(PROXY_AUTHORIZATION, value);
+    }
     Ok(out)
 }
 
@@ -81,7 +89,7 @@ impl Client {
         if endpoint.compression == Compression::Gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        let uri = endpoint.url.parse().with_context(|| format!("exporters.otlp: {} is no address", endpoint.url))?;
+        let uri = endpoint.uri()?;
         Ok(Client { pool: pool(endpoint)?, uri, headers, compression: endpoint.compression })
     }
 
@@ -118,9 +126,14 @@ impl Client {
 fn classify(answer: &Response<Bytes>, now: jiff::Timestamp) -> Outcome {
     let status = answer.status();
     if status.is_success() {
-        return read_success(answer.body());
+        return read_success(answer.headers(), answer.body());
     }
-    let why = format!("{status}: {}", message(answer.body()));
+    let mut why = format!("{status}: {}", message(answer.body()));
+    if let Some(to) = answer.headers().get(LOCATION).filter(|_| status.is_redirection()) {
+        let to = String::from_utf8_lossy(to.as_bytes());
+        let to = without_credentials(to.split('?').next().unwrap_or_default());
+        why = format!("{status} to {}, which is not followed", excerpt(&to));
+    }
     match status {
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
@@ -136,22 +149,44 @@ fn classify(answer: &Response<Bytes>, now: jiff::Timestamp) -> Outcome {
     }
 }
 
-/// A success without a body is common; JSON comes from servers that do not mind what they were
-/// asked in. Anything else did not come from an OTLP server.
-fn read_success(body: &[u8]) -> Outcome {
+/// A success without a body is common, JSON and text come from servers that do not mind what they were asked in. A page
+/// for people comes from something between us and the server, such as a portal to sign in at.
+fn read_success(headers: &HeaderMap, body: &[u8]) -> Outcome {
+    let accepted = |message: String| Outcome::Accepted { rejected: 0, message };
     let text = body.trim_ascii();
-    if text.is_empty() || (text.starts_with(b"{") && text.ends_with(b"}")) {
-        return Outcome::Accepted { rejected: 0, message: String::new() };
+    if text.is_empty() {
+        return accepted(String::new());
     }
-    read_response(body)
-        .unwrap_or_else(|| Outcome::Retry { after: None, why: "the answer is not an OTLP response".to_owned() })
+    if let Some(outcome) = read_json(text).or_else(|| read_response(body)) {
+        return outcome;
+    }
+    let kind = headers.get(CONTENT_TYPE).map_or_else(String::new, |v| String::from_utf8_lossy(v.as_bytes()).into());
+    if kind.starts_with("text/html") || text.starts_with(b"<") {
+        return Outcome::Retry { after: None, why: "the answer is a page of HTML, not an OTLP response".to_owned() };
+    }
+    accepted(format!("the answer is not an OTLP response, so that all counts as taken: {}", message(body)))
+}
+
+/// The JSON form of an export response, in which 64-bit numbers may be strings.
+fn read_json(text: &[u8]) -> Option<Outcome> {
+    let answer: serde_json::Map<String, Value> = serde_json::from_slice(text).ok()?;
+    let partial = answer.get("partialSuccess").and_then(Value::as_object);
+    let count = |v: &Value| v.as_u64().or_else(|| v.as_str()?.parse().ok());
+    let rejected = partial.and_then(|p| p.iter().find(|(k, _)| k.starts_with("rejected"))).and_then(|(_, v)| count(v));
+    let message = partial.and_then(|p| p.get("errorMessage")?.as_str()).map(excerpt).unwrap_or_default();
+    Some(Outcome::Accepted { rejected: rejected.unwrap_or(0), message })
 }
 
 /// The text of a `google.rpc.Status`, as OTLP servers send with an error, or of whatever else came.
 fn message(body: &[u8]) -> String {
     match tonic_types::Status::decode(body) {
         Ok(s) if !s.message.is_empty() => excerpt(&s.message),
-        _ => excerpt(&String::from_utf8_lossy(body)),
+        _ => {
+            match serde_json::from_slice::<Value>(body).ok().and_then(|v| Some(excerpt(v.get("message")?.as_str()?))) {
+                Some(message) => message,
+                None => excerpt(&String::from_utf8_lossy(body)),
+            }
+        }
     }
 }
 
@@ -198,7 +233,7 @@ mod tests {
         assert_eq!(after("soon"), None);
     }
 
-    /// A partial success has its count; a page that is not OTLP is no success.
+    /// A partial success has its count, in JSON, too; a page that is not OTLP is no success.
     #[test]
     fn success_is_read() {
         let partial = ExportLogsPartialSuccess { rejected_log_records: 3, error_message: "why".into() };
@@ -206,7 +241,19 @@ mod tests {
         assert_eq!(answer(200, &[], &body), Outcome::Accepted { rejected: 3, message: "why".into() });
         assert!(matches!(answer(200, &[], b""), Outcome::Accepted { rejected: 0, .. }));
         assert!(matches!(answer(202, &[], b"{}"), Outcome::Accepted { rejected: 0, .. }));
-        assert!(matches!(answer(200, &[], b"<html>Sign in"), Outcome::Retry { .. }));
+        for (field, count) in [("rejectedLogRecords", "\"3\""), ("rejectedSpans", "3"), ("rejectedDataPoints", "\"3\"")]
+        {
+            let body = format!(" {{\"partialSuccess\":{{\"errorMessage\":\"why\",\"{field}\":{count}}}}}\n");
+            assert_eq!(answer(200, &[], body.as_bytes()), Outcome::Accepted { rejected: 3, message: "why".into() });
+        }
+        for body in ["{\"partialSuccess\":null}", "{\"partialSuccess\":{}}", "{\"status\":\"ok\"}"] {
+            assert_eq!(answer(200, &[], body.as_bytes()), Outcome::Accepted { rejected: 0, message: String::new() });
+        }
+        for page in [&[("content-type", "text/html; charset=utf-8")][..], &[]] {
+            assert!(matches!(answer(200, page, b"<html>Sign in"), Outcome::Retry { .. }));
+        }
+        let text = answer(200, &[("content-type", "text/plain")], b"ok");
+        assert!(matches!(&text, Outcome::Accepted { rejected: 0, message } if message.ends_with(": ok")), "{text:?}");
     }
 
     /// The server's reason is shown, from a status message or from plain text, in one line.
@@ -215,5 +262,12 @@ mod tests {
         let status = tonic_types::Status { code: 3, message: "bad\nspan".into(), details: vec![] }.encode_to_vec();
         assert_eq!(answer(400, &[], &status), Outcome::Refused("400 Bad Request: bad span".into()));
         assert_eq!(answer(404, &[], b"no such page"), Outcome::Unserved("404 Not Found: no such page".into()));
+        let json = br#"{"code":3,"message":"bad span"}"#;
+        assert_eq!(answer(400, &[], json), Outcome::Refused("400 Bad Request: bad span".into()));
+        let moved = answer(308, &[("location", "https://u:secret@c/v1/logs?key=secret")], b"");
+        assert_eq!(
+            moved,
+            Outcome::Denied("308 Permanent Redirect to https://***@c/v1/logs, which is not followed".into())
+        );
     }
 }

@@ -17,6 +17,8 @@ use crate::files::Stamp;
 pub struct Transport {
     kind: Kind,
     endpoint: Endpoint,
+    /// The address, and the proxy on the way to it.
+    target: String,
     stamp: Stamp,
     looked: Instant,
 }
@@ -38,13 +40,17 @@ impl Transport {
     pub fn new(endpoint: &Endpoint) -> anyhow::Result<Transport> {
         // Before they are read: what is written meanwhile is found by the next look.
         let stamp = stamp(endpoint);
-        Ok(Transport { kind: Kind::new(endpoint)?, endpoint: endpoint.clone(), stamp, looked: Instant::now() })
+        let target = match endpoint.route()?.proxy() {
+            Some(proxy) => format!("{} (through the proxy {proxy})", endpoint.url),
+            None => endpoint.url.clone(),
+        };
+        Ok(Transport { kind: Kind::new(endpoint)?, endpoint: endpoint.clone(), target, stamp, looked: Instant::now() })
     }
 
     /// Where requests go, for logs.
     #[must_use]
     pub fn target(&self) -> &str {
-        &self.endpoint.url
+        &self.target
     }
 
     /// Sends one encoded export request.
