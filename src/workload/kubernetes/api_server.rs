@@ -58,7 +58,7 @@ impl Client {
             _ => RootCertStore::empty(),
         };
         let pods = format!("{}/api/v1/pods?fieldSelector=spec.nodeName%3D{node}", url.trim_end_matches('/'));
-        Ok(Client { https: Https::new(roots, &settings.token_file)?, pods })
+        Ok(Client { https: Https::new(roots, &[], &settings.token_file)?, pods })
     }
 
     /// Applies the list; returns the resource version to watch from.

@@ -14,9 +14,11 @@ use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// For a connection, and for an answer to begin.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,18 +32,22 @@ pub(super) struct Https {
 }
 
 impl Https {
-    /// `roots`: what the server's certificate is checked against.
+    /// `roots`: what the server's certificate is checked against; `names`: what else it may be made out to, beside the
+    /// host of the address.
     ///
     /// # Errors
     /// The TLS library refuses to start.
-    pub fn new(roots: RootCertStore, token_file: &Path) -> anyhow::Result<Https> {
+    pub fn new(roots: RootCertStore, names: &[String], token_file: &Path) -> anyhow::Result<Https> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(TIMEOUT / 2));
         let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_safe_default_protocol_versions()?;
+        let tls = match roots.is_empty() {
+            true => tls.with_root_certificates(roots),
+            false => tls.dangerous().with_custom_certificate_verifier(Arc::new(AnyName::new(roots, names)?)),
+        };
+        let tls = tls.with_no_client_auth();
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
@@ -90,6 +96,59 @@ impl Https {
             .map_err(|_| anyhow::anyhow!("{} holds no token", self.token_file.display()))?;
         value.set_sensitive(true);
         Ok(Some(value))
+    }
+}
+
+/// Checks certificates as rustls does, by any of a server's names: a kubelet that is asked at the node's address has
+/// mostly made its own certificate, out to the node's name only.
+#[derive(Debug)]
+struct AnyName {
+    checks: Arc<WebPkiServerVerifier>,
+    names: Vec<ServerName<'static>>,
+}
+
+impl AnyName {
+    fn new(roots: RootCertStore, names: &[String]) -> anyhow::Result<AnyName> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let checks = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+        let names = names.iter().filter_map(|n| ServerName::try_from(n.clone()).ok()).collect();
+        Ok(AnyName { checks, names })
+    }
+}
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        asked: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let check = |name: &ServerName<'_>| self.checks.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        check(asked).or_else(|e| self.names.iter().find_map(|n| check(n).ok()).ok_or(e))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.checks.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.checks.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.checks.supported_verify_schemes()
     }
 }
 

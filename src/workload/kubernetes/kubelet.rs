@@ -26,16 +26,18 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// `names`: the node's, which the kubelet's certificate may be made out to instead of the address.
+    ///
     /// # Errors
     /// Which setting or file cannot be used, and why.
-    pub fn new(root: &Path, url: &str, settings: &Settings) -> anyhow::Result<Client> {
+    pub fn new(root: &Path, url: &str, names: &[String], settings: &Settings) -> anyhow::Result<Client> {
         let uri: Uri = url.parse().with_context(|| format!("workload.kubelet.url: {url} is no address"))?;
         let usual = [settings.token_file.with_file_name(CLUSTER_CA), root.join(KUBELET_CA)];
         let roots = match uri.scheme_str() {
             Some("https") => roots("workload.kubelet.ca_file", settings.ca_file.as_ref(), &usual)?,
             _ => RootCertStore::empty(),
         };
-        Ok(Client { https: Https::new(roots, &settings.token_file)?, uri })
+        Ok(Client { https: Https::new(roots, names, &settings.token_file)?, uri })
     }
 
     /// Reads and applies the list; returns the number of pods.

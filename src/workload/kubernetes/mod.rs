@@ -161,8 +161,11 @@ impl Kubernetes {
         let Some(url) = &self.settings.kubelet.address(&self.env) else { return };
         let mut tries = Tries::new(Source::Kubelet, &self.facts);
         let births = self.workloads.changes();
+        // A kubelet's own certificate is made out to the node's name in the cluster or to that of the machine.
+        let node = ["K8S_NODE_NAME", "K8S_NODE_IP"].iter().filter_map(|v| self.env.get(*v).cloned());
+        let names: Vec<String> = node.chain(self.workloads.host().hostname().ok()).collect();
         let client = loop {
-            match kubelet::Client::new(&self.workloads.host().root, url, &self.settings.kubelet) {
+            match kubelet::Client::new(&self.workloads.host().root, url, &names, &self.settings.kubelet) {
                 Ok(client) => break client,
                 Err(e) => tries.failed(&format!("{e:#}")),
             }

@@ -239,7 +239,7 @@ fn ok(body: &str) -> String {
 fn kubelet(url: &str, change: impl FnOnce(&mut super::super::settings::Kubelet)) -> anyhow::Result<kubelet::Client> {
     let mut settings = super::super::settings::Kubelet::default();
     change(&mut settings);
-    kubelet::Client::new(Path::new("/nonexistent"), url, &settings)
+    kubelet::Client::new(Path::new("/nonexistent"), url, &["node-1".to_owned()], &settings)
 }
 
 /// What is no list of pods, a refusal and half an answer are errors that say so; the token never goes over plain http.
@@ -267,21 +267,22 @@ async fn a_kubelet_that_answers_oddly() {
     assert_eq!(client.read(&facts).await.unwrap(), 2);
 }
 
-/// Over https the token is sent, and only to a kubelet whose certificate is signed by who is trusted.
-#[tokio::test]
-async fn only_a_trusted_kubelet_gets_the_token() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let ca = |name: &str| {
-        let mut p = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = p.self_signed(&key).unwrap();
-        (rcgen::Issuer::new(p, key), certificate.pem())
-    };
-    let (issuer, trusted) = ca("cluster");
-    let (_, other) = ca("somebody");
+type Issuer = rcgen::Issuer<'static, rcgen::KeyPair>;
+
+/// Who signs certificates, and their own.
+fn authority(name: &str) -> (Issuer, String) {
+    let mut p = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let certificate = p.self_signed(&key).unwrap();
+    (rcgen::Issuer::new(p, key), certificate.pem())
+}
+
+/// A kubelet at a loopback address with a certificate for a name; its address, and whether it got the token.
+async fn tls_kubelet(issuer: &Issuer, name: &str) -> (String, Arc<AtomicBool>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, issuer).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -292,7 +293,7 @@ async fn only_a_trusted_kubelet_gets_the_token() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/pods", listener.local_addr().unwrap());
     let heard = Arc::new(AtomicBool::new(false));
-    let server = tokio::spawn({
+    tokio::spawn({
         let (acceptor, heard) = (tokio_rustls::TlsAcceptor::from(Arc::new(tls)), Arc::clone(&heard));
         async move {
             loop {
@@ -307,6 +308,15 @@ async fn only_a_trusted_kubelet_gets_the_token() {
             }
         }
     });
+    (url, heard)
+}
+
+/// Over https the token is sent, and only to a kubelet whose certificate is signed by who is trusted.
+#[tokio::test]
+async fn only_a_trusted_kubelet_gets_the_token() {
+    let (issuer, trusted) = authority("cluster");
+    let (_, other) = authority("somebody");
+    let (url, heard) = tls_kubelet(&issuer, "127.0.0.1").await;
     let d = tempfile::tempdir().unwrap();
     let (token, ca_file) = (d.path().join("token"), d.path().join("ca.crt"));
     std::fs::write(&token, "geheim").unwrap();
@@ -323,7 +333,23 @@ async fn only_a_trusted_kubelet_gets_the_token() {
     // Found beside the token, as the service account has it.
     assert_eq!(kubelet(&url, |s| s.token_file = token).unwrap().read(&facts).await.unwrap(), 2);
     assert!(heard.load(Ordering::Relaxed));
-    server.abort();
+}
+
+/// A kubelet that is asked at an address may have a certificate for the node's name only, as it makes one by itself;
+/// not for another's.
+#[tokio::test]
+async fn certificates_of_the_nodes_name() {
+    let (issuer, trusted) = authority("node-1-ca");
+    let d = tempfile::tempdir().unwrap();
+    let (token, ca_file) = (d.path().join("token"), d.path().join("kubelet.crt"));
+    std::fs::write(&token, "geheim").unwrap();
+    std::fs::write(&ca_file, trusted).unwrap();
+    for (name, is_trusted) in [("node-1", true), ("node-2", false), ("127.0.0.2", false)] {
+        let (url, heard) = tls_kubelet(&issuer, name).await;
+        let client = kubelet(&url, |s| (s.token_file, s.ca_file) = (token.clone(), Some(ca_file.clone()))).unwrap();
+        assert_eq!(client.read(&Facts::new(&settings())).await.is_ok(), is_trusted, "{name}");
+        assert_eq!(heard.load(Ordering::Relaxed), is_trusted, "{name}");
+    }
 }
 
 /// A pod that is born is looked for in the kubelet's list until it is there; a kubelet that is gone leaves what it reported.
