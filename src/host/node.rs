@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The node's identity, and what it lets an agent do: the material of `doctor`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Host, ReadError, Reading};
 
@@ -25,19 +25,22 @@ pub enum Limit {
 }
 
 impl Host {
-    /// The machine id, 32 hex digits: machine-id(5).
+    /// The machine id, 32 hex digits: machine-id(5). That of process 1 comes first: in a container that sees the node's
+    /// processes it is the node's, without a mount that a node may have nothing for.
     ///
     /// # Errors
     /// [`ReadError`]
     pub fn machine_id(&self) -> Reading<String> {
-        let first = self.root.join("etc/machine-id");
-        let read = |path: &PathBuf| {
+        let own = self.root.join("etc/machine-id");
+        let read = |path: &Path| {
             let id = super::read(path)?.trim().to_owned();
             // At first boot the file may hold the word `uninitialized`.
             let valid = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
             if valid { Ok(id) } else { Err(ReadError::malformed(path, "no 32 hex digits")) }
         };
-        read(&first).or_else(|e| read(&self.root.join("var/lib/dbus/machine-id")).map_err(|_| e))
+        read(&self.proc.join("1/root/etc/machine-id"))
+            .or_else(|_| read(&own))
+            .or_else(|e| read(&self.root.join("var/lib/dbus/machine-id")).map_err(|_| e))
     }
 
     /// An id that is new at each boot.
@@ -203,6 +206,8 @@ mod tests {
         let (_d, host) = fixture(&[("etc/machine-id", "\n")]);
         assert!(matches!(host.machine_id(), Err(ReadError::Malformed { .. })));
         assert!(fixture(&[]).1.machine_id().unwrap_err().is_missing());
+        let (_d, host) = fixture(&[("proc/1/root/etc/machine-id", id), ("etc/machine-id", &"f".repeat(32))]);
+        assert_eq!(host.machine_id().unwrap(), id, "the node's, not the container's");
     }
 
     /// What `doctor` asks, on a made-up node.

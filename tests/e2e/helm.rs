@@ -106,6 +106,7 @@ fn defaults_are_tight() {
     let manifests = rendered("1.34.0", &[]).unwrap();
     for line in [
         "privileged: false",
+        "enableServiceLinks: false",
         "allowPrivilegeEscalation: false",
         "readOnlyRootFilesystem: true",
         "drop: [ALL]",
@@ -115,6 +116,8 @@ fn defaults_are_tight() {
     ] {
         assert!(manifests.contains(line), "{line:?} is not in\n{manifests}");
     }
+    // What a node may lack keeps the pod from starting.
+    assert!(!manifests.contains("type: File}") && !manifests.contains("type: Socket"), "{manifests}");
     assert!(rendered("1.32.0", &[]).unwrap().contains("resources: [nodes/proxy]"), "older kubelets know only that");
     let mounts = manifests.lines().filter(|l| l.contains("mountPath:") && !l.contains("readOnly: true"));
     let writable: Vec<&str> = mounts.filter_map(|l| l.split("name: ").nth(1)?.split(',').next()).collect();
