@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use super::{Host, ReadError, Reading};
+use crate::signal::text::{escaped, unescape};
 
 /// One line of the kernel's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +95,11 @@ fn parse(record: &str) -> Option<KmsgRecord> {
     let sequence = fields.next()?.parse().ok()?;
     let time = Duration::from_micros(fields.next()?.parse().ok()?);
     let level = u8::try_from(prefix & 7).unwrap_or(7);
-    Some(KmsgRecord { level, sequence, time, text: body.lines().next().unwrap_or_default().to_owned() })
+    // The kernel writes a backslash, what is not printable and what is not ASCII as `\xHH` (append_char in
+    // kernel/printk/printk.c).
+    let text = unescape(body.lines().next().unwrap_or_default(), |_| true);
+    let text = escaped(&text).into_owned();
+    Some(KmsgRecord { level, sequence, time, text })
 }
 
 #[cfg(test)]
@@ -110,6 +115,9 @@ mod tests {
         assert_eq!((r.level, r.sequence, r.time), (6, 1234, Duration::from_micros(5_140_900)));
         assert_eq!(r.text, "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null)");
         assert_eq!(parse("12,1,2,-;user's").unwrap().level, 4);
+        let text = |t: &str| parse(&format!("6,1,2,-;{t}")).unwrap().text;
+        assert_eq!(text("oom_memcg=/system-backup\\x5cx2ddaily.slice"), "oom_memcg=/system-backup\\x2ddaily.slice");
+        assert_eq!(text("oom_memcg=/gr\\xc3\\xb6\\xc3\\x9fe/in\\xc3ner"), "oom_memcg=/größe/in\\xc3ner");
     }
 
     /// The real log, where it may be read: in order, and the tail is its end.

@@ -21,6 +21,7 @@ pub mod semconv;
 pub mod stack;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod text;
 pub mod time;
 pub mod units;
 pub mod value;

@@ -189,8 +189,8 @@ impl Workloads {
     /// Takes in what the probe of cgroups says.
     pub fn on_change(&self, change: Change<'_>) {
         match change {
-            Change::Made { cgroup, path } => self.on_mkdir(cgroup, path),
-            Change::Renamed { cgroup, path } => self.on_rename(cgroup, path),
+            Change::Made { cgroup, path } => self.on_mkdir(cgroup, &path),
+            Change::Renamed { cgroup, path } => self.on_rename(cgroup, &path),
             Change::Removed { cgroup } => self.on_rmdir(cgroup),
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Cgroup path → container, pod, systemd unit. Every runtime's way to name cgroups is one line of
+//! Cgroup path → container, guest, pod, systemd unit, batch job. Every runtime's way to name cgroups is one line of
 //! [`RUNTIMES`].
 
 use crate::signal::QosClass;
@@ -19,16 +19,20 @@ pub struct Identity<'p> {
 /// A container as its path names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Container<'p> {
-    /// 64 hex digits.
+    /// 64 hex digits; of a guest its name.
     pub id: &'p str,
     /// `None`: not in the path.
     pub runtime: Option<&'static str>,
+    /// Whether it is a whole system with units of its own, which is known by its name.
+    pub is_guest: bool,
 }
 
 pub const DOCKER: &str = "docker";
 pub const CONTAINERD: &str = "containerd";
 pub const CRI_O: &str = "cri-o";
 pub const PODMAN: &str = "podman";
+pub const LXC: &str = "lxc";
+pub const NSPAWN: &str = "systemd-nspawn";
 
 /// One way to name a container's cgroup: `prefix`, 64 hex digits, `suffix`.
 struct Pattern {
@@ -58,6 +62,10 @@ const fn bare(parent: Parent, runtime: Option<&'static str>) -> Pattern {
     Pattern { prefix: "", suffix: "", parent, infix: false, runtime }
 }
 
+const fn infix(prefix: &'static str, runtime: Option<&'static str>) -> Pattern {
+    Pattern { prefix, suffix: "", parent: Parent::Any, infix: true, runtime }
+}
+
 /// All that is known of the runtimes' names; the first that fits holds.
 const RUNTIMES: &[Pattern] = &[
     // systemd driver: one scope a container.
@@ -66,11 +74,20 @@ const RUNTIMES: &[Pattern] = &[
     named("nerdctl-", ".scope", CONTAINERD),
     named("crio-", ".scope", CRI_O),
     named("libpod-", ".scope", PODMAN),
+    // `podman run --cgroups=split`, as Quadlet does: below the unit.
+    named("libpod-payload-", "", PODMAN),
     // cgroupfs driver.
     named("crio-", "", CRI_O),
     named("libpod-", "", PODMAN),
-    // containerd given a systemd path while it drives cgroupfs: `kubepods-…-podUID.slice:cri-containerd:ID`.
-    Pattern { prefix: ":cri-containerd:", suffix: "", parent: Parent::Any, infix: true, runtime: Some(CONTAINERD) },
+    // A runtime that drives cgroupfs given a path in systemd's form, `SLICE:PREFIX:ID`.
+    infix(":cri-containerd:", Some(CONTAINERD)),
+    infix(":nerdctl:", Some(CONTAINERD)),
+    infix(":docker:", Some(DOCKER)),
+    infix(":crio:", Some(CRI_O)),
+    infix(":libpod:", Some(PODMAN)),
+    infix(":", None),
+    // Kata's part of a container that is outside of its virtual machine.
+    Pattern { prefix: "kata_", suffix: "", parent: Parent::Any, infix: false, runtime: None },
     bare(Parent::Named("docker"), Some(DOCKER)),
     bare(Parent::Pod, Some(CONTAINERD)),
     // `docker run --cgroup-parent=/x`, nerdctl's namespaces, ECS tasks.
@@ -80,13 +97,71 @@ const RUNTIMES: &[Pattern] = &[
 /// Where podman puts its containers and, under their bare ids, its pods.
 const PODMAN_PARENT: &str = "libpod_parent";
 
-/// Reads a path: the innermost container, else the innermost systemd unit, else the cgroup itself.
+/// A batch system: what stands above its jobs, and how a job's cgroup is named.
+struct Batch {
+    above: fn(&str) -> bool,
+    job: fn(&str) -> bool,
+}
+
+/// Below one unit or folder, each job is a workload of its own.
+const BATCH_SYSTEMS: &[Batch] = &[
+    // Slurm: `slurmstepd.scope/job_4711/step_0` (also with the node's name in front), v1 `slurm/uid_0/job_4711`:
+    // src/plugins/cgroup of github.com/SchedMD/slurm.
+    Batch {
+        above: |part| part.ends_with("slurmstepd.scope") || part == "slurm" || part.starts_with("slurm_"),
+        job: |part| part.strip_prefix("job_").is_some_and(is_number),
+    },
+    // HTCondor: `htcondor/condor_…_slot1_1@host` (BASE_CGROUP), on v2 below its unit.
+    Batch {
+        above: |part| matches!(part, "htcondor" | "condor.service"),
+        job: |part| part.starts_with("condor_") && part.contains("slot"),
+    },
+    // OpenPBS: `pbs_jobs.service/jobid/4711.server`, v1 `pbspro/4711.server`: the hook pbs_cgroups.
+    Batch {
+        above: |part| part.starts_with("pbs_jobs") || part.starts_with("pbspro"),
+        job: |part| part.split_once('.').is_some_and(|(n, _)| is_number(n.trim_start_matches("pbspro-"))),
+    },
+    // LSF: `lsf/CLUSTER/job.4711.1234.1700000000`.
+    Batch {
+        above: |part| part == "lsf",
+        job: |part| part.strip_prefix("job.").is_some_and(|rest| rest.split('.').all(is_number)),
+    },
+];
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// A whole system in a cgroup, whose units are not the node's.
+fn guest_of<'p>(part: &'p str, parent: &str) -> Option<Container<'p>> {
+    let guest =
+        |id: &'p str, runtime| (!id.is_empty()).then_some(Container { id, runtime: Some(runtime), is_guest: true });
+    // systemd-nspawn@.service, and what is registered with systemd-machined; that registers virtual machines, too,
+    // whose processes are the node's own.
+    if let Some(name) = part.strip_prefix("systemd-nspawn@").and_then(|p| p.strip_suffix(".service")) {
+        return guest(name, NSPAWN);
+    }
+    if let Some(name) = part.strip_prefix("machine-").and_then(|p| p.strip_suffix(".scope")) {
+        let is_lxc = name.starts_with("lxc\\x2d");
+        return if name.starts_with("qemu\\x2d") { None } else { guest(name, if is_lxc { LXC } else { NSPAWN }) };
+    }
+    // LXC and LXD: `lxc.payload.NAME`, older ones and Proxmox `lxc/NAME` and `lxc.payload/NAME`.
+    match part.strip_prefix("lxc.payload.") {
+        Some(name) => guest(name, LXC),
+        None if matches!(parent, "lxc" | "lxc.payload") => guest(part, LXC),
+        None => None,
+    }
+}
+
+/// Reads a path: the innermost container, else the innermost batch job or systemd unit, else the cgroup itself.
 /// `None`: a root.
 #[must_use]
 pub fn identify(path: &str) -> Option<Identity<'_>> {
     let path = path.trim_end_matches('/');
     let mut container = None;
     let mut unit = None;
+    let mut job = None;
+    let mut batch: Option<&Batch> = None;
     let mut pod = None;
     let mut parent = "";
     let mut end = 0;
@@ -94,10 +169,14 @@ pub fn identify(path: &str) -> Option<Identity<'_>> {
         end += part.len();
         let here = path.get(..end)?;
         pod = pod_of(part).or(pod);
-        if let Some(found) = container_of(part, parent) {
+        if let Some(found) = container_of(part, parent).or_else(|| guest_of(part, parent)) {
             container = Some((here, found, pod));
         } else if is_unit(part) {
             unit = Some((here, part));
+        }
+        match batch {
+            Some(Batch { job: is_job, .. }) if job.is_none() && is_job(part) => job = Some(here),
+            _ => batch = BATCH_SYSTEMS.iter().find(|b| (b.above)(part)).or(batch),
         }
         parent = part;
         end += 1;
@@ -106,6 +185,8 @@ pub fn identify(path: &str) -> Option<Identity<'_>> {
         None
     } else if let Some((path, found, pod)) = container {
         Some(Identity { path, container: Some(found), unit: None, pod })
+    } else if let Some(path) = job {
+        Some(Identity { path, container: None, unit: None, pod })
     } else if let Some((path, unit)) = unit {
         Some(Identity { path, container: None, unit: Some(unit), pod })
     } else {
@@ -142,7 +223,7 @@ fn container_of<'p>(part: &'p str, parent: &str) -> Option<Container<'p>> {
             Parent::Pod => pod_of(parent).is_some(),
             Parent::NotPodman => parent != PODMAN_PARENT,
         };
-        (placed && is_id(id)).then_some(Container { id, runtime: p.runtime })
+        (placed && is_id(id)).then_some(Container { id, runtime: p.runtime, is_guest: false })
     })
 }
 
@@ -262,6 +343,23 @@ mod tests {
             ("/machine.slice/machine-libpod_pod_OUTER.slice/libpod-ID.scope|/container", Some(PODMAN), None),
             ("/libpod_parent/OUTER/libpod-ID|", Some(PODMAN), None),
             ("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope|/container", Some(PODMAN), None),
+            // Quadlet: the unit, split by podman.
+            ("/system.slice/web.service/libpod-payload-ID|", Some(PODMAN), None),
+            ("/system.slice/web.service/libpod-payload-ID|/init.scope", Some(PODMAN), None),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/web.service/libpod-payload-ID|",
+                Some(PODMAN),
+                None,
+            ),
+            // systemd's form of a path, taken literally.
+            ("/system.slice:docker:ID|", Some(DOCKER), None),
+            ("/docker/OUTER/machine.slice:libpod:ID|", Some(PODMAN), None),
+            ("/kubepods-besteffort-podUID_.slice:crio:ID|", Some(CRI_O), Some(UID_)),
+            ("/system.slice:nerdctl:ID|", Some(CONTAINERD), None),
+            ("/:example:ID|", None, None),
+            // Kata.
+            ("/kubepods/burstable/podUID/kata_ID|", None, Some(UID)),
+            ("/kata_overhead/ID|", None, None),
             // Nested: the innermost wins (kind; Docker in Docker; podman in Docker).
             (
                 "/docker/OUTER/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-podUID_.slice/cri-containerd-ID.scope|",
@@ -276,13 +374,16 @@ mod tests {
             ("/libpod_parent/libpod-OUTER/libpod_parent/libpod-ID|", Some(PODMAN), None),
             ("/machine.slice/libpod-OUTER.scope/container/kubelet/kubepods/podUID/crio-ID|", Some(CRI_O), Some(UID)),
             ("/system.slice/docker-OUTER.scope/libpod_parent/libpod-ID|", Some(PODMAN), None),
+            ("/lxc.payload.web/system.slice/docker-ID.scope|", Some(DOCKER), None),
+            ("/machine.slice/systemd-nspawn@web.service/payload/docker/ID|", Some(DOCKER), None),
+            ("/system.slice/slurmstepd.scope/job_4711/step_0/user/task_0/docker/ID|", Some(DOCKER), None),
         ];
         for (template, runtime, pod) in table {
             let path = real(template);
             let full = path.replace('|', "");
             let want = Identity {
                 path: path.split('|').next().unwrap(),
-                container: Some(Container { id: ID, runtime: *runtime }),
+                container: Some(Container { id: ID, runtime: *runtime, is_guest: false }),
                 unit: None,
                 pod: *pod,
             };
@@ -315,6 +416,47 @@ mod tests {
         }
     }
 
+    /// A guest's units are the guest's, not the node's.
+    #[test]
+    fn guests() {
+        for (template, name, runtime) in [
+            ("/machine.slice/systemd-nspawn@web.service|/payload/system.slice/nginx.service", "web", NSPAWN),
+            ("/machine.slice/systemd-nspawn@web.service|/supervisor", "web", NSPAWN),
+            ("/machine.slice/machine-web\\x2d1.scope|/payload/init.scope", "web\\x2d1", NSPAWN),
+            ("/lxc.payload.web|/system.slice/nginx.service", "web", LXC),
+            ("/lxc.payload/web|/init.scope", "web", LXC),
+            ("/lxc/101|/ns/system.slice/cron.service", "101", LXC),
+            ("/user.slice/user-1000.slice/session-3.scope/lxc.payload.web|", "web", LXC),
+            ("/machine.slice/machine-lxc\\x2d1\\x2dweb.scope|", "lxc\\x2d1\\x2dweb", LXC),
+        ] {
+            let full = template.replace('|', "");
+            let container = Some(Container { id: name, runtime: Some(runtime), is_guest: true });
+            let want = Identity { path: template.split('|').next().unwrap(), container, unit: None, pod: None };
+            assert_eq!(identify(&full), Some(want), "{template}");
+        }
+    }
+
+    /// Each job of a batch system is a workload, with its steps and tasks.
+    #[test]
+    fn batch_jobs() {
+        for template in [
+            "/system.slice/slurmstepd.scope/job_4711|/step_0/user/task_0",
+            "/system.slice/node7_slurmstepd.scope/job_4711|/step_batch",
+            "/slurm/uid_1000/job_4711|/step_0/task_0",
+            "/slurm_node7/uid_1000/job_4711|",
+            "/htcondor/condor_var_lib_condor_execute_slot1_1@node7|",
+            "/system.slice/condor.service/condor_var_lib_condor_execute_slot1@node7|/x",
+            "/pbs_jobs.service/jobid/4711.head|",
+            "/pbspro/4711.head|/x",
+            "/pbspro.slice/pbspro-4711.head.slice|",
+            "/lsf/cluster1/job.4711.22333.1700000000|",
+        ] {
+            let full = template.replace('|', "");
+            let want = Identity { path: template.split('|').next().unwrap(), container: None, unit: None, pod: None };
+            assert_eq!(identify(&full), Some(want), "{template}");
+        }
+    }
+
     fn real(template: &str) -> String {
         template.replace("OUTER", OUTER).replace("UID_", UID_).replace("UID", UID).replace("ID", ID)
     }
@@ -329,6 +471,15 @@ mod tests {
             ("/user.slice/user-1000.slice/session-3.scope|", Some("session-3.scope"), None),
             ("/user.slice/user-1000.slice/user@1000.service/app.slice/app-term.scope|", Some("app-term.scope"), None),
             ("/system.slice/system-getty.slice/getty@tty1.service|", Some("getty@tty1.service"), None),
+            (
+                "/machine.slice/machine-qemu\\x2d1\\x2dvm.scope|/libvirt/emulator",
+                Some("machine-qemu\\x2d1\\x2dvm.scope"),
+                None,
+            ),
+            ("/system.slice/slurmstepd.scope|/system", Some("slurmstepd.scope"), None),
+            ("/lxc.monitor.web|", None, None),
+            // No job of Slurm's.
+            ("/system.slice/runner.service|/job_4711", Some("runner.service"), None),
             // Helpers of a runtime are no containers.
             ("/machine.slice/libpod-conmon-ID.scope|", Some("libpod-conmon-ID.scope"), None),
             ("/kubepods.slice/kubepods-podUID_.slice/crio-conmon-ID.scope|", Some("crio-conmon-ID.scope"), Some(UID_)),

@@ -10,6 +10,7 @@ use super::key_of;
 use super::path::{Identity, identify, qos_of};
 use super::texts::Texts;
 use crate::probe::CgroupId;
+use crate::signal::text::{escaped, unescape};
 use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
 
 /// How long a removed cgroup can still be looked up.
@@ -287,7 +288,9 @@ pub(super) fn describe(key: WorkloadKey, path: &str, pending: bool) -> Workload 
             qos: qos_of(path),
             ..Pod::default()
         }),
-        pending: pending && container.is_some(),
+        // No runtime has another name for it.
+        container_name: container.filter(|c| c.is_guest).map(|c| escaped(&unescape(c.id, |_| true)).into_owned()),
+        pending: pending && container.is_some_and(|c| !c.is_guest),
         ..Workload::new(key, kind, identity.map_or("/", |i| i.path))
     }
 }

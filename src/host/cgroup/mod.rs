@@ -8,10 +8,12 @@ mod files;
 pub use files::{CpuLimit, Memory, MemoryEvents, Throttling};
 
 use std::fs::DirEntry;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{Host, ReadError, Reading};
+use crate::signal::text::{escaped, raw_path};
 
 /// How the node mounts its cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +148,12 @@ impl Cgroups {
 impl Hierarchy {
     fn dir(&self, path: &str) -> Option<PathBuf> {
         let below = path.strip_prefix(self.root.as_str())?;
-        (below.is_empty() || below.starts_with('/')).then(|| self.mount.join(below.trim_start_matches('/')))
+        let dir =
+            (below.is_empty() || below.starts_with('/')).then(|| self.mount.join(below.trim_start_matches('/')))?;
+        if below.contains("\\x") && !dir.exists() {
+            return Some(self.mount.join(raw_path(below.trim_start_matches('/'))));
+        }
+        Some(dir)
     }
 }
 
@@ -154,8 +161,8 @@ fn walk_below(h: &Hierarchy, dir: &Path, path: &str, depth: usize, visit: &mut i
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     let is_dir = |e: &DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
     for entry in entries.flatten().filter(is_dir) {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let path = format!("{path}/{name}");
+        let name = entry.file_name();
+        let path = format!("{path}/{}", escaped(name.as_bytes()));
         visit(Dir { hierarchy: h.number, id: entry.ino(), path: path.clone() });
         if depth > 0 {
             walk_below(h, &entry.path(), &path, depth - 1, visit);

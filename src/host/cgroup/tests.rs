@@ -90,6 +90,24 @@ fn a_part_of_a_tree() {
     assert_eq!(seen, ["/kube", "/kube/pod"]);
 }
 
+/// A name that is no UTF-8 is found, kept apart from others, and its files are read; systemd's escapes are names.
+#[test]
+fn names_of_any_bytes() {
+    let t = tree("1 0 0:9 / /sys/fs/cgroup rw - cgroup2 c rw\n", "0::/\n", &[("a\\x2db/cgroup.procs", "1\n")]);
+    for (name, pid) in [(&b"bad\xff"[..], "7\n"), (b"bad\xfe", "8\n")] {
+        let dir = t.1.sys.join("fs/cgroup").join(std::ffi::OsStr::from_bytes(name));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("cgroup.procs"), pid).unwrap();
+    }
+    let c = Cgroups::read(&t.1).unwrap();
+    let mut seen = vec![];
+    c.walk(|d| seen.push(d.path));
+    seen.sort();
+    assert_eq!(seen, ["/", "/a\\x2db", "/bad\\xfe", "/bad\\xff"]);
+    let pids: Vec<_> = seen[1..].iter().map(|path| c.pids(0, path).unwrap()).collect();
+    assert_eq!(pids, [[1], [8], [7]]);
+}
+
 /// The walk finds every folder of every hierarchy with its inode, parents first.
 #[test]
 fn walk_finds_all() {

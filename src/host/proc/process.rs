@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::host::{Host, ReadError, Reading, read, read_bytes, sys};
+use crate::signal::text::escaped;
 
 /// A process's or thread's state, proc_pid_stat(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +107,7 @@ impl Host {
     /// # Errors
     /// [`ReadError`]
     pub fn cgroup_lines(&self, pid: u32) -> Reading<String> {
-        read(&self.pid_file(pid, "cgroup"))
+        Ok(escaped(&read_bytes(&self.pid_file(pid, "cgroup"))?).into_owned())
     }
 
     /// Name of a thread.
