@@ -42,6 +42,8 @@ const NORMAL: &[&str] = &[
     "UNHANDLED_PROTO",
     "QUEUE_PURGE",
     "PACKET_SOCK_ERROR",
+    // Its owner put the filter there.
+    "SOCKET_FILTER",
     "TAP_FILTER",
     "TAP_TXFILTER",
     "IPV6DISABLED",

@@ -138,6 +138,8 @@ pub struct NetRecvLat {
     owners: Owners,
     workloads: Workloads,
     offset: Offset,
+    /// What was received before is not judged.
+    since_ns: u64,
     /// While it is open, the kernel stamps packets.
     _stamps: UdpSocket,
 }
@@ -191,6 +193,7 @@ impl Collector for NetRecvLat {
             owners: Owners::new(cx)?,
             workloads: cx.workloads.clone(),
             offset: Offset::at(now),
+            since_ns: now.boot_ns,
             _stamps: stamps,
         })
     }
@@ -204,8 +207,10 @@ impl EventCollector for NetRecvLat {
     type Records = Records;
 
     fn on_record(&mut self, Record::ReceiveDelay(r): Record<'_>, out: &mut Events) -> anyhow::Result<()> {
-        // A step since the last look may be all there is to it.
-        if self.follow_clock()? {
+        self.follow_clock()?;
+        // What was stamped before a step of the clock looks late by the step. The probe knows of it only now, so that
+        // whole batches of records may be older.
+        if r.time_ns.saturating_sub(r.delay_ns) < self.since_ns {
             return Ok(());
         }
         let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
@@ -220,26 +225,26 @@ impl EventCollector for NetRecvLat {
     }
 
     fn tick(&mut self, _: Now, _: &mut Events) -> anyhow::Result<()> {
-        self.follow_clock().map(drop)
+        self.follow_clock()
     }
 }
 
 impl NetRecvLat {
-    /// Hands the probe the wall clock's offset as it is now; whether it was stepped since the last look.
-    fn follow_clock(&mut self) -> anyhow::Result<bool> {
+    /// Hands the probe the wall clock's offset as it is now; after a step nothing older is judged.
+    fn follow_clock(&mut self) -> anyhow::Result<()> {
         self.clock.refresh();
         let now = self.clock.now();
         let offset = Offset::at(now);
-        let stepped = offset.is_step_from(self.offset);
-        if stepped {
+        if offset.is_step_from(self.offset) {
             tracing::debug!("netrecvlat: the clock was set; what was received before is not judged");
+            self.since_ns = now.boot_ns;
             self.object.set(setting::SINCE_NS, now.boot_ns)?;
         }
         if offset != self.offset {
             self.object.set(setting::WALL_OFFSET_NS, offset.0)?;
         }
         self.offset = offset;
-        Ok(stepped)
+        Ok(())
     }
 
     fn delayed(&mut self, r: &ReceiveDelay, stack: Stack) -> Event {
@@ -350,6 +355,7 @@ mod tests {
         let mut c = rig.run(&crate::collectors::events::<NetRecvLat>(), "user_limit = \"300ms\"").unwrap();
         let object = rig.kernel().object(&SKELETON).unwrap();
         assert_eq!(object.get(setting::USER_LIMIT_NS).unwrap(), 300_000_000);
+        rig.advance(Duration::from_secs(1));
         let mut r = ReceiveDelay::new_zeroed();
         (r.time_ns, r.delay_ns, r.stage) = (rig.clock().boot_ns(), 400_000_000, ReceiveStage::STAGE_USER);
         (r.cgroup.id, r.thread.tgid, r.thread.tid, r.flow.version) = (cgroup.id, 42, 42, 6);
@@ -357,10 +363,15 @@ mod tests {
         let e = c.record("receive_delay", &r).unwrap().pop().unwrap();
         assert_eq!((e.def.name, e.severity), ("linux.net.receive_delay", Severity::Warn));
         assert!(e.message.ends_with(" of a.service waited 400 ms for its reader, app (pid 42)"), "{}", e.message);
-        rig.clock().step(3_600_000_000_000);
-        rig.advance(Duration::from_secs(1));
-        assert!(c.record("receive_delay", &r).unwrap().is_empty());
-        assert_eq!(object.get(setting::SINCE_NS).unwrap(), rig.clock().boot_ns());
-        assert_eq!(c.record("receive_delay", &r).unwrap().len(), 1);
+        for step in [3_600_000_000_000, -3_600_000_000_000] {
+            rig.clock().step(step);
+            for _ in 0..3 {
+                assert!(c.record("receive_delay", &r).unwrap().is_empty(), "received before the step");
+            }
+            assert_eq!(object.get(setting::SINCE_NS).unwrap(), rig.clock().boot_ns());
+            rig.advance(Duration::from_secs(1));
+            r.time_ns = rig.clock().boot_ns();
+            assert_eq!(c.record("receive_delay", &r).unwrap().len(), 1);
+        }
     }
 }
