@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 #[path = "architecture/circles.rs"]
 mod circles;
+#[path = "architecture/keys.rs"]
+mod keys;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MAX_FILE: usize = 600;
