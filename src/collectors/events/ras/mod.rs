@@ -42,7 +42,7 @@ use crate::probe::skeletons::ras::{
 };
 use crate::probe::text;
 use crate::signal::semconv::attr;
-use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Thread, Value, Workload};
+use crate::signal::{Event, EventDef, Hex, Key, MetricDef, Severity, Thread, Value, Workload};
 use crate::workload::Workloads;
 
 const HW_TYPE: Key = Key::new("hw.type", "Kind of the component: cpu, memory, pcie, platform");
@@ -302,11 +302,10 @@ impl Ras {
             suppressed: r.suppressed,
         });
         let kept = r.data.get(..r.length as usize).unwrap_or(&r.data);
-        let hex: String = kept.iter().map(|b| format!("{b:02x}")).collect();
         e.attributes
             .set(HW_ERROR_SECTION, section)
             .set(HW_ERROR_LENGTH, r.length)
-            .set(HW_ERROR_DATA, hex)
+            .set(HW_ERROR_DATA, Hex(kept).to_string())
             .set_some(HW_ERROR_FRU, (r.fru != [0; 16]).then(|| decode::guid(&r.fru)));
         e
     }
