@@ -19,10 +19,11 @@ setup: ## install what building and testing need (root, or through sudo)
 run: ## build the agent and run it on this node, with its store, until Ctrl-C
 	@tests/setup build
 	$(CARGO) build --release
+	@deploy/symbols $(TARGET)/release/bianque >/dev/null
 	@echo "page     http://127.0.0.1:9774/    (metrics: /metrics)"
 	@echo "store    /var/lib/bianque        socket  /run/bianque/api.sock"
-	@echo "look     $(TARGET)/release/bianque events --follow    (and: incidents, list, doctor)"
-	@$(SUDO) $(TARGET)/release/bianque run $(ARGS)
+	@echo "look     $(TARGET)/dist/bianque events --follow    (and: incidents, list, doctor)"
+	@$(SUDO) $(TARGET)/dist/bianque run $(ARGS)
 
 test: ## all tests: unit, servers, this kernel, VMs (root; about an hour cold)
 	@tests/setup test

@@ -34,6 +34,8 @@ pub use collectors::testing;
 
 mod builder;
 
+mod settings;
+
 /// What a collector's file uses, to be had in one line: `use bianque::prelude::*;`.
 pub mod prelude {
     pub use crate::collectors::{

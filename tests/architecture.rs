@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 
 #[path = "architecture/circles.rs"]
 mod circles;
+#[path = "architecture/crates.rs"]
+mod crates;
+#[path = "architecture/keys.rs"]
+mod keys;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MAX_FILE: usize = 600;
@@ -24,7 +28,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("probe", &["signal"]),
     ("host", &["signal"]),
     ("workload", &["signal", "host", "probe"]),
-    ("collectors", &["signal", "probe", "host", "workload"]),
+    ("settings", &[]),
+    ("collectors", &["signal", "probe", "host", "workload", "settings"]),
     ("pipeline", &["signal", "telemetry::SelfMetrics"]),
     ("files", &[]),
     (
@@ -296,16 +301,6 @@ fn collectors_do_not_know_each_other() {
         }
     }
     none(&problems, "collectors never import each other");
-}
-
-/// The BPF library can be exchanged in one folder.
-#[test]
-fn only_probe_names_aya() {
-    let sources = rust("src").into_iter().filter(|s| s.module() != "probe");
-    let problems: Vec<_> = sources
-        .flat_map(|s| s.find(|l| (has_word(l, "aya") || has_word(l, "aya_obj")).then(|| "names aya".to_owned())))
-        .collect();
-    none(&problems, "only src/probe names aya: give it a function that says what you want");
 }
 
 /// Readings of the kernel have roots that tests move: nobody else opens /proc or /sys.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bianque::collectors::BUILT_IN;
+use bianque::signal::semconv::SCHEMA_URL;
 use bianque::signal::{EventDef, Instrument, Key, MetricDef};
 use bianque::telemetry::SELF_METRICS;
 
@@ -192,4 +193,13 @@ fn events_keep_the_rules() {
         }
     }
     assert!(problems.is_empty(), "{problems:#?}");
+}
+
+/// The change log names the version of the conventions that is sent with the data.
+#[test]
+fn the_change_log_names_the_schema_that_is_sent() {
+    let version = SCHEMA_URL.strip_prefix("https://opentelemetry.io/schemas/").unwrap();
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/CHANGELOG.md")).unwrap();
+    let named: Vec<&str> = text.split("semantic conventions ").skip(1).filter_map(|t| t.split(' ').next()).collect();
+    assert_eq!(named, [version.strip_suffix(".0").unwrap()], "SCHEMA_URL is of {version}");
 }

@@ -38,15 +38,10 @@ const BANNED: &[(&str, &str)] = &[
 
 /// Crates that are there in several versions, and who keeps the older one.
 const SEVERAL_VERSIONS: &[(&str, &str)] = &[
-    ("base64", "hyper-util's is newer than tonic's, opentelemetry-proto's and elasticsearch's"),
-    ("cpufeatures", "const-hex, of opentelemetry-proto"),
-    ("getrandom", "ring and rand, of opentelemetry_sdk"),
+    ("base64", "tonic, opentelemetry-proto, elasticsearch and its reqwest; ours and hyper-util's is newer"),
+    ("getrandom", "ring, and rand of opentelemetry_sdk"),
     ("hashbrown", "dashmap, of fjall, and quick_cache, of its lsm-tree"),
-    ("serde_spanned", "toml of figment"),
     ("syn", "when building only: half of the derive macros have not moved yet"),
-    ("toml", "figment"),
-    ("toml_datetime", "toml of figment"),
-    ("winnow", "toml of figment"),
 ];
 
 /// `name version|licence` of each crate that these kinds of dependencies lead to, but ours.

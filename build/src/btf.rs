@@ -3,7 +3,28 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::elf::{str_at, u16_at, u32_at};
+/// Reads a number at `at`; every reader of bytes here goes through it.
+fn read<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
+    at.checked_add(N)
+        .and_then(|end| bytes.get(at..end))
+        .and_then(|b| b.try_into().ok())
+        .with_context(|| format!("the section ends within a number at byte {at}"))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
+    read(bytes, at).map(u16::from_le_bytes)
+}
+
+pub fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+    read(bytes, at).map(u32::from_le_bytes)
+}
+
+/// The NUL-terminated string at `at`.
+fn str_at(bytes: &[u8], at: usize) -> Result<&str> {
+    let tail = bytes.get(at..).with_context(|| format!("no string at byte {at}"))?;
+    let end = tail.iter().position(|b| *b == 0).context("a string without an end")?;
+    Ok(std::str::from_utf8(&tail[..end])?)
+}
 
 pub type Id = u32;
 

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::btf::{Btf, Id, Type};
-use crate::elf::{Elf, u32_at};
+use crate::btf::{Btf, Id, Type, u32_at};
+use crate::elf::Object;
 use crate::types::{Types, camel, ident};
 
 /// Map types whose values user space never reads: task, inode, socket and cgroup storage.
@@ -20,14 +20,14 @@ const NO_WAKEUP: u32 = 1;
 /// # Errors
 /// What cannot be expressed in Rust, by struct and field; a program without a hook.
 pub fn write(name: &str, object: &[u8], file: &str) -> Result<String> {
-    let elf = Elf::parse(object)?;
-    let btf = Btf::parse(elf.section(".BTF").context("no BTF: was the object compiled with -g?")?.data)?;
+    let object = Object::parse(object)?;
+    let btf = Btf::parse(object.section(".BTF")?.context("no BTF: was the object compiled with -g?")?)?;
     let mut types = Types::new(&btf);
-    let records = records(&elf, &btf, &mut types)?;
+    let records = records(&object, &btf, &mut types)?;
     let maps = maps(&btf, &mut types)?;
-    let settings = variables(&elf, &btf, &mut types, ".data.setting", "Setting")?;
-    let switches = variables(&elf, &btf, &mut types, ".rodata.switch", "Switch")?;
-    let programs = programs(&elf, &btf)?;
+    let settings = variables(&object, &btf, &mut types, ".data.setting", "Setting")?;
+    let switches = variables(&object, &btf, &mut types, ".rodata.switch", "Switch")?;
+    let programs = programs(&object, &btf)?;
     let mut out = String::new();
     write!(
         out,
@@ -60,11 +60,11 @@ struct Records {
     text: String,
 }
 
-fn records(elf: &Elf<'_>, btf: &Btf, types: &mut Types<'_>) -> Result<Records> {
+fn records(object: &Object<'_>, btf: &Btf, types: &mut Types<'_>) -> Result<Records> {
     let (mut defs, mut variants, mut arms, mut lifetime) = (String::new(), String::new(), String::new(), "");
     for (i, (note, ty, _)) in btf.section(".bianque.rings").into_iter().enumerate() {
         let name = note.strip_suffix("__note").unwrap_or(note);
-        let value = note_value(elf, note)?;
+        let value = note_value(object, note)?;
         let (_, Type::Ptr(record)) = btf.resolve(ty) else { bail!("{name}: not declared by RECORDS") };
         let rust = types.rust(*record, name)?;
         let (stat, flags, size) = (value & 0xffff, value >> 16, btf.size(*record));
@@ -108,9 +108,9 @@ fn from_child(rust: &str) -> String {
 }
 
 /// The number that a macro of `probe.h` left for us.
-fn note_value(elf: &Elf<'_>, name: &str) -> Result<u32> {
-    let (section, at) = elf.variable(name).with_context(|| format!("{name} is not in the object"))?;
-    u32_at(section.data, at)
+fn note_value(object: &Object<'_>, name: &str) -> Result<u32> {
+    let place = object.variable(name)?;
+    u32_at(place.section, usize::try_from(place.offset)?)
 }
 
 struct Variables {
@@ -118,12 +118,12 @@ struct Variables {
     names: String,
 }
 
-fn variables(elf: &Elf<'_>, btf: &Btf, types: &mut Types<'_>, section: &str, kind: &str) -> Result<Variables> {
+fn variables(object: &Object<'_>, btf: &Btf, types: &mut Types<'_>, section: &str, kind: &str) -> Result<Variables> {
     let (mut defs, mut names) = (String::new(), String::new());
     for (name, ty, size) in btf.section(section) {
         let rust = from_child(&types.rust(ty, name)?);
-        let (place, offset) = elf.variable(name).with_context(|| format!("{name} is not in {section}"))?;
-        let file = place.offset + offset;
+        let place = object.variable(name)?;
+        let (offset, file) = (place.offset, place.section_at + place.offset);
         writeln!(
             defs,
             "        bianque::probe::VariableDef {{ name: {name:?}, offset: {offset}, size: {size}, file_offset: {file} }},"
@@ -183,17 +183,17 @@ fn pointee(btf: &Btf, ty: Id) -> Option<Id> {
     }
 }
 
-fn programs(elf: &Elf<'_>, btf: &Btf) -> Result<String> {
+fn programs(object: &Object<'_>, btf: &Btf) -> Result<String> {
     let notes = btf.section(".bianque.programs");
     let mut out = String::new();
     let mut stats = Vec::new();
     for name in btf.functions() {
-        let Some(section) = elf.program_section(name).filter(|s| *s != ".text") else { continue };
+        let Some(section) = object.program_section(name).filter(|s| s != ".text") else { continue };
         let (kind, target) =
-            hook(section).with_context(|| format!("program {name}: SEC({section:?}) is not supported"))?;
+            hook(&section).with_context(|| format!("program {name}: SEC({section:?}) is not supported"))?;
         let slot = name.split_once("__").map_or(name, |(slot, _)| slot);
         let stat = match notes.iter().find(|(n, ..)| n.strip_suffix("__note") == Some(name)) {
-            Some((note, ..)) => format!("Some({})", note_value(elf, note)?),
+            Some((note, ..)) => format!("Some({})", note_value(object, note)?),
             None => "None".into(),
         };
         ensure!(

@@ -11,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest as _, Sha256};
 
+use crate::signal::Hex;
+
 /// One file of the page.
 struct File {
     path: &'static str,
@@ -63,8 +65,7 @@ pub(super) fn is_part(path: &str) -> bool {
 /// The files, each under its path.
 pub(super) fn routes() -> Router {
     FILES.iter().fold(Router::new(), |router, file| {
-        let tag =
-            format!("\"{}\"", Sha256::digest(file.content)[..8].iter().map(|b| format!("{b:02x}")).collect::<String>());
+        let tag = format!("\"{}\"", Hex(&Sha256::digest(file.content)[..8]));
         router.route(file.path, get(async move |headers: HeaderMap| serve(file, &tag, &headers)))
     })
 }

@@ -158,7 +158,7 @@ pub struct Events {
 
 #[derive(Debug, Clone, Args)]
 pub struct Filter {
-    /// From this time on: a span back from now (10m, 2h, 1d12h) or an RFC 3339 time
+    /// From this time on: a duration back from now (10m, 2h, 1d12h) or an RFC 3339 time
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Before this time, in the same forms

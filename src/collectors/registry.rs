@@ -9,6 +9,7 @@ use super::{AutoTracer, Collector, Context, EventCollector, Events, Info, Kind, 
 use super::{Settings, Unavailable, declared};
 use crate::host::Now;
 use crate::probe::RecordSet;
+use crate::settings::{self, Misfit};
 use crate::signal::{Capture, Change, Metrics, Trigger};
 
 /// Every collector of this crate, in the order in which they are listed.
@@ -57,7 +58,7 @@ pub enum SettingsError {
 
 /// A value that does not fit its setting, with the setting's key.
 #[derive(Debug)]
-pub struct ShapeError(pub(crate) Box<figment::Error>);
+pub struct ShapeError(pub(crate) Box<Misfit>);
 
 impl std::fmt::Display for ShapeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -104,22 +105,19 @@ const fn registration<C: Collector>(
             inline.into_generator().into_root_schema_for::<C::Config>()
         },
         defaults: || toml::Table::try_from(C::Config::default()).unwrap_or_default(),
-        check: |t| settings::<C>(t).map(drop),
+        check: |t| typed::<C>(t).map(drop),
         build,
     }
 }
 
-fn settings<C: Collector>(table: &toml::Table) -> Result<C::Config, SettingsError> {
-    // By way of figment, as its errors carry the key.
-    let misfit = |e| SettingsError::Shape(ShapeError(Box::new(e)));
-    let section = figment::value::Value::serialize(table).map_err(misfit)?;
-    let config: C::Config = section.deserialize().map_err(misfit)?;
+fn typed<C: Collector>(table: &toml::Table) -> Result<C::Config, SettingsError> {
+    let config: C::Config = settings::read([table]).map_err(|e| SettingsError::Shape(ShapeError(Box::new(e))))?;
     config.validate()?;
     Ok(config)
 }
 
 fn build<C: Collector>(table: &toml::Table, cx: &mut Context<'_>) -> Result<C, BuildError> {
-    Ok(C::new(settings::<C>(table)?, cx)?)
+    Ok(C::new(typed::<C>(table)?, cx)?)
 }
 
 /// A collector that was built.
@@ -160,7 +158,7 @@ impl<C: MetricCollector> RunningMetrics for C {
         result
     }
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()> {
-        Collector::reload(self, settings::<C>(section)?)
+        Collector::reload(self, typed::<C>(section)?)
     }
 }
 
@@ -179,7 +177,7 @@ impl<C: EventCollector> RunningEvents for C {
         result
     }
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()> {
-        Collector::reload(self, settings::<C>(section)?)
+        Collector::reload(self, typed::<C>(section)?)
     }
 }
 
@@ -196,7 +194,7 @@ impl<C: AutoTracer> RunningTracer for C {
         AutoTracer::period(self)
     }
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()> {
-        Collector::reload(self, settings::<C>(section)?)
+        Collector::reload(self, typed::<C>(section)?)
     }
 }
 

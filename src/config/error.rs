@@ -4,11 +4,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use figment::error::Kind;
 use toml::de::{DeTable, DeValue};
 
 use super::ENV_PREFIX;
 use super::suggest::nearest;
+use crate::settings::Fault;
 
 /// Where a value was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,20 +112,19 @@ pub(super) fn key_line(text: &str, path: &[String]) -> Option<usize> {
 }
 
 /// What serde found wrong, in words for whoever wrote the value.
-pub(super) fn explain(kind: &Kind, origin: &Origin, path: &[String]) -> String {
-    match kind {
-        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("expected {}", in_words(expected)),
-        Kind::InvalidLength(n, expected) => format!("has {n} elements; expected {}", in_words(expected)),
-        Kind::UnknownVariant(got, valid) => {
+pub(super) fn explain(fault: &Fault, origin: &Origin, path: &[String]) -> String {
+    match fault {
+        Fault::Type(expected) | Fault::Value(expected) => format!("expected {}", in_words(expected)),
+        Fault::Length(n, expected) => format!("has {n} elements; expected {}", in_words(expected)),
+        Fault::UnknownVariant(got, valid) => {
             let hint = nearest(got, valid.iter().copied()).map_or(String::new(), |v| format!("; did you mean {v:?}?"));
             let valid: Vec<String> = valid.iter().map(|v| format!("{v:?}")).collect();
             format!("expected one of {}{hint}", valid.join(", "))
         }
-        Kind::UnknownField(got, valid) => unknown_key(got, valid, origin, path),
-        Kind::MissingField(name) => format!("`{name}` is missing"),
-        Kind::DuplicateField(name) => format!("`{name}` is set twice"),
-        Kind::Message(text) => text.clone(),
-        other => format!("cannot be read ({other})"),
+        Fault::UnknownField(got, valid) => unknown_key(got, valid, origin, path),
+        Fault::MissingField(name) => format!("`{name}` is missing"),
+        Fault::DuplicateField(name) => format!("`{name}` is set twice"),
+        Fault::Message(_) | Fault::Other(_) => fault.to_string(),
     }
 }
 

@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use figment::value::{Dict, Map, Value};
-use figment::{Metadata, Profile, Provider};
+use toml::{Table, Value};
 
 use super::error::{ConfigError, Origin, Problem, line_of};
 use super::{DEFAULT_FILE, environment};
@@ -50,24 +49,14 @@ impl Sources {
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
     pub origin: Origin,
-    pub values: Dict,
+    pub values: Table,
     /// The text as it was given, for layers of one variable or flag: what looks like a number may be
     /// meant as a string.
     pub raw: Option<String>,
 }
 
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.origin.to_string())
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Ok(Profile::Default.collect(self.values.clone()))
-    }
-}
-
 impl Layer {
-    pub fn new(origin: Origin, values: Dict) -> Self {
+    pub fn new(origin: Origin, values: Table) -> Self {
         Layer { origin, values, raw: None }
     }
 
@@ -81,7 +70,7 @@ impl Layer {
     pub fn make_literal(&mut self, path: &[String]) -> bool {
         let Some(raw) = self.raw.clone() else { return false };
         match find_mut(&mut self.values, path) {
-            Some(v) if v.as_str().is_none() && v.as_dict().is_none() => {
+            Some(v) if v.as_str().is_none() && v.as_table().is_none() => {
                 *v = Value::from(raw);
                 true
             }
@@ -96,7 +85,7 @@ impl Layer {
     /// The path at which this layer sets a key: itself, or what stands where a table should lead to it.
     pub fn setter(&self, path: &[String]) -> Option<Vec<String>> {
         (1..=path.len())
-            .find(|n| self.get(&path[..*n]).is_some_and(|v| *n == path.len() || v.as_dict().is_none()))
+            .find(|n| self.get(&path[..*n]).is_some_and(|v| *n == path.len() || v.as_table().is_none()))
             .map(|n| path[..n].to_vec())
     }
 
@@ -107,46 +96,43 @@ impl Layer {
 }
 
 fn toml_value(text: &str) -> Option<Value> {
-    let parsed: toml::Value = toml::from_str::<toml::Table>(&format!("v = {text}")).ok()?.remove("v")?;
-    match parsed {
-        // A date without quotes is meant as text.
-        toml::Value::Datetime(_) => None,
-        other => Value::serialize(other).ok(),
-    }
+    let parsed = toml::from_str::<Table>(&format!("v = {text}")).ok()?.remove("v")?;
+    // A date without quotes is meant as text.
+    Some(parsed).filter(|v| !v.is_datetime())
 }
 
-fn nest(key: &[String], value: Value) -> Dict {
-    let mut dict = Dict::new();
+fn nest(key: &[String], value: Value) -> Table {
+    let mut table = Table::new();
     if let Some((first, rest)) = key.split_first() {
-        let inner = if rest.is_empty() { value } else { Value::from(nest(rest, value)) };
-        dict.insert(first.clone(), inner);
+        let inner = if rest.is_empty() { value } else { Value::Table(nest(rest, value)) };
+        table.insert(first.clone(), inner);
     }
-    dict
+    table
 }
 
-fn find<'a>(dict: &'a Dict, path: &[String]) -> Option<&'a Value> {
+fn find<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
     let (first, rest) = path.split_first()?;
-    let value = dict.get(first)?;
-    if rest.is_empty() { Some(value) } else { find(value.as_dict()?, rest) }
+    let value = table.get(first)?;
+    if rest.is_empty() { Some(value) } else { find(value.as_table()?, rest) }
 }
 
-fn find_mut<'a>(dict: &'a mut Dict, path: &[String]) -> Option<&'a mut Value> {
+fn find_mut<'a>(table: &'a mut Table, path: &[String]) -> Option<&'a mut Value> {
     let (first, rest) = path.split_first()?;
-    let value = dict.get_mut(first)?;
+    let value = table.get_mut(first)?;
     match (rest.is_empty(), value) {
         (true, v) => Some(v),
-        (false, Value::Dict(_, d)) => find_mut(d, rest),
+        (false, Value::Table(d)) => find_mut(d, rest),
         _ => None,
     }
 }
 
-fn remove(dict: &mut Dict, path: &[String]) -> bool {
+fn remove(table: &mut Table, path: &[String]) -> bool {
     let Some((first, rest)) = path.split_first() else { return false };
-    match dict.get_mut(first) {
+    match table.get_mut(first) {
         None => false,
-        Some(Value::Dict(_, inner)) if !rest.is_empty() => remove(inner, rest),
+        Some(Value::Table(inner)) if !rest.is_empty() => remove(inner, rest),
         // The path goes on below something that is no table: an element of an array, or a table expected.
-        Some(_) => dict.remove(first).is_some(),
+        Some(_) => table.remove(first).is_some(),
     }
 }
 
@@ -162,18 +148,17 @@ pub(super) fn file(file: &File) -> Result<Option<(Layer, String)>, ConfigError> 
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => return Ok(None),
         Err(e) => return Err(ConfigError::one(Problem::of_file(path, None, format!("cannot be read: {e}")))),
     };
-    let table: toml::Table = toml::from_str(&text).map_err(|e| {
+    let values: Table = toml::from_str(&text).map_err(|e| {
         let line = e.span().map(|s| line_of(&text, s.start));
         ConfigError::one(Problem::of_file(path, line, format!("is not TOML: {}", e.message())))
     })?;
-    let values = Value::serialize(table).ok().and_then(Value::into_dict).unwrap_or_default();
     Ok(Some((Layer::new(Origin::File { path: path.into(), line: None }, values), text)))
 }
 
 /// What the standard variables ask for: the metric interval, and all else.
 pub(super) fn otel(settings: &serde_json::Value) -> (Layer, Layer) {
-    let mut rest = Value::serialize(settings).ok().and_then(Value::into_dict).unwrap_or_default();
-    let interval: Dict = rest.remove("metrics").map(|v| ("metrics".to_owned(), v)).into_iter().collect();
+    let mut rest = Table::try_from(settings).unwrap_or_default();
+    let interval: Table = rest.remove("metrics").map(|v| ("metrics".to_owned(), v)).into_iter().collect();
     (Layer::new(Origin::Otel, interval), Layer::new(Origin::Otel, rest))
 }
 

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Merges the layers, checks the result, and finds everything that is wrong in one go.
 
-use figment::Figment;
-use figment::error::Kind as Fault;
-use figment::value::{Dict, Value};
 use serde_json::Value as Json;
 
 use super::error::{ConfigError, Origin, Problem, explain, key_line, unknown_key};
@@ -13,6 +10,7 @@ use crate::collectors::registry::SettingsError;
 use crate::collectors::{Kind, Registration};
 use crate::exporters::otlp;
 use crate::exporters::settings::without_credentials;
+use crate::settings::{self, Fault, Misfit};
 
 /// A valid configuration and where each of its values came from.
 #[derive(Debug, Clone)]
@@ -85,19 +83,19 @@ pub fn load(sources: &Sources, registrations: &[Registration]) -> Result<Loaded,
     Err(ConfigError { problems })
 }
 
-fn defaults(registrations: &[Registration]) -> Dict {
+fn defaults(registrations: &[Registration]) -> toml::Table {
     let mut config = Config::default();
     for r in registrations {
         let settings = (r.defaults)();
         let section = super::CollectorConfig { enabled: r.info.enabled, settings, ..Default::default() };
         config.collectors.insert(r.info.name.to_owned(), section);
     }
-    Value::serialize(config).ok().and_then(Value::into_dict).unwrap_or_default()
+    toml::Table::try_from(config).unwrap_or_default()
 }
 
 /// What is wrong with the value at a path.
 enum Wrong {
-    Serde(Fault),
+    Misfit(Fault),
     /// Of the right type, but out of range or at odds with another; what would be valid.
     Range(String),
     UnknownKey(Vec<String>),
@@ -106,8 +104,7 @@ enum Wrong {
 type Faults = Vec<(Vec<String>, Wrong)>;
 
 fn attempt(layers: &[Layer], registrations: &[Registration]) -> Result<Config, Faults> {
-    let figment = layers.iter().cloned().fold(Figment::new(), Figment::merge);
-    let config: Config = figment.extract().map_err(|e| vec![fault_of(e, &[])])?;
+    let config: Config = settings::read(layers.iter().map(|l| &l.values)).map_err(|e| vec![fault_of(e, &[])])?;
     let mut faults: Faults =
         config.invalid().into_iter().map(|(key, valid)| (split(&key), Wrong::Range(valid))).collect();
     for (name, section) in &config.collectors {
@@ -145,14 +142,8 @@ fn split(key: &str) -> Vec<String> {
     key.split('.').map(str::to_owned).collect()
 }
 
-fn fault_of(e: figment::Error, below: &[&str]) -> (Vec<String>, Wrong) {
-    let mut path: Vec<String> = below.iter().map(|s| (*s).to_owned()).chain(e.path).collect();
-    if let Fault::UnknownField(name, _) = &e.kind
-        && path.last() != Some(name)
-    {
-        path.push(name.clone());
-    }
-    (path, Wrong::Serde(e.kind))
+fn fault_of(e: Misfit, below: &[&str]) -> (Vec<String>, Wrong) {
+    (below.iter().map(|s| (*s).to_owned()).chain(e.path).collect(), Wrong::Misfit(e.fault))
 }
 
 /// Finds who set the value, notes the problem and takes the value out. False when nobody did.
@@ -172,10 +163,10 @@ fn blame(
         }
         return false;
     };
-    if matches!(wrong, Wrong::Serde(Fault::InvalidType(..))) && layer.make_literal(&set) {
+    if matches!(wrong, Wrong::Misfit(Fault::Type(_))) && layer.make_literal(&set) {
         return true;
     }
-    let unknown = matches!(wrong, Wrong::UnknownKey(_) | Wrong::Serde(Fault::UnknownField(..)));
+    let unknown = matches!(wrong, Wrong::UnknownKey(_) | Wrong::Misfit(Fault::UnknownField(..)));
     let secret = schema::is_secret(schema, &set);
     let value = match layer.get(&set) {
         Some(_) if unknown => None,
@@ -185,9 +176,9 @@ fn blame(
     };
     let origin = located(&layer.origin, file_text, path);
     let what = match wrong {
-        Wrong::Serde(Fault::Message(_)) if secret => "is not valid".into(),
+        Wrong::Misfit(Fault::Message(_)) if secret => "is not valid".into(),
         // serde only knows the enum's Rust name.
-        Wrong::Serde(Fault::InvalidType(_, e) | Fault::InvalidValue(_, e)) if e.starts_with("enum ") => {
+        Wrong::Misfit(Fault::Type(e) | Fault::Value(e)) if e.starts_with("enum ") => {
             format!("expected {}", schema::choices(schema, &set))
         }
         _ => describe(wrong, &origin, path),
@@ -198,7 +189,7 @@ fn blame(
 
 fn describe(wrong: &Wrong, origin: &Origin, path: &[String]) -> String {
     match wrong {
-        Wrong::Serde(kind) => explain(kind, origin, path),
+        Wrong::Misfit(kind) => explain(kind, origin, path),
         Wrong::Range(valid) => format!("expected {}", valid.trim_start_matches("expected ")),
         Wrong::UnknownKey(valid) => {
             let valid: Vec<&str> = valid.iter().map(String::as_str).collect();

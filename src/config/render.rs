@@ -3,7 +3,6 @@
 
 use std::fmt::Write as _;
 
-use figment::value::Value;
 use serde_json::Value as Json;
 
 use super::error::Origin;
@@ -191,9 +190,9 @@ pub(crate) fn toml_text(v: &Json) -> String {
 }
 
 /// A value as it would be written in the file.
-pub(super) fn inline(v: &Value) -> String {
+pub(super) fn inline(v: &toml::Value) -> String {
     match v.as_str() {
         Some(text) => toml::Value::from(without_password(text)).to_string(),
-        None => toml::Value::try_from(v).map_or_else(|_| "…".into(), |v| v.to_string()),
+        None => v.to_string(),
     }
 }

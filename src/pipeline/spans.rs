@@ -10,7 +10,9 @@ use crate::signal::entry::IncidentRecord;
 use crate::signal::ids::{EventId, profile_id};
 use crate::signal::otlp::{self, Place, key_value, span_at};
 use crate::signal::semconv::{Key, attr};
-use crate::signal::{Capture, Event, Profile, ProfileKind, Related, Severity, Timestamp, Value, evidence, profile};
+use crate::signal::{
+    Capture, Event, Hex, Profile, ProfileKind, Related, Severity, Timestamp, Value, evidence, profile,
+};
 
 /// Stacks that a capture's span shows, as back ends show no profiles yet.
 const TOP_STACKS: usize = 10;
@@ -54,7 +56,7 @@ pub(super) fn capture(c: &Capture, collector: &str, id: EventId, place: Place) -
     let profiles = profile::encode(evidence::profiles(&c.evidence), &of);
     let mut attributes = vec![pair(attr::LINUX_COLLECTOR, collector.to_owned())];
     if let Some(first) = evidence::profiles(&c.evidence).find(|p| !p.stacks.is_empty()) {
-        let hex: String = id.iter().map(|b| format!("{b:02x}")).collect();
+        let hex = Hex(&id).to_string();
         attributes.push(pair(attr::LINUX_PROFILE_ID, hex.clone()));
         attributes.push(pair(attr::PYROSCOPE_PROFILE_ID, hex));
         attributes.extend(values(first, first.total()));

@@ -3,6 +3,8 @@
 
 use sha2::{Digest, Sha256};
 
+use super::hex::{self, Hex};
+
 /// 24 hex digits in text: ingest time in nanoseconds, made strictly increasing, then four bytes of
 /// the host's hash. Its order is the order of ingest; it is the store's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,7 +25,7 @@ macro_rules! hex_display {
     ($($t:ty),*) => {$(
         impl std::fmt::Display for $t {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+                Hex(&self.0).fmt(f)
             }
         }
     )*};
@@ -76,14 +78,7 @@ impl EventId {
     /// Reads the text form: 24 hex digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() != 24 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
-        }
-        let mut id = [0; 12];
-        for (i, b) in id.iter_mut().enumerate() {
-            *b = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
-        }
-        Some(EventId(id))
+        hex::parse(text).map(EventId)
     }
 }
 

@@ -10,6 +10,7 @@ use prost::Message as _;
 use serde_json::{Map, Value as Json};
 
 use super::entry::{Entry, IncidentRecord, ResourceAttrs};
+use super::hex::Hex;
 use super::semconv::attr;
 use super::{Attributes, Key, Timestamp, otlp, profile};
 
@@ -121,7 +122,7 @@ fn tree_entry(e: &Entry, workload: Option<&ResourceAttrs>, node: &[KeyValue]) ->
     let Some((first, related)) = e.spans.split_first() else { return o };
     o["start"] = Timestamp(first.start_time_unix_nano).rfc3339().into();
     if !first.parent_span_id.is_empty() {
-        o["parent_span_id"] = hex(&first.parent_span_id).into();
+        o["parent_span_id"] = Hex(&first.parent_span_id).to_string().into();
     }
     if !related.is_empty() {
         let row = |s: &Span| {
@@ -165,17 +166,8 @@ fn severity_name(number: i32) -> &'static str {
 
 fn insert_hex(o: &mut Map<String, Json>, key: &str, bytes: &[u8]) {
     if !bytes.is_empty() {
-        o.insert(key.into(), hex(bytes).into());
+        o.insert(key.into(), Hex(bytes).to_string().into());
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut s, b| {
-        // Writing to a string cannot fail.
-        let _ = write!(s, "{b:02x}");
-        s
-    })
 }
 
 /// The node's attributes; of a workload, those that hold for it too, overwritten by its own.
@@ -209,7 +201,7 @@ fn any(v: &AnyValue) -> Json {
         }
         Some(Value::ArrayValue(a)) => a.values.iter().map(any).collect(),
         Some(Value::KvlistValue(l)) => object(l.values.iter()),
-        Some(Value::BytesValue(b)) => hex(b).into(),
+        Some(Value::BytesValue(b)) => Hex(b).to_string().into(),
         Some(Value::StringValueStrindex(i)) => (*i).into(),
     }
 }

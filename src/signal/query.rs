@@ -5,6 +5,7 @@
 use super::entry::{Entry, ResourceAttrs};
 use super::ids::EventId;
 use super::semconv::attr;
+use super::units::{DURATION_EXPECTED, HumanDuration};
 use super::{Key, Severity, Timestamp, otlp};
 
 /// A question about stored events or incidents. All parts must hold.
@@ -60,8 +61,8 @@ impl Query {
             return Err(bad("expected a value"));
         }
         match key {
-            "since" => self.since = Some(parse_time(value, now).ok_or_else(|| bad(TIME_FORMS))?),
-            "until" => self.until = Some(parse_time(value, now).ok_or_else(|| bad(TIME_FORMS))?),
+            "since" => self.since = Some(parse_time(value, now).map_err(|e| bad(&e))?),
+            "until" => self.until = Some(parse_time(value, now).map_err(|e| bad(&e))?),
             "name" => self.name = Some(value.to_owned()),
             "collector" => self.collector = Some(value.to_owned()),
             "container" => self.container = Some(value.to_owned()),
@@ -150,21 +151,19 @@ impl Query {
     }
 }
 
-/// The forms of a time that [`parse_time`] reads, for error messages and help texts.
-pub const TIME_FORMS: &str =
-    "expected a span back from now such as 15m, 2h or 1d12h, or an RFC 3339 time such as 2026-01-31T12:00:00Z";
-
-/// Reads a time: RFC 3339, or a span back from `now` (`90s`, `15m`, `2h`, `1d12h`).
-#[must_use]
-pub fn parse_time(text: &str, now: Timestamp) -> Option<Timestamp> {
-    if let Ok(t) = text.parse::<jiff::Timestamp>() {
-        return u64::try_from(t.as_nanosecond()).ok().map(Timestamp);
+/// Reads a time: RFC 3339, or how long before `now` ([`HumanDuration`]).
+fn parse_time(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Ok(t) = text.parse::<jiff::Timestamp>()
+        && let Ok(ns) = u64::try_from(t.as_nanosecond())
+    {
+        return Ok(Timestamp(ns));
     }
-    let span: jiff::Span = text.parse().ok()?;
-    let day = jiff::SpanRelativeTo::days_are_24_hours();
-    let back = std::time::Duration::try_from(span.to_duration(day).ok()?).ok()?;
-    Some(now.minus(back))
+    let forms = || format!("expected {DURATION_EXPECTED}, back from now, or an RFC 3339 time such as \"{EXAMPLE}\"");
+    let back: HumanDuration = text.parse().map_err(|_| forms())?;
+    Ok(now.minus(back.get()))
 }
+
+const EXAMPLE: &str = "2026-01-31T12:00:00Z";
 
 #[cfg(test)]
 mod tests {
@@ -198,14 +197,28 @@ mod tests {
     /// Spans count back from now; days are 24 hours; nonsense is refused with the forms that would do.
     #[test]
     fn times() {
-        assert_eq!(parse_time("15m", NOW), Some(Timestamp(NOW.0 - 900_000_000_000)));
-        assert_eq!(parse_time("1d12h", NOW), Some(Timestamp(NOW.0 - 129_600_000_000_000)));
-        assert_eq!(parse_time("2027-01-15T08:00:00Z", NOW), Some(NOW));
+        assert_eq!(parse_time("15m", NOW), Ok(Timestamp(NOW.0 - 900_000_000_000)));
+        assert_eq!(parse_time("1d12h", NOW), Ok(Timestamp(NOW.0 - 129_600_000_000_000)));
+        assert_eq!(parse_time("2027-01-15T08:00:00Z", NOW), Ok(NOW));
         for bad in ["yesterday", "15", "-5", ""] {
-            assert_eq!(parse_time(bad, NOW), None, "{bad}");
+            assert!(parse_time(bad, NOW).is_err(), "{bad}");
         }
         let e = Query::default().set("since", "soon", NOW).unwrap_err();
-        assert!(e.to_string().contains("since=soon: expected a span"), "{e}");
+        assert!(e.to_string().contains("since=soon: expected a duration"), "{e}");
+    }
+
+    /// A span back from now is written as durations in the configuration are, and refused in the same words.
+    #[test]
+    fn durations_have_one_grammar() {
+        for text in ["90s", "1m30s", " 2h ", "7d", "200ms", "1us", "3ns", "0s"] {
+            let d: HumanDuration = text.parse().unwrap();
+            assert_eq!(parse_time(text, NOW), Ok(NOW.minus(d.get())), "{text}");
+        }
+        for text in ["1.5h", "2 hours ago", "1 week", "1mo", "PT5M", "P1D", "15M", "1h ago", "5 minutes"] {
+            let refused = text.parse::<HumanDuration>().unwrap_err();
+            let e = Query::default().set("since", text, NOW).unwrap_err();
+            assert!(e.expected.contains(refused.expected), "{text}: {e}");
+        }
     }
 
     /// A wrong value and an unknown key say what would be valid.

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-const DURATION_EXPECTED: &str = "a duration such as \"200ms\", \"15s\", \"1m30s\" or \"7d\"";
+pub(super) const DURATION_EXPECTED: &str = "a duration such as \"200ms\", \"15s\", \"1m30s\" or \"7d\"";
 const SIZE_EXPECTED: &str = "a size such as \"512KiB\", \"64MiB\", \"1GiB\" or a number of bytes";
 
 /// Units of time, largest first, with their nanoseconds.

@@ -106,6 +106,14 @@ fn is_reproducible_and_clean() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (package(), build(dir.path()));
     assert!(std::fs::read(first).unwrap() == std::fs::read(&second).unwrap(), "two builds differ");
+    // The symbols are a package of their own, under the id of the program.
+    let symbols = second.to_str().unwrap().replace("/bianque_", "/bianque-dbgsym_");
+    let (_, listed) = shell(&format!("dpkg-deb -c {symbols} && dpkg-deb -f {symbols} Build-Ids"));
+    let id = listed.lines().last().unwrap();
+    assert!(
+        id.len() == 40 && listed.contains(&format!("/usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..])),
+        "{listed}"
+    );
     let theirs = "bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs";
     let (ok, said) =
         shell(&format!("lintian --allow-root --fail-on error,warning --suppress-tags {theirs} {}", first.display()));

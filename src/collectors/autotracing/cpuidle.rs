@@ -46,7 +46,6 @@ use crate::host::cgroup::Cgroups;
 use crate::probe::shared::cpu_sample::{CpuSample, Scope, Subscription};
 use crate::probe::shared::sched::Sched;
 use crate::probe::stacks::Symbols;
-use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
 use crate::signal::{
     Capture, Change, EventDef, Evidence, Key, Links, MetricDef, Profile, ProfileKind, Severity, StackSample, Target,
@@ -55,7 +54,14 @@ use crate::signal::{
 use crate::workload::{Filters, Workloads};
 use usage::{Figures, Judge, Usage, Verdict};
 
-const BY: &[Key] = &[attr::LINUX_CPUIDLE_REASON];
+const CPUIDLE_REASON: Key =
+    Key::new("linux.cpuidle.reason", "usage: high against its limit; jump: far more than usual");
+const CPU_USAGE: Key = Key::new("linux.cpu.usage", "CPUs in use");
+const CPU_CAPACITY: Key = Key::new("linux.cpu.capacity", "CPUs that the workload may use");
+const CPU_UTILIZATION: Key = Key::new("linux.cpu.utilization", "Share of that in use");
+const CPU_USUAL: Key = Key::new("linux.cpu.usual", "Share of that usually in use");
+
+const BY: &[Key] = &[CPUIDLE_REASON];
 
 static INCIDENTS: MetricDef =
     MetricDef::counter("linux.autotracing.cpuidle.incidents", "{event}", "Workloads that used too much CPU").by(BY);
@@ -68,13 +74,7 @@ pub static CPUIDLE: EventDef = EventDef {
     name: "linux.autotracing.cpuidle",
     summary: "A workload's CPU use jumped, or stays high against its own limit",
     severity: Severity::Warn,
-    attributes: &[
-        attr::LINUX_CPUIDLE_REASON,
-        attr::LINUX_CPU_USAGE,
-        attr::LINUX_CPU_CAPACITY,
-        attr::LINUX_CPU_UTILIZATION,
-        attr::LINUX_CPU_USUAL,
-    ],
+    attributes: &[CPUIDLE_REASON, CPU_USAGE, CPU_CAPACITY, CPU_UTILIZATION, CPU_USUAL],
     counter: &INCIDENTS,
     container_counter: Some(&CONTAINER_INCIDENTS),
 };
@@ -295,9 +295,9 @@ fn trigger(f: &Figures, reason: Reason, since: Now, now: Now) -> Trigger {
         Reason::Jump => ("jump", format!("{name} uses {cpus:.2} CPUs ({percent:.0} % of what it may use){usual}")),
         _ => ("usage", format!("{name} uses {cpus:.2} of its {capacity:.2} CPUs ({percent:.0} %)")),
     };
-    attributes.set(attr::LINUX_CPUIDLE_REASON, reason).set(attr::LINUX_CPU_USAGE, cpus);
-    attributes.set(attr::LINUX_CPU_CAPACITY, capacity).set(attr::LINUX_CPU_UTILIZATION, f.share());
-    attributes.set_some(attr::LINUX_CPU_USUAL, f.usual);
+    attributes.set(CPUIDLE_REASON, reason).set(CPU_USAGE, cpus);
+    attributes.set(CPU_CAPACITY, capacity).set(CPU_UTILIZATION, f.share());
+    attributes.set_some(CPU_USUAL, f.usual);
     Trigger {
         target: target(f.workload.key),
         def: &CPUIDLE,

@@ -61,8 +61,18 @@ use crate::signal::semconv::attr;
 use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload};
 use crate::workload::Workloads;
 
+const NET_ETHER_TYPE: Key = Key::new("linux.net.ether_type", "Protocol of the frame, in hexadecimal");
+const DROP_SOURCE: Key =
+    Key::new("linux.net.drop.source", "software: the kernel; hardware: a device that reports its traps");
+const DROP_GROUP: Key = Key::new("linux.net.drop.group", "The hardware trap's group");
+const DROP_KIND: Key = Key::new(
+    "linux.net.drop.kind",
+    "loss: somebody wanted the packet; normal: what an ordinary close or a busy segment of a network leaves; ignored",
+);
+const DROP_COUNT: Key = Key::new("linux.net.drop.count", "Drops of this reason, place and owner on this CPU so far");
+
 const BY: &[Key] = &[attr::LINUX_DROP_REASON];
-const COUNTED_BY: &[Key] = &[attr::LINUX_DROP_REASON, attr::LINUX_DROP_KIND];
+const COUNTED_BY: &[Key] = &[attr::LINUX_DROP_REASON, DROP_KIND];
 
 static EVENTS: MetricDef =
     MetricDef::counter("linux.net.packet_drop.events", "{event}", "Drops reported in full").by(BY);
@@ -83,9 +93,9 @@ pub static PACKET_DROP: EventDef = EventDef {
     attributes: &[
         attr::LINUX_DROP_REASON,
         attr::LINUX_DROP_LOCATION,
-        attr::LINUX_DROP_SOURCE,
-        attr::LINUX_DROP_GROUP,
-        attr::LINUX_DROP_COUNT,
+        DROP_SOURCE,
+        DROP_GROUP,
+        DROP_COUNT,
         attr::NETWORK_TYPE,
         attr::NETWORK_TRANSPORT,
         attr::SOURCE_ADDRESS,
@@ -95,7 +105,7 @@ pub static PACKET_DROP: EventDef = EventDef {
         attr::NETWORK_CONNECTION_STATE,
         attr::NETWORK_INTERFACE_NAME,
         attr::LINUX_NET_QUEUE,
-        attr::LINUX_NET_ETHER_TYPE,
+        NET_ETHER_TYPE,
         attr::LINUX_NET_PACKET_SIZE,
         attr::LINUX_NET_NAMESPACE,
     ],
@@ -241,10 +251,10 @@ impl DropWatch {
         e.message = message(&e, r, &reason, at.as_deref());
         let a = &mut e.attributes;
         a.set(attr::LINUX_DROP_REASON, reason).set_some(attr::LINUX_DROP_LOCATION, at);
-        a.set(attr::LINUX_DROP_SOURCE, if hardware { "hardware" } else { "software" });
-        a.set(attr::LINUX_DROP_COUNT, r.hits);
+        a.set(DROP_SOURCE, if hardware { "hardware" } else { "software" });
+        a.set(DROP_COUNT, r.hits);
         if hardware {
-            a.set(attr::LINUX_DROP_GROUP, text(&r.trap_group));
+            a.set(DROP_GROUP, text(&r.trap_group));
         }
         set_flow(a, &r.flow);
         set_state(a, &r.flow, &r.owner);
@@ -253,7 +263,7 @@ impl DropWatch {
         if !device.is_empty() && device.chars().all(|c| c.is_ascii_graphic()) {
             a.set(attr::NETWORK_INTERFACE_NAME, device).set(attr::LINUX_NET_QUEUE, r.queue);
         }
-        a.set(attr::LINUX_NET_ETHER_TYPE, Value::address(r.ether_type.into()));
+        a.set(NET_ETHER_TYPE, Value::address(r.ether_type.into()));
         a.set(attr::LINUX_NET_PACKET_SIZE, r.length_bytes).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
         e
     }
@@ -272,7 +282,7 @@ impl Names {
 /// What every reason came to so far.
 fn write(counts: &Counts, out: &mut Events) {
     let labels = |(reason, kind): &(String, &'static str)| {
-        [(attr::LINUX_DROP_REASON, Value::from(reason.clone())), (attr::LINUX_DROP_KIND, Value::from(*kind))]
+        [(attr::LINUX_DROP_REASON, Value::from(reason.clone())), (DROP_KIND, Value::from(*kind))]
     };
     for (label, n) in counts.node() {
         out.metrics.count(&DROPS, None, &labels(label), n.total);

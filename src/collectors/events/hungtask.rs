@@ -54,6 +54,21 @@ use crate::workload::Workloads;
 use hangs::{Hang, Hangs, Phase};
 use wait::Wait;
 
+const HUNG_FUNCTION: Key = Key::new("linux.hung.function", "The kernel's function that it waits in");
+const HUNG_WAIT: Key =
+    Key::new("linux.hung.wait", "What it waits for, as that function tells: mutex, page, journal, nfs, …");
+const HUNG_FILESYSTEM: Key = Key::new("linux.hung.filesystem", "The file system that it is in");
+const HUNG_LOCK: Key =
+    Key::new("linux.hung.lock", "The lock that it waits for: mutex, semaphore, rwsem_read, rwsem_write");
+const HUNG_LOCK_ADDRESS: Key =
+    Key::new("linux.hung.lock.address", "Its address: tasks with the same one wait for each other");
+const HUNG_LOCK_HINT: Key =
+    Key::new("linux.hung.lock.owner_is_hint", "The culprit had the lock, but may have let go of it");
+const HUNG_IOWAIT: Key = Key::new("linux.hung.iowait", "It waits for I/O");
+const HUNG_KILLABLE: Key = Key::new("linux.hung.killable", "A fatal signal would end the wait");
+const HUNG_TASKS: Key = Key::new("linux.hung.tasks", "Hung tasks of this workload at that moment");
+const HUNG_BY_KERNEL: Key = Key::new("linux.hung.reported_by_kernel", "The kernel's own detector has reported it");
+
 const BY: &[Key] = &[attr::LINUX_PHASE];
 
 static HANGS: MetricDef =
@@ -68,16 +83,16 @@ pub static HUNG: EventDef = EventDef {
     severity: Severity::Warn,
     attributes: &[
         attr::LINUX_PHASE,
-        attr::LINUX_HUNG_FUNCTION,
-        attr::LINUX_HUNG_WAIT,
-        attr::LINUX_HUNG_FILESYSTEM,
-        attr::LINUX_HUNG_LOCK,
-        attr::LINUX_HUNG_LOCK_ADDRESS,
-        attr::LINUX_HUNG_LOCK_HINT,
-        attr::LINUX_HUNG_IOWAIT,
-        attr::LINUX_HUNG_KILLABLE,
-        attr::LINUX_HUNG_TASKS,
-        attr::LINUX_HUNG_BY_KERNEL,
+        HUNG_FUNCTION,
+        HUNG_WAIT,
+        HUNG_FILESYSTEM,
+        HUNG_LOCK,
+        HUNG_LOCK_ADDRESS,
+        HUNG_LOCK_HINT,
+        HUNG_IOWAIT,
+        HUNG_KILLABLE,
+        HUNG_TASKS,
+        HUNG_BY_KERNEL,
         attr::LINUX_CULPRIT,
     ],
     counter: &HANGS,
@@ -210,24 +225,22 @@ impl HungTask {
         }
         e.attributes
             .set(attr::LINUX_PHASE, phase.name())
-            .set_some(attr::LINUX_HUNG_FUNCTION, wait.function)
-            .set_some(attr::LINUX_HUNG_WAIT, wait.on)
-            .set_some(attr::LINUX_HUNG_FILESYSTEM, wait.filesystem)
-            .set(attr::LINUX_HUNG_IOWAIT, task.in_iowait)
-            .set(attr::LINUX_HUNG_KILLABLE, task.killable)
-            .set(attr::LINUX_HUNG_BY_KERNEL, hang.by_kernel)
-            .set(attr::LINUX_HUNG_TASKS, self.hangs.under_way().filter(|h| h.task.cgroup == task.cgroup).count());
+            .set_some(HUNG_FUNCTION, wait.function)
+            .set_some(HUNG_WAIT, wait.on)
+            .set_some(HUNG_FILESYSTEM, wait.filesystem)
+            .set(HUNG_IOWAIT, task.in_iowait)
+            .set(HUNG_KILLABLE, task.killable)
+            .set(HUNG_BY_KERNEL, hang.by_kernel)
+            .set(HUNG_TASKS, self.hangs.under_way().filter(|h| h.task.cgroup == task.cgroup).count());
         self.say_lock(&mut e, task);
         e
     }
 
     fn say_lock(&self, e: &mut Event, task: &Blocked) {
         let Some(lock) = &task.lock else { return };
-        e.attributes
-            .set(attr::LINUX_HUNG_LOCK, lock.kind)
-            .set(attr::LINUX_HUNG_LOCK_ADDRESS, Value::address(lock.address));
+        e.attributes.set(HUNG_LOCK, lock.kind).set(HUNG_LOCK_ADDRESS, Value::address(lock.address));
         if let Some(owner) = &lock.owner {
-            e.attributes.set(attr::LINUX_HUNG_LOCK_HINT, owner.hint);
+            e.attributes.set(HUNG_LOCK_HINT, owner.hint);
             e.involve(Role::Culprit, self.workloads.of_cgroup(owner.cgroup), owner.thread.clone());
         }
     }
@@ -286,7 +299,7 @@ mod tests {
         );
         let text =
             |e: &Event, key: crate::signal::Key| e.attributes.get(key.name).and_then(Value::as_str).map(str::to_owned);
-        assert_eq!(text(&e, attr::LINUX_HUNG_WAIT).as_deref(), Some("nfs"));
+        assert_eq!(text(&e, HUNG_WAIT).as_deref(), Some("nfs"));
         assert!(c.tick().unwrap().is_empty());
         rig.kernel().iterates(&tasks::SKELETON, "walk", &r.as_bytes()[..100]);
         let e = c.tick().unwrap().pop().unwrap();

@@ -49,12 +49,32 @@ use crate::host::{Cgroups, Clock, Host, Now};
 use crate::probe::Object;
 use crate::probe::skeletons::memreclaim::{ReclaimKind, ReclaimStall, Record, Records, SKELETON, setting};
 use crate::probe::stacks::Symbols;
-use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
 use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload};
 use crate::workload::Workloads;
 
-const BY: &[Key] = &[attr::LINUX_RECLAIM_KIND];
+const RECLAIM_KIND: Key =
+    Key::new("linux.reclaim.kind", "direct (the node is short), memcg (a memory cgroup is full), compaction");
+const RECLAIM_ORDER: Key = Key::new("linux.reclaim.order", "Order of the allocation: 2^order pages");
+const RECLAIM_GFP: Key = Key::new("linux.reclaim.gfp_mask", "Its gfp flags by name");
+const RECLAIM_SCANNED: Key = Key::new("linux.reclaim.scanned", "Pages that were looked at");
+const RECLAIM_RECLAIMED: Key = Key::new("linux.reclaim.reclaimed", "Pages that were freed");
+const RECLAIM_PRIORITY: Key =
+    Key::new("linux.reclaim.priority", "How hard it was tried: 12 is at first, 0 is all there is");
+const RECLAIM_STALLS: Key = Key::new("linux.reclaim.stalls", "Stalls that this event is the sum of");
+const RECLAIM_WINDOW: Key =
+    Key::new("linux.reclaim.window", "Nanoseconds in which those stalls were; absent of a single one");
+const RECLAIM_CGROUP: Key = Key::new("linux.reclaim.cgroup.path", "The memory cgroup that was reclaimed");
+const RECLAIM_USAGE: Key = Key::new("linux.reclaim.usage", "Bytes charged to that cgroup");
+const RECLAIM_LIMIT: Key = Key::new("linux.reclaim.limit", "Its limit in bytes");
+const PRESSURE_BEFORE: Key =
+    Key::new("linux.pressure.memory.before", "The node's memory pressure before it (PSI: percent, microseconds)");
+const PRESSURE_AFTER: Key =
+    Key::new("linux.pressure.memory.after", "The node's memory pressure after it (PSI: percent, microseconds)");
+const PRESSURE_CGROUP: Key =
+    Key::new("linux.pressure.memory.cgroup", "Memory pressure of the task's cgroup after it (PSI; cgroup v2)");
+
+const BY: &[Key] = &[RECLAIM_KIND];
 
 static STALLS: MetricDef =
     MetricDef::counter("linux.memory.reclaim_stalls", "{event}", "Reclaim stalls of tasks, longer than the limit")
@@ -68,20 +88,20 @@ pub static STALL: EventDef = EventDef {
     summary: "A task stood still to free memory for longer than the limit",
     severity: Severity::Warn,
     attributes: &[
-        attr::LINUX_RECLAIM_KIND,
-        attr::LINUX_RECLAIM_ORDER,
-        attr::LINUX_RECLAIM_GFP,
-        attr::LINUX_RECLAIM_SCANNED,
-        attr::LINUX_RECLAIM_RECLAIMED,
-        attr::LINUX_RECLAIM_PRIORITY,
-        attr::LINUX_RECLAIM_STALLS,
-        attr::LINUX_RECLAIM_WINDOW,
-        attr::LINUX_RECLAIM_CGROUP,
-        attr::LINUX_RECLAIM_USAGE,
-        attr::LINUX_RECLAIM_LIMIT,
-        attr::LINUX_PRESSURE_BEFORE,
-        attr::LINUX_PRESSURE_AFTER,
-        attr::LINUX_PRESSURE_CGROUP,
+        RECLAIM_KIND,
+        RECLAIM_ORDER,
+        RECLAIM_GFP,
+        RECLAIM_SCANNED,
+        RECLAIM_RECLAIMED,
+        RECLAIM_PRIORITY,
+        RECLAIM_STALLS,
+        RECLAIM_WINDOW,
+        RECLAIM_CGROUP,
+        RECLAIM_USAGE,
+        RECLAIM_LIMIT,
+        PRESSURE_BEFORE,
+        PRESSURE_AFTER,
+        PRESSURE_CGROUP,
     ],
     counter: &STALLS,
     container_counter: Some(&CONTAINER_STALLS),
@@ -219,19 +239,19 @@ impl EventCollector for MemReclaim {
 
 impl MemReclaim {
     fn say_work(&self, e: &mut Event, r: &ReclaimStall) {
-        e.attributes.set(attr::LINUX_RECLAIM_KIND, kind(r));
+        e.attributes.set(RECLAIM_KIND, kind(r));
         if r.order >= 0 {
-            e.attributes.set(attr::LINUX_RECLAIM_ORDER, r.order).set(attr::LINUX_RECLAIM_GFP, gfp::names(r.gfp_mask));
+            e.attributes.set(RECLAIM_ORDER, r.order).set(RECLAIM_GFP, gfp::names(r.gfp_mask));
         }
         if r.kind != ReclaimKind::RECLAIM_COMPACTION {
-            e.attributes.set(attr::LINUX_RECLAIM_RECLAIMED, r.work.reclaimed);
-            e.attributes.set(attr::LINUX_RECLAIM_PRIORITY, r.priority);
+            e.attributes.set(RECLAIM_RECLAIMED, r.work.reclaimed);
+            e.attributes.set(RECLAIM_PRIORITY, r.priority);
         }
         if r.work.scanned != 0 {
-            e.attributes.set(attr::LINUX_RECLAIM_SCANNED, r.work.scanned);
+            e.attributes.set(RECLAIM_SCANNED, r.work.scanned);
         }
-        e.attributes.set(attr::LINUX_RECLAIM_STALLS, r.stalls);
-        e.attributes.set_some(attr::LINUX_RECLAIM_WINDOW, (r.window_ns != 0).then_some(r.window_ns));
+        e.attributes.set(RECLAIM_STALLS, r.stalls);
+        e.attributes.set_some(RECLAIM_WINDOW, (r.window_ns != 0).then_some(r.window_ns));
     }
 
     /// The cgroup that was reclaimed, and how full it is.
@@ -240,12 +260,10 @@ impl MemReclaim {
             return;
         }
         let path = self.workloads.of_cgroup(r.reclaimed.into()).map(|w| w.cgroup.clone());
-        e.attributes
-            .set_some(attr::LINUX_RECLAIM_CGROUP, path)
-            .set(attr::LINUX_RECLAIM_USAGE, r.usage_pages.saturating_mul(self.page));
+        e.attributes.set_some(RECLAIM_CGROUP, path).set(RECLAIM_USAGE, r.usage_pages.saturating_mul(self.page));
         // PAGE_COUNTER_MAX of include/linux/page_counter.h: no limit.
         if r.limit_pages < u64::MAX / 2 / self.page {
-            e.attributes.set(attr::LINUX_RECLAIM_LIMIT, r.limit_pages * self.page);
+            e.attributes.set(RECLAIM_LIMIT, r.limit_pages * self.page);
         }
     }
 
@@ -256,9 +274,9 @@ impl MemReclaim {
         let path = e.workload.as_ref().map(|w| w.cgroup.clone());
         let own = path.and_then(|p| Cgroups::read(&self.host).ok()?.pressure(Resource::Memory, &p).ok());
         e.attributes
-            .set_some(attr::LINUX_PRESSURE_BEFORE, before)
-            .set_some(attr::LINUX_PRESSURE_AFTER, after)
-            .set_some(attr::LINUX_PRESSURE_CGROUP, own.map(|p| figures(&p)));
+            .set_some(PRESSURE_BEFORE, before)
+            .set_some(PRESSURE_AFTER, after)
+            .set_some(PRESSURE_CGROUP, own.map(|p| figures(&p)));
     }
 }
 
@@ -290,7 +308,7 @@ fn message(e: &Event, r: &ReclaimStall) -> String {
     let thread = e.thread.clone().unwrap_or_default();
     let whose = Workload::whose(e.workload.as_ref());
     let ms = Duration::from_nanos(r.stall_ns).as_millis();
-    let path = e.attributes.get(attr::LINUX_RECLAIM_CGROUP.name).and_then(Value::as_str);
+    let path = e.attributes.get(RECLAIM_CGROUP.name).and_then(Value::as_str);
     let over = match (r.kind, path) {
         (ReclaimKind::RECLAIM_MEMCG, Some(path)) => format!("in reclaim of the memory cgroup {path}"),
         (ReclaimKind::RECLAIM_MEMCG, None) => "in reclaim of a memory cgroup".to_owned(),
@@ -343,10 +361,10 @@ mod tests {
         assert_eq!(e.message, words);
         let avg10 = |key: crate::signal::Key| {
             let Some(Value::Map(lines)) = e.attributes.get(key.name) else { panic!("no {}", key.name) };
-            format!("{:?}", lines).contains(if key.name == attr::LINUX_PRESSURE_BEFORE.name { "1.0" } else { "9.0" })
+            format!("{:?}", lines).contains(if key.name == PRESSURE_BEFORE.name { "1.0" } else { "9.0" })
         };
-        assert!(avg10(attr::LINUX_PRESSURE_BEFORE) && avg10(attr::LINUX_PRESSURE_AFTER));
+        assert!(avg10(PRESSURE_BEFORE) && avg10(PRESSURE_AFTER));
         let int = |key: crate::signal::Key| e.attributes.get(key.name).and_then(Value::as_int).unwrap();
-        assert_eq!(int(attr::LINUX_RECLAIM_LIMIT), 2 * int(attr::LINUX_RECLAIM_USAGE));
+        assert_eq!(int(RECLAIM_LIMIT), 2 * int(RECLAIM_USAGE));
     }
 }

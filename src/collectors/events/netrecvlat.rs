@@ -53,7 +53,12 @@ use crate::signal::units::HumanDuration;
 use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Stack, Thread, Workload};
 use crate::workload::Workloads;
 
-const BY: &[Key] = &[attr::LINUX_RECEIVE_STAGE];
+const RECEIVE_STAGE: Key = Key::new(
+    "linux.net.receive.stage",
+    "How far the packet had come: stack (entry of the network stack), transport (TCP), user (copied to the reader)",
+);
+
+const BY: &[Key] = &[RECEIVE_STAGE];
 
 static DELAYS: MetricDef =
     MetricDef::counter("linux.net.receive_delays", "{event}", "Received packets that waited too long").by(BY);
@@ -67,7 +72,7 @@ pub static DELAY: EventDef = EventDef {
     summary: "A received packet waited longer than the limit",
     severity: Severity::Warn,
     attributes: &[
-        attr::LINUX_RECEIVE_STAGE,
+        RECEIVE_STAGE,
         attr::NETWORK_TYPE,
         attr::NETWORK_TRANSPORT,
         attr::SOURCE_ADDRESS,
@@ -269,7 +274,7 @@ impl NetRecvLat {
         let reader = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
         e.message = format!("{}{whose} waited {} ms for {waited_for}{reader}", ends(&flow), delay.as_millis());
         let a = &mut e.attributes;
-        a.set(attr::LINUX_RECEIVE_STAGE, stage);
+        a.set(RECEIVE_STAGE, stage);
         set_flow(a, &flow);
         set_state(a, &flow, &owner);
         let device = text(&r.device);

@@ -43,7 +43,28 @@ use crate::signal::semconv::attr;
 use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Thread, Value, Workload};
 use crate::workload::Workloads;
 
-const BY: &[Key] = &[attr::LINUX_OOM_CONSTRAINT];
+const PROCESS_COMMAND: Key = Key::new("process.command", "The thread's name (comm)");
+const OOM_CONSTRAINT: Key =
+    Key::new("linux.oom.constraint", "What ran out: none (the node), cpuset, memory_policy, memcg, unknown");
+const OOM_CGROUP: Key = Key::new("linux.oom.cgroup.path", "The cgroup whose limit was reached");
+const OOM_USAGE: Key = Key::new("linux.oom.usage", "Bytes charged to that cgroup at the kill");
+const OOM_LIMIT: Key = Key::new("linux.oom.limit", "Its limit in bytes");
+const OOM_CPUSET: Key =
+    Key::new("linux.oom.cpuset", "The cpuset whose memory ran out: the last part of its cgroup's path");
+const OOM_NODES: Key =
+    Key::new("linux.oom.memory_nodes", "The NUMA nodes that the allocation was bound to, as cpuset.mems has them");
+const OOM_ORDER: Key = Key::new("linux.oom.order", "Order of the allocation that could not be met");
+const OOM_GFP: Key = Key::new("linux.oom.gfp_mask", "Its gfp flags");
+const OOM_SCORE_ADJ: Key = Key::new("linux.oom.score_adj", "The victim's oom_score_adj");
+const OOM_GROUP: Key = Key::new("linux.oom.group_kill", "memory.oom.group: the whole cgroup was killed");
+const OOM_VICTIM_MEMORY: Key = Key::new("linux.oom.victim.memory", "The victim's memory in bytes, by kind");
+const OOM_MEMORY_STAT: Key = Key::new("linux.oom.memory.stat", "memory.stat of the cgroup, after the kill");
+const OOM_MEMORY_EVENTS: Key = Key::new("linux.oom.memory.events", "memory.events of the cgroup");
+const OOM_PROCESSES: Key = Key::new("linux.oom.processes", "The cgroup's (or node's) largest processes that are left");
+const OOM_MEMINFO: Key = Key::new("linux.oom.meminfo", "The node's memory in bytes");
+const PROCESS_MEMORY_USAGE: Key = Key::new("process.memory.usage", "Resident bytes");
+
+const BY: &[Key] = &[OOM_CONSTRAINT];
 
 static KILLS: MetricDef =
     MetricDef::counter("linux.memory.oom_kills", "{event}", "Tasks that the OOM killer chose").by(BY);
@@ -57,21 +78,21 @@ pub static OOM_KILL: EventDef = EventDef {
     summary: "The OOM killer chose a task",
     severity: Severity::Error,
     attributes: &[
-        attr::LINUX_OOM_CONSTRAINT,
-        attr::LINUX_OOM_CGROUP,
-        attr::LINUX_OOM_USAGE,
-        attr::LINUX_OOM_LIMIT,
-        attr::LINUX_OOM_CPUSET,
-        attr::LINUX_OOM_NODES,
-        attr::LINUX_OOM_ORDER,
-        attr::LINUX_OOM_GFP,
-        attr::LINUX_OOM_SCORE_ADJ,
-        attr::LINUX_OOM_GROUP,
-        attr::LINUX_OOM_VICTIM_MEMORY,
-        attr::LINUX_OOM_MEMORY_STAT,
-        attr::LINUX_OOM_MEMORY_EVENTS,
-        attr::LINUX_OOM_PROCESSES,
-        attr::LINUX_OOM_MEMINFO,
+        OOM_CONSTRAINT,
+        OOM_CGROUP,
+        OOM_USAGE,
+        OOM_LIMIT,
+        OOM_CPUSET,
+        OOM_NODES,
+        OOM_ORDER,
+        OOM_GFP,
+        OOM_SCORE_ADJ,
+        OOM_GROUP,
+        OOM_VICTIM_MEMORY,
+        OOM_MEMORY_STAT,
+        OOM_MEMORY_EVENTS,
+        OOM_PROCESSES,
+        OOM_MEMINFO,
         attr::LINUX_TRIGGER,
     ],
     counter: &KILLS,
@@ -227,14 +248,14 @@ impl Oom {
     fn say_limit(&self, e: &mut Event, r: &OomVictim, line: Option<&KillLine>) {
         let from_kernel = CONSTRAINTS.get(r.constraint as usize).copied();
         let constraint = from_kernel.or(line.map(|l| l.constraint)).unwrap_or(UNKNOWN);
-        e.attributes.set(attr::LINUX_OOM_CONSTRAINT, constraint);
+        e.attributes.set(OOM_CONSTRAINT, constraint);
         if let Some(l) = line {
             e.attributes
-                .set_some(attr::LINUX_OOM_CGROUP, l.cgroup.clone())
-                .set_some(attr::LINUX_OOM_CPUSET, l.cpuset.clone())
-                .set_some(attr::LINUX_OOM_NODES, l.nodes.clone());
+                .set_some(OOM_CGROUP, l.cgroup.clone())
+                .set_some(OOM_CPUSET, l.cpuset.clone())
+                .set_some(OOM_NODES, l.nodes.clone());
             if l.group {
-                e.attributes.set(attr::LINUX_OOM_GROUP, true);
+                e.attributes.set(OOM_GROUP, true);
             }
         }
         let groups = r.group_usage_pages.iter().zip(&r.group_limit_pages).zip(&r.group_id);
@@ -242,12 +263,10 @@ impl Oom {
         let full =
             groups.filter(|(_, id)| **id != 0).map(|(g, _)| g).find(|(used, limit)| used.saturating_add(64) >= **limit);
         if let (Some((used, limit)), true) = (full, constraint != CONSTRAINTS[0]) {
-            e.attributes.set(attr::LINUX_OOM_USAGE, self.bytes(*used)).set(attr::LINUX_OOM_LIMIT, self.bytes(*limit));
+            e.attributes.set(OOM_USAGE, self.bytes(*used)).set(OOM_LIMIT, self.bytes(*limit));
         }
         if from_kernel.is_some() {
-            e.attributes
-                .set(attr::LINUX_OOM_ORDER, r.order)
-                .set(attr::LINUX_OOM_GFP, Value::address(r.gfp_mask.into()));
+            e.attributes.set(OOM_ORDER, r.order).set(OOM_GFP, Value::address(r.gfp_mask.into()));
         }
     }
 
@@ -263,30 +282,30 @@ impl Oom {
             ("virtual", r.total_vm_pages),
         ];
         let bytes = kinds.map(|(name, pages)| (name, self.bytes(pages)));
-        e.attributes.set(attr::LINUX_OOM_VICTIM_MEMORY, Value::figures(bytes));
-        e.attributes.set(attr::LINUX_OOM_SCORE_ADJ, r.oom_score_adj);
+        e.attributes.set(OOM_VICTIM_MEMORY, Value::figures(bytes));
+        e.attributes.set(OOM_SCORE_ADJ, r.oom_score_adj);
     }
 
     /// Memory figures of the cgroup that ran out, or of the node, from its files.
     fn add_evidence(&self, e: &mut Event) {
-        let memcg = e.attributes.get(attr::LINUX_OOM_CONSTRAINT.name).and_then(Value::as_str) != Some(CONSTRAINTS[0]);
-        let named = e.attributes.get(attr::LINUX_OOM_CGROUP.name).and_then(Value::as_str).map(str::to_owned);
+        let memcg = e.attributes.get(OOM_CONSTRAINT.name).and_then(Value::as_str) != Some(CONSTRAINTS[0]);
+        let named = e.attributes.get(OOM_CGROUP.name).and_then(Value::as_str).map(str::to_owned);
         let path = named.or_else(|| e.workload.as_ref().map(|w| w.cgroup.clone())).filter(|_| memcg);
         let cgroups = Cgroups::read(&self.host).ok();
         let mut processes = None;
         if let (Some(path), Some(cgroups)) = (&path, &cgroups) {
             if let Ok(m) = cgroups.memory(path) {
-                e.attributes.set(attr::LINUX_OOM_MEMORY_STAT, Value::figures(m.stat));
+                e.attributes.set(OOM_MEMORY_STAT, Value::figures(m.stat));
             }
             if let Ok(m) = cgroups.memory_events(path) {
-                e.attributes.set(attr::LINUX_OOM_MEMORY_EVENTS, Value::figures(figures(&m)));
+                e.attributes.set(OOM_MEMORY_EVENTS, Value::figures(figures(&m)));
             }
             let hierarchy = cgroups.of_controller("memory").map_or(0, |h| h.number);
             processes = cgroups.pids(hierarchy, path).ok();
         }
-        e.attributes.set(attr::LINUX_OOM_PROCESSES, Value::Array(self.largest(processes)));
+        e.attributes.set(OOM_PROCESSES, Value::Array(self.largest(processes)));
         if let Ok(m) = self.host.meminfo() {
-            e.attributes.set(attr::LINUX_OOM_MEMINFO, Value::figures(m.iter().map(|(n, v)| (n.to_owned(), v))));
+            e.attributes.set(OOM_MEMINFO, Value::figures(m.iter().map(|(n, v)| (n.to_owned(), v))));
         }
     }
 
@@ -300,8 +319,8 @@ impl Oom {
         let cells: fn(_) -> [(Key, Value); 3] = |p: crate::host::proc::Process| {
             [
                 (attr::PROCESS_PID, p.pid.into()),
-                (attr::PROCESS_COMMAND, p.comm.into()),
-                (attr::PROCESS_MEMORY_USAGE, p.rss_bytes.into()),
+                (PROCESS_COMMAND, p.comm.into()),
+                (PROCESS_MEMORY_USAGE, p.rss_bytes.into()),
             ]
         };
         all.into_iter().take(TOP_PROCESSES).map(|p| Value::row(cells(p))).collect()
@@ -326,13 +345,12 @@ fn message(e: &Event) -> String {
     let whose = Workload::whose(e.workload.as_ref());
     let int = |key: Key| e.attributes.get(key.name).and_then(Value::as_int);
     let text = |key: Key| e.attributes.get(key.name).and_then(Value::as_str);
-    let constraint = text(attr::LINUX_OOM_CONSTRAINT);
-    let why = match (constraint, int(attr::LINUX_OOM_LIMIT)) {
+    let constraint = text(OOM_CONSTRAINT);
+    let why = match (constraint, int(OOM_LIMIT)) {
         (Some("none"), _) => "the node is out of memory".to_owned(),
         (Some(c @ ("cpuset" | "memory_policy")), _) => {
-            let nodes = text(attr::LINUX_OOM_NODES).unwrap_or("?");
-            let whose =
-                text(attr::LINUX_OOM_CPUSET).map_or_else(|| c.replace('_', " "), |name| format!("cpuset {name}"));
+            let nodes = text(OOM_NODES).unwrap_or("?");
+            let whose = text(OOM_CPUSET).map_or_else(|| c.replace('_', " "), |name| format!("cpuset {name}"));
             format!("no memory is left on NUMA node {nodes}, which {whose} is bound to")
         }
         (_, Some(limit)) => format!("memory limit of {} MiB reached", limit >> 20),
@@ -465,9 +483,9 @@ mod tests {
         );
         assert_eq!(e.message, "hogs (pid 77) of a.service was killed: memory limit of 1 MiB reached");
         let text = |key: Key| e.attributes.get(key.name).and_then(Value::as_str);
-        assert_eq!(text(attr::LINUX_OOM_CONSTRAINT), Some("memcg"));
-        assert_eq!(text(attr::LINUX_OOM_CGROUP), Some("/a.service"));
-        let stat = e.attributes.get(attr::LINUX_OOM_MEMORY_STAT.name).unwrap();
+        assert_eq!(text(OOM_CONSTRAINT), Some("memcg"));
+        assert_eq!(text(OOM_CGROUP), Some("/a.service"));
+        let stat = e.attributes.get(OOM_MEMORY_STAT.name).unwrap();
         assert_eq!(*stat, Value::figures([("anon", 900_u64), ("file", 100)]));
         assert_eq!(e.related[0].thread.comm, "asks");
     }
@@ -480,6 +498,6 @@ mod tests {
         let mut oom = rig.run(&crate::collectors::events::<Oom>(), "").unwrap();
         let e = oom.record("oom_victim", &victim(&rig, gone)).unwrap().pop().unwrap();
         assert_eq!((e.workload.is_none(), e.thread.unwrap().pid), (true, 77));
-        assert_eq!(e.attributes.get(attr::LINUX_OOM_CONSTRAINT.name).and_then(Value::as_str), Some(UNKNOWN));
+        assert_eq!(e.attributes.get(OOM_CONSTRAINT.name).and_then(Value::as_str), Some(UNKNOWN));
     }
 }

@@ -44,6 +44,8 @@ use crate::signal::units::HumanDuration;
 use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Thread};
 use crate::workload::Workloads;
 
+const TIMER_FUNCTION: Key = Key::new("linux.timer.function", "The kernel function of the timer that was late");
+
 const BY: &[Key] = &[attr::LINUX_SOFTIRQ_VECTOR];
 
 static DELAYS: MetricDef =
@@ -66,7 +68,7 @@ pub static HELD_OFF: EventDef = EventDef {
     name: "linux.irq.held_off",
     summary: "A CPU took no interrupts for longer than the limit",
     severity: Severity::Warn,
-    attributes: &[attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, attr::LINUX_TIMER_FUNCTION, attr::LINUX_CULPRIT],
+    attributes: &[attr::CPU_LOGICAL_NUMBER, attr::LINUX_CPU_STEAL, TIMER_FUNCTION, attr::LINUX_CULPRIT],
     counter: &HELD_OFFS,
     container_counter: None,
 };
@@ -175,7 +177,7 @@ impl Softirq {
         e.message = format!("CPU {} took no interrupts for {}{}", r.at.cpu, ms(delay), running(&e));
         e.attributes.set(attr::CPU_LOGICAL_NUMBER, r.at.cpu).set(attr::LINUX_CPU_STEAL, r.steal_ns);
         let function = self.symbols.kernel(&[r.function]).first().and_then(|f| f.symbol.clone());
-        e.attributes.set_some(attr::LINUX_TIMER_FUNCTION, function.map(|f| f.to_string()));
+        e.attributes.set_some(TIMER_FUNCTION, function.map(|f| f.to_string()));
         e.suppressed = u64::from(r.suppressed);
         e
     }
@@ -241,7 +243,7 @@ mod tests {
         (r.delay_ns, r.function) = (120_000_000, 0xffff_ffff_8100_0010);
         let e = softirq.record("irq_held_off", &r).unwrap().pop().unwrap();
         assert_eq!((e.message.as_str(), e.related.len()), ("CPU 0 took no interrupts for 120 ms", 0));
-        let function = e.attributes.get(attr::LINUX_TIMER_FUNCTION.name).and_then(crate::signal::Value::as_str);
+        let function = e.attributes.get(TIMER_FUNCTION.name).and_then(crate::signal::Value::as_str);
         assert_eq!(function, Some("tick_handler"));
     }
 }

@@ -49,6 +49,9 @@ use crate::signal::units::HumanDuration;
 use crate::signal::{EventDef, Key, MetricDef, Severity};
 use report::{Pending, Reporter, WatchdogLine};
 
+const LOCKUP_CPUS: Key = Key::new("linux.lockup.cpus", "What the other CPUs did at that moment: thread, mode, stacks");
+const LOCKUP_BY_KERNEL: Key = Key::new("linux.lockup.reported_by_kernel", "The kernel's own watchdog has reported it");
+
 const BY: &[Key] = &[attr::LINUX_PHASE];
 
 static LOCKUPS: MetricDef =
@@ -64,8 +67,8 @@ pub static LOCKED_UP: EventDef = EventDef {
         attr::LINUX_PHASE,
         attr::CPU_LOGICAL_NUMBER,
         attr::LINUX_CPU_STEAL,
-        attr::LINUX_LOCKUP_CPUS,
-        attr::LINUX_LOCKUP_BY_KERNEL,
+        LOCKUP_CPUS,
+        LOCKUP_BY_KERNEL,
         attr::LINUX_CULPRIT,
     ],
     counter: &LOCKUPS,

@@ -45,7 +45,31 @@ use crate::signal::semconv::attr;
 use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload};
 use crate::workload::Workloads;
 
-const BY: &[Key] = &[attr::LINUX_RETRANSMIT_KIND];
+const RETRANSMIT_KIND: Key = Key::new(
+    "linux.tcp.retransmit.kind",
+    "rto, loss_recovery (more segments after an rto), fast, tlp (a probe of the tail), syn, syn_ack",
+);
+const RETRANSMIT_CAUSE: Key = Key::new(
+    "linux.tcp.retransmit.cause",
+    "dropped_segment, dropped_connection (another segment of it), dropped_return (what came back): seen here to be dropped; not_seen_here",
+);
+const RETRANSMIT_DROP_AGE: Key =
+    Key::new("linux.tcp.retransmit.drop.age", "Nanoseconds between that drop and the retransmit");
+const RETRANSMIT_ATTEMPT: Key =
+    Key::new("linux.tcp.retransmit.attempt", "Timeouts in a row without an answer; 0: none");
+const RETRANSMIT_COUNT: Key =
+    Key::new("linux.tcp.retransmit.count", "Retransmits of this kind and owner on this CPU so far");
+const TCP_RETRANSMITS: Key = Key::new("linux.tcp.retransmits", "Retransmits of the connection so far");
+const TCP_RTT: Key = Key::new("linux.tcp.rtt", "Smoothed round-trip time in nanoseconds");
+const TCP_RTT_VARIANCE: Key = Key::new("linux.tcp.rtt.variance", "Its variance in nanoseconds");
+const TCP_CWND: Key = Key::new("linux.tcp.cwnd", "Congestion window in segments");
+const TCP_SSTHRESH: Key = Key::new("linux.tcp.ssthresh", "Slow-start threshold in segments");
+const TCP_MSS: Key = Key::new("linux.tcp.mss", "Bytes of a full segment");
+const TCP_IN_FLIGHT: Key = Key::new("linux.tcp.in_flight", "Segments sent and not acknowledged");
+const TCP_LOST: Key = Key::new("linux.tcp.lost", "Segments of them that TCP takes for lost");
+const TCP_SEQUENCE: Key = Key::new("linux.tcp.sequence", "Sequence number of the segment");
+
+const BY: &[Key] = &[RETRANSMIT_KIND];
 
 static EVENTS: MetricDef =
     MetricDef::counter("linux.net.tcp_retransmit.events", "{event}", "Retransmits reported in full").by(BY);
@@ -63,22 +87,22 @@ pub static RETRANSMIT: EventDef = EventDef {
     summary: "TCP had to send segments again",
     severity: Severity::Warn,
     attributes: &[
-        attr::LINUX_RETRANSMIT_KIND,
-        attr::LINUX_RETRANSMIT_CAUSE,
+        RETRANSMIT_KIND,
+        RETRANSMIT_CAUSE,
         attr::LINUX_DROP_REASON,
         attr::LINUX_DROP_LOCATION,
-        attr::LINUX_RETRANSMIT_DROP_AGE,
-        attr::LINUX_RETRANSMIT_ATTEMPT,
-        attr::LINUX_RETRANSMIT_COUNT,
-        attr::LINUX_TCP_RETRANSMITS,
-        attr::LINUX_TCP_RTT,
-        attr::LINUX_TCP_RTT_VARIANCE,
-        attr::LINUX_TCP_CWND,
-        attr::LINUX_TCP_SSTHRESH,
-        attr::LINUX_TCP_MSS,
-        attr::LINUX_TCP_IN_FLIGHT,
-        attr::LINUX_TCP_LOST,
-        attr::LINUX_TCP_SEQUENCE,
+        RETRANSMIT_DROP_AGE,
+        RETRANSMIT_ATTEMPT,
+        RETRANSMIT_COUNT,
+        TCP_RETRANSMITS,
+        TCP_RTT,
+        TCP_RTT_VARIANCE,
+        TCP_CWND,
+        TCP_SSTHRESH,
+        TCP_MSS,
+        TCP_IN_FLIGHT,
+        TCP_LOST,
+        TCP_SEQUENCE,
         attr::LINUX_NET_PACKET_SIZE,
         attr::NETWORK_TYPE,
         attr::NETWORK_TRANSPORT,
@@ -201,12 +225,12 @@ impl TcpRetransmit {
         self.say_connection(&mut e, r);
         let a = &mut e.attributes;
         let cause = CAUSES.get(r.drop_of as usize).copied().unwrap_or(CAUSES[0]);
-        a.set(attr::LINUX_RETRANSMIT_CAUSE, cause);
+        a.set(RETRANSMIT_CAUSE, cause);
         let reason = (r.drop_of != 0).then(|| self.reasons.name(r.drop_reason));
         if let Some(reason) = &reason {
             let at = self.symbols.kernel(&[r.drop_location]).first().map(ToString::to_string);
             a.set(attr::LINUX_DROP_REASON, reason.clone()).set_some(attr::LINUX_DROP_LOCATION, at);
-            a.set(attr::LINUX_RETRANSMIT_DROP_AGE, r.time_ns.saturating_sub(r.drop_time_ns));
+            a.set(RETRANSMIT_DROP_AGE, r.time_ns.saturating_sub(r.drop_time_ns));
         }
         e.message = message(&e, r, reason.as_deref());
         e
@@ -214,21 +238,21 @@ impl TcpRetransmit {
 
     fn say_connection(&self, e: &mut Event, r: &net::TcpRetransmit) {
         let a = &mut e.attributes;
-        a.set(attr::LINUX_RETRANSMIT_KIND, kind(r.kind)).set(attr::LINUX_RETRANSMIT_COUNT, r.hits);
-        a.set(attr::LINUX_RETRANSMIT_ATTEMPT, r.attempt).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
+        a.set(RETRANSMIT_KIND, kind(r.kind)).set(RETRANSMIT_COUNT, r.hits);
+        a.set(RETRANSMIT_ATTEMPT, r.attempt).set(attr::LINUX_NET_NAMESPACE, r.owner.netns);
         set_flow(a, &r.flow);
         set_state(a, &r.flow, &r.owner);
         // A half-open connection has none of this yet.
         if r.mss_bytes == 0 {
             return;
         }
-        a.set(attr::LINUX_TCP_RETRANSMITS, r.total).set(attr::LINUX_TCP_SEQUENCE, r.seq);
+        a.set(TCP_RETRANSMITS, r.total).set(TCP_SEQUENCE, r.seq);
         a.set(attr::LINUX_NET_PACKET_SIZE, r.end_seq.wrapping_sub(r.seq));
-        a.set(attr::LINUX_TCP_RTT, u64::from(r.srtt_us) * 1000);
-        a.set(attr::LINUX_TCP_RTT_VARIANCE, u64::from(r.rttvar_us) * 1000);
-        a.set(attr::LINUX_TCP_CWND, r.cwnd).set(attr::LINUX_TCP_SSTHRESH, r.ssthresh);
-        a.set(attr::LINUX_TCP_MSS, r.mss_bytes).set(attr::LINUX_TCP_IN_FLIGHT, r.in_flight);
-        a.set(attr::LINUX_TCP_LOST, r.lost_packets);
+        a.set(TCP_RTT, u64::from(r.srtt_us) * 1000);
+        a.set(TCP_RTT_VARIANCE, u64::from(r.rttvar_us) * 1000);
+        a.set(TCP_CWND, r.cwnd).set(TCP_SSTHRESH, r.ssthresh);
+        a.set(TCP_MSS, r.mss_bytes).set(TCP_IN_FLIGHT, r.in_flight);
+        a.set(TCP_LOST, r.lost_packets);
     }
 }
 
@@ -247,7 +271,7 @@ fn severity(r: &net::TcpRetransmit) -> Severity {
 
 /// What every kind came to so far.
 fn write(counts: &Counts, out: &mut Events) {
-    let label = |name: &'static str| [(attr::LINUX_RETRANSMIT_KIND, Value::from(name))];
+    let label = |name: &'static str| [(RETRANSMIT_KIND, Value::from(name))];
     for (name, n) in counts.node() {
         out.metrics.count(&RETRANSMITS, None, &label(name), n.total);
     }
@@ -313,8 +337,7 @@ mod tests {
             counts.feed(&workloads, reading, owner, |g| kind(RetransmitKind(g.kind)));
         }
         write(&counts, &mut out);
-        let kind_of =
-            |p: &Point| p.attributes.get(attr::LINUX_RETRANSMIT_KIND.name).and_then(Value::as_str).map(str::to_owned);
+        let kind_of = |p: &Point| p.attributes.get(RETRANSMIT_KIND.name).and_then(Value::as_str).map(str::to_owned);
         let fast = out.metrics.points().iter().filter(|p| kind_of(p).as_deref() == Some("fast"));
         let fast: Vec<_> = fast.map(|p| (p.def.name, &p.reading)).collect();
         assert_eq!(fast, [(RETRANSMITS.name, &Reading::Int(6)), (CONTAINER_RETRANSMITS.name, &Reading::Int(6))]);

@@ -34,6 +34,10 @@ use crate::probe::text;
 use crate::signal::semconv::attr;
 use crate::signal::{Event, EventDef, Key, MetricDef, Severity};
 
+const NET_QUEUES: Key = Key::new("linux.net.queues", "Transmit queues of the device");
+const NET_TX_TIMEOUTS: Key = Key::new("linux.net.tx_timeouts", "Timeouts of this queue since the device is there");
+const NET_TX_LIMIT: Key = Key::new("linux.net.tx_timeout.limit", "The driver's limit (watchdog_timeo), in nanoseconds");
+
 const BY: &[Key] = &[attr::NETWORK_INTERFACE_NAME, attr::LINUX_NET_DEVICE_DRIVER];
 
 static TIMEOUTS: MetricDef =
@@ -52,9 +56,9 @@ pub static TX_TIMEOUT: EventDef = EventDef {
         attr::LINUX_NET_DEVICE_KIND,
         attr::LINUX_NET_DEVICE_DRIVER,
         attr::LINUX_NET_QUEUE,
-        attr::LINUX_NET_QUEUES,
-        attr::LINUX_NET_TX_TIMEOUTS,
-        attr::LINUX_NET_TX_LIMIT,
+        NET_QUEUES,
+        NET_TX_TIMEOUTS,
+        NET_TX_LIMIT,
     ],
     counter: &TIMEOUTS,
     container_counter: None,
@@ -104,9 +108,9 @@ impl EventCollector for TxTimeout {
             .set_some(attr::LINUX_NET_DEVICE_KIND, Some(kind).filter(|k| !k.is_empty()))
             .set_some(attr::LINUX_NET_DEVICE_DRIVER, Some(driver).filter(|d| !d.is_empty()))
             .set(attr::LINUX_NET_QUEUE, r.queue)
-            .set(attr::LINUX_NET_QUEUES, r.queues)
-            .set(attr::LINUX_NET_TX_TIMEOUTS, r.timeouts)
-            .set_some(attr::LINUX_NET_TX_LIMIT, of_jiffies(r, r.limit_jiffies.into()).map(nanoseconds));
+            .set(NET_QUEUES, r.queues)
+            .set(NET_TX_TIMEOUTS, r.timeouts)
+            .set_some(NET_TX_LIMIT, of_jiffies(r, r.limit_jiffies.into()).map(nanoseconds));
         out.emit(e);
         Ok(())
     }
@@ -176,7 +180,7 @@ mod tests {
         let e = c.record("tx_timeout", &r).unwrap().pop().unwrap();
         assert_eq!((e.def.name, e.severity), ("linux.net.tx_timeout", Severity::Error));
         assert_eq!(e.message, "eth0 (mlx5): transmit queue 2 has been stopped for 6.0 s");
-        let limit = e.attributes.get(attr::LINUX_NET_TX_LIMIT.name).and_then(crate::signal::Value::as_int);
+        let limit = e.attributes.get(NET_TX_LIMIT.name).and_then(crate::signal::Value::as_int);
         assert_eq!((e.duration, limit), (Some(Duration::from_secs(6)), Some(5_000_000_000)));
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Requests to a cluster: one address as long as it is well, credentials, certificates, and the proof that it is
-//! Elasticsearch.
+//! Elasticsearch. The only file that names the crate of that name.
 
 use std::path::Path;
 use std::time::Duration;
@@ -147,11 +147,31 @@ impl Client {
         }
     }
 
-    /// One request of JSON, or of nothing.
+    /// Asks for what is at a path.
     ///
     /// # Errors
     /// The server was not reached, or is not Elasticsearch.
-    pub async fn request(&self, method: Method, path: &str, body: Option<&Json>) -> anyhow::Result<Reply> {
+    pub async fn get(&self, path: &str) -> anyhow::Result<Reply> {
+        self.request(Method::Get, path, None).await
+    }
+
+    /// Puts a body at a path.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn put(&self, path: &str, body: &Json) -> anyhow::Result<Reply> {
+        self.request(Method::Put, path, Some(body)).await
+    }
+
+    /// Sends a body to a path.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn post(&self, path: &str, body: &Json) -> anyhow::Result<Reply> {
+        self.request(Method::Post, path, Some(body)).await
+    }
+
+    async fn request(&self, method: Method, path: &str, body: Option<&Json>) -> anyhow::Result<Reply> {
         let body = body.map(|b| Bytes::from(b.to_string()));
         let sent = self.send(method, path, body).await;
         let (reply, headers) = sent.map_err(|e| anyhow::anyhow!("{}: {}", self.target(), reason(&e)))?;

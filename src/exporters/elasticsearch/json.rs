@@ -4,6 +4,7 @@
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 
 use crate::signal::Timestamp;
+use crate::signal::hex::digits;
 
 /// An object that is being written; ends with [`Self::end`].
 pub struct Object<'a> {
@@ -121,11 +122,8 @@ fn number(out: &mut Vec<u8>, v: impl itoa::Integer) {
 
 /// Bytes as a string of hex digits.
 pub fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
-    for b in bytes {
-        out.extend_from_slice(&[DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]);
-    }
+    out.extend(bytes.iter().flat_map(|b| digits(*b)));
     out.push(b'"');
 }
 

@@ -6,13 +6,12 @@
 //! `_index_template/_simulate`, which keeps nothing, and life cycles by asking for one. What it lacks
 //! is left out and said.
 
-use ::elasticsearch::http::Method;
-use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 use sha2::{Digest as _, Sha256};
 
 use super::client::{Client, Reply};
 use super::document::Kind;
+use crate::signal::{Hex, HumanDuration};
 
 /// Component templates of ours; `@custom` is the user's, and may be missing.
 const MAPPINGS: &str = "bianque@mappings";
@@ -94,7 +93,7 @@ enum Lifecycle {
 /// # Errors
 /// The server is not reached, is not Elasticsearch, or refuses to be looked at.
 pub async fn plan(client: &Client, retention: &str) -> anyhow::Result<Plan> {
-    let hello = client.request(Method::Get, "/", None).await?;
+    let hello = client.get("/").await?;
     allowed(&hello, "GET /")?;
     let version = hello.body["version"]["number"].as_str().unwrap_or("(unknown)").to_owned();
     let mut plan = Plan { version, steps: Vec::new(), left_out: Vec::new() };
@@ -141,7 +140,7 @@ pub async fn plan(client: &Client, retention: &str) -> anyhow::Result<Plan> {
 /// # Errors
 /// The server's reason.
 pub async fn apply(client: &Client, step: &Step) -> anyhow::Result<()> {
-    let reply = client.request(Method::Put, &step.path, Some(&step.body)).await?;
+    let reply = client.put(&step.path, &step.body).await?;
     anyhow::ensure!(reply.status.is_success(), "PUT {}: {}: {}", step.path, reply.status, reply.message);
     Ok(())
 }
@@ -156,10 +155,10 @@ impl Plan {
     /// Adds a template, with how it compares to what is there. Its own hash is kept in it, as the
     /// server gives bodies back in another form.
     async fn add(&mut self, client: &Client, kind: &str, name: &str, mut body: Json) -> anyhow::Result<()> {
-        let recipe: String = Sha256::digest(body.to_string()).iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let recipe = Hex(&Sha256::digest(body.to_string())[..8]).to_string();
         body["_meta"] = json!({"managed_by": "bianque", "recipe": recipe});
         let path = format!("/{kind}/{name}");
-        let reply = client.request(Method::Get, &path, None).await?;
+        let reply = client.get(&path).await?;
         allowed(&reply, &format!("GET {path}"))?;
         let list = reply.body.as_object().and_then(|o| o.values().find_map(Json::as_array));
         let there = list.and_then(|l| l.first()).map(|t| &t[&kind[1..]]["_meta"]["recipe"]);
@@ -186,7 +185,7 @@ impl Plan {
     async fn has(&mut self, client: &Client, it: &Optional) -> anyhow::Result<bool> {
         let body = json!({"index_patterns": ["bianque-setup-looks-*"], "template": it.fragment});
         let path = "/_index_template/_simulate";
-        let reply = client.request(Method::Post, path, Some(&body)).await?;
+        let reply = client.post(path, &body).await?;
         allowed(&reply, &format!("POST {path}"))?;
         if !reply.status.is_success() {
             self.left_out.push(it.missing.to_owned());
@@ -217,14 +216,14 @@ fn beyond_limit() -> Optional {
 
 async fn lifecycle(client: &Client) -> anyhow::Result<Lifecycle> {
     let path = format!("/_ilm/policy/{POLICY}");
-    let reply = client.request(Method::Get, &path, None).await?;
+    let reply = client.get(&path).await?;
     allowed(&reply, &format!("GET {path}"))?;
     match reply.status.as_u16() {
         200 => return Ok(Lifecycle::Ilm { policy: true }),
         404 => return Ok(Lifecycle::Ilm { policy: false }),
         _ => {}
     }
-    let reply = client.request(Method::Get, "/_data_stream/*-bianque.*/_lifecycle", None).await?;
+    let reply = client.get("/_data_stream/*-bianque.*/_lifecycle").await?;
     Ok(if reply.status.is_success() { Lifecycle::DataStream } else { Lifecycle::None })
 }
 
@@ -279,27 +278,31 @@ fn mappings(text: &str, constant: &str) -> Json {
     })
 }
 
-/// Checks a retention as Elasticsearch writes times.
+/// Reads a retention and writes it as Elasticsearch does, which takes one number and unit.
 ///
 /// # Errors
 /// What would be valid.
 pub fn retention(text: &str) -> anyhow::Result<String> {
-    let digits = text.trim_end_matches(['d', 'h']);
-    let valid = digits.parse::<u32>().is_ok_and(|n| n > 0) && text.len() == digits.len() + 1;
-    valid.then(|| text.to_owned()).context("expected days or hours, such as 30d or 12h")
+    let seconds = text.parse::<HumanDuration>()?.as_secs();
+    let hours = seconds / 3600;
+    let whole = hours > 0 && text.parse() == Ok(HumanDuration::from_secs(hours * 3600));
+    anyhow::ensure!(whole, "expected whole hours or days, such as 12h or 30d");
+    Ok(if hours % 24 == 0 { format!("{}d", hours / 24) } else { format!("{hours}h") })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A retention is a count of days or hours, and nothing else.
+    /// A retention is a duration as everywhere, of whole hours, and comes out in one unit.
     #[test]
     fn retention_is_days_or_hours() {
-        for good in ["1d", "30d", "12h"] {
-            assert_eq!(retention(good).unwrap(), good);
+        for (given, written) in
+            [("1d", "1d"), ("30d", "30d"), ("12h", "12h"), ("1d12h", "36h"), ("48h", "2d"), ("60m", "1h")]
+        {
+            assert_eq!(retention(given).unwrap(), written);
         }
-        for bad in ["", "d", "30", "0d", "-1d", "30dd", "30m", "x30d", "1.5d"] {
+        for bad in ["", "d", "30", "0d", "-1d", "30dd", "30m", "90m", "1h1ns", "x30d", "1.5d"] {
             assert!(retention(bad).is_err(), "{bad}");
         }
     }

@@ -4,6 +4,7 @@
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 
 use super::NsId;
+use crate::signal::Hex;
 
 /// One network device, as it stood when the kernel wrote the message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -98,7 +99,7 @@ fn text(v: &[u8]) -> String {
 }
 
 fn mac(v: &[u8]) -> String {
-    v.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
+    v.iter().map(|b| Hex(&[*b]).to_string()).collect::<Vec<_>>().join(":")
 }
 
 /// RFC 2863, in the kernel's numbers (uapi/linux/if.h).

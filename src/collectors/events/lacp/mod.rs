@@ -45,7 +45,29 @@ use crate::probe::RecordSet;
 use crate::signal::semconv::attr;
 use crate::signal::{Event, EventDef, Key, MetricDef, Severity};
 
-const BY: &[Key] = &[attr::LINUX_NET_LACP_CHANGE];
+const NET_LACP_CHANGE: Key = Key::new(
+    "linux.net.lacp.change",
+    "port_up, port_down (in or out of the aggregation), port_state, port_added, port_removed, partner",
+);
+const NET_LACP_PORT: Key = Key::new("linux.net.lacp.port", "The bond's port");
+const NET_LACP_AGGREGATOR: Key =
+    Key::new("linux.net.lacp.aggregator", "Aggregator of the port, else the bond's active one");
+const NET_LACP_AGGREGATOR_BEFORE: Key = Key::new("linux.net.lacp.aggregator.before", "The one before");
+const NET_LACP_PARTNER: Key = Key::new("linux.net.lacp.partner", "System (MAC) at the other end; zeros: there is none");
+const NET_LACP_PARTNER_BEFORE: Key = Key::new("linux.net.lacp.partner.before", "The one before");
+const NET_LACP_PORTS: Key = Key::new("linux.net.lacp.ports", "Ports that the bond's active aggregator has");
+const NET_LACP_PORTS_BEFORE: Key = Key::new("linux.net.lacp.ports.before", "The number before");
+const NET_LACP_ACTOR_STATE: Key = Key::new("linux.net.lacp.actor.state", "State of the port (IEEE 802.1AX, 6.4.2.3)");
+const NET_LACP_ACTOR_STATE_BEFORE: Key = Key::new("linux.net.lacp.actor.state.before", "The one before");
+const NET_LACP_PARTNER_STATE: Key =
+    Key::new("linux.net.lacp.partner.state", "State of the port at the other end, as it says");
+const NET_LACP_PARTNER_STATE_BEFORE: Key = Key::new("linux.net.lacp.partner.state.before", "The one before");
+const NET_LACP_LINK: Key =
+    Key::new("linux.net.lacp.link", "Link of the port as the bond sees it: up, going_down, down, going_back");
+const NET_LACP_FAILURES: Key =
+    Key::new("linux.net.lacp.link_failures", "Times that the bond saw this port's link fail");
+
+const BY: &[Key] = &[NET_LACP_CHANGE];
 
 static CHANGES: MetricDef = MetricDef::counter("linux.net.lacp_changes", "{event}", "Changes of 802.3ad bonds").by(BY);
 
@@ -55,23 +77,23 @@ pub static LACP_CHANGE: EventDef = EventDef {
     summary: "An 802.3ad bond lost or found a port or its partner",
     severity: Severity::Info,
     attributes: &[
-        attr::LINUX_NET_LACP_CHANGE,
+        NET_LACP_CHANGE,
         attr::NETWORK_INTERFACE_NAME,
         attr::LINUX_NET_IFINDEX,
         attr::LINUX_NET_NAMESPACE,
-        attr::LINUX_NET_LACP_PORT,
-        attr::LINUX_NET_LACP_AGGREGATOR,
-        attr::LINUX_NET_LACP_AGGREGATOR_BEFORE,
-        attr::LINUX_NET_LACP_PARTNER,
-        attr::LINUX_NET_LACP_PARTNER_BEFORE,
-        attr::LINUX_NET_LACP_PORTS,
-        attr::LINUX_NET_LACP_PORTS_BEFORE,
-        attr::LINUX_NET_LACP_ACTOR_STATE,
-        attr::LINUX_NET_LACP_ACTOR_STATE_BEFORE,
-        attr::LINUX_NET_LACP_PARTNER_STATE,
-        attr::LINUX_NET_LACP_PARTNER_STATE_BEFORE,
-        attr::LINUX_NET_LACP_LINK,
-        attr::LINUX_NET_LACP_FAILURES,
+        NET_LACP_PORT,
+        NET_LACP_AGGREGATOR,
+        NET_LACP_AGGREGATOR_BEFORE,
+        NET_LACP_PARTNER,
+        NET_LACP_PARTNER_BEFORE,
+        NET_LACP_PORTS,
+        NET_LACP_PORTS_BEFORE,
+        NET_LACP_ACTOR_STATE,
+        NET_LACP_ACTOR_STATE_BEFORE,
+        NET_LACP_PARTNER_STATE,
+        NET_LACP_PARTNER_STATE_BEFORE,
+        NET_LACP_LINK,
+        NET_LACP_FAILURES,
     ],
     counter: &CHANGES,
     container_counter: None,
@@ -194,19 +216,17 @@ impl Lacp {
         e.severity = change.severity(before);
         let (old, new) = (&before.aggregation, &now.aggregation);
         e.attributes
-            .set(attr::LINUX_NET_LACP_CHANGE, change.name())
+            .set(NET_LACP_CHANGE, change.name())
             .set(attr::NETWORK_INTERFACE_NAME, now.name.clone())
             .set(attr::LINUX_NET_IFINDEX, bond.index)
             .set_some(attr::LINUX_NET_NAMESPACE, self.owners.inode(bond))
-            .set(attr::LINUX_NET_LACP_PARTNER, new.partner.clone())
-            .set(attr::LINUX_NET_LACP_PARTNER_BEFORE, old.partner.clone())
-            .set(attr::LINUX_NET_LACP_PORTS, new.ports)
-            .set(attr::LINUX_NET_LACP_PORTS_BEFORE, old.ports);
+            .set(NET_LACP_PARTNER, new.partner.clone())
+            .set(NET_LACP_PARTNER_BEFORE, old.partner.clone())
+            .set(NET_LACP_PORTS, new.ports)
+            .set(NET_LACP_PORTS_BEFORE, old.ports);
         match change.port() {
             None => {
-                e.attributes
-                    .set(attr::LINUX_NET_LACP_AGGREGATOR, new.id)
-                    .set(attr::LINUX_NET_LACP_AGGREGATOR_BEFORE, old.id);
+                e.attributes.set(NET_LACP_AGGREGATOR, new.id).set(NET_LACP_AGGREGATOR_BEFORE, old.id);
             }
             Some(index) => describe_port(&mut e, index, before, now),
         }
@@ -217,20 +237,20 @@ impl Lacp {
 fn describe_port(e: &mut Event, index: u32, before: &State, now: &State) {
     let (old, new) = (before.ports.get(&index), now.ports.get(&index));
     let name = new.or(old).map(|p| p.name.clone());
-    e.attributes.set_some(attr::LINUX_NET_LACP_PORT, name);
+    e.attributes.set_some(NET_LACP_PORT, name);
     if let Some(p) = new.map(|p| &p.link) {
         e.attributes
-            .set_some(attr::LINUX_NET_LACP_AGGREGATOR, p.aggregator)
-            .set_some(attr::LINUX_NET_LACP_ACTOR_STATE, p.actor_state.map(state_names))
-            .set_some(attr::LINUX_NET_LACP_PARTNER_STATE, p.partner_state.map(state_names))
-            .set(attr::LINUX_NET_LACP_LINK, p.link())
-            .set(attr::LINUX_NET_LACP_FAILURES, p.failures);
+            .set_some(NET_LACP_AGGREGATOR, p.aggregator)
+            .set_some(NET_LACP_ACTOR_STATE, p.actor_state.map(state_names))
+            .set_some(NET_LACP_PARTNER_STATE, p.partner_state.map(state_names))
+            .set(NET_LACP_LINK, p.link())
+            .set(NET_LACP_FAILURES, p.failures);
     }
     if let Some(p) = old.map(|p| &p.link) {
         e.attributes
-            .set_some(attr::LINUX_NET_LACP_AGGREGATOR_BEFORE, p.aggregator)
-            .set_some(attr::LINUX_NET_LACP_ACTOR_STATE_BEFORE, p.actor_state.map(state_names))
-            .set_some(attr::LINUX_NET_LACP_PARTNER_STATE_BEFORE, p.partner_state.map(state_names));
+            .set_some(NET_LACP_AGGREGATOR_BEFORE, p.aggregator)
+            .set_some(NET_LACP_ACTOR_STATE_BEFORE, p.actor_state.map(state_names))
+            .set_some(NET_LACP_PARTNER_STATE_BEFORE, p.partner_state.map(state_names));
     }
 }
 

@@ -56,14 +56,40 @@ use crate::host::{Clock, Host, Now};
 use crate::probe::RecordSet;
 use crate::probe::skeletons::linkwatch::{Record, Records, SKELETON};
 use crate::signal::semconv::attr;
-use crate::signal::{Event, EventDef, MetricDef, Role, Severity, Workload};
+use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Workload};
 use crate::workload::Workloads;
 
-static CHANGES: MetricDef = MetricDef::counter("linux.net.link_changes", "{event}", "Changes of network devices")
-    .by(&[attr::LINUX_NET_LINK_CHANGE]);
+const NET_LINK_CHANGE: Key = Key::new(
+    "linux.net.link.change",
+    "admin_up, admin_down, carrier_up, carrier_down, state, added, removed, renamed, enslaved, released, port_state",
+);
+const NET_LINK_BY: Key = Key::new(
+    "linux.net.link.changed_by",
+    "process: see `linux.trigger`; device: the device or its peer; unknown: no hook of this kernel tells",
+);
+const NET_LINK_STATE: Key = Key::new("linux.net.link.state", "Operational state (RFC 2863)");
+const NET_LINK_STATE_BEFORE: Key = Key::new("linux.net.link.state.before", "The one before");
+const NET_LINK_ADMIN: Key = Key::new("linux.net.link.admin", "up or down, as it was set");
+const NET_LINK_CARRIER: Key = Key::new("linux.net.link.carrier", "Whether there is a carrier");
+const NET_LINK_SPEED: Key = Key::new("linux.net.link.speed", "Bits a second; the last known where the carrier is lost");
+const NET_LINK_DUPLEX: Key = Key::new("linux.net.link.duplex", "full or half");
+const NET_LINK_MAC: Key = Key::new("linux.net.link.mac", "Its hardware address");
+const NET_LINK_NAME_BEFORE: Key = Key::new("linux.net.link.name.before", "Its name before");
+const NET_LINK_MASTER: Key = Key::new("linux.net.link.master", "The bond, bridge, … that it belongs to");
+const NET_LINK_PORT_STATE: Key = Key::new("linux.net.link.port_state", "Of a bond's port: active, or backup");
+const NET_LINK_CARRIER_LOSSES: Key =
+    Key::new("linux.net.link.carrier_losses", "Times that it lost its carrier since it is there");
+const NET_LINK_MOVED: Key = Key::new("linux.net.link.moved", "It went to another network namespace");
+const NET_LINK_RELISTED: Key = Key::new(
+    "linux.net.link.relisted",
+    "Seen when the devices were listed again, as notices were lost: it happened at some time before",
+);
+
+static CHANGES: MetricDef =
+    MetricDef::counter("linux.net.link_changes", "{event}", "Changes of network devices").by(&[NET_LINK_CHANGE]);
 static CONTAINER_CHANGES: MetricDef =
     MetricDef::counter("linux.container.net.link_changes", "{event}", "Changes of the workload's network devices")
-        .by(&[attr::LINUX_NET_LINK_CHANGE]);
+        .by(&[NET_LINK_CHANGE]);
 
 /// A network device changed.
 pub static LINK_CHANGE: EventDef = EventDef {
@@ -71,26 +97,26 @@ pub static LINK_CHANGE: EventDef = EventDef {
     summary: "A network device came, went, or changed its state",
     severity: Severity::Info,
     attributes: &[
-        attr::LINUX_NET_LINK_CHANGE,
+        NET_LINK_CHANGE,
         attr::NETWORK_INTERFACE_NAME,
         attr::LINUX_NET_IFINDEX,
         attr::LINUX_NET_NAMESPACE,
         attr::LINUX_NET_DEVICE_KIND,
         attr::LINUX_NET_DEVICE_DRIVER,
-        attr::LINUX_NET_LINK_ADMIN,
-        attr::LINUX_NET_LINK_CARRIER,
-        attr::LINUX_NET_LINK_STATE,
-        attr::LINUX_NET_LINK_STATE_BEFORE,
-        attr::LINUX_NET_LINK_SPEED,
-        attr::LINUX_NET_LINK_DUPLEX,
-        attr::LINUX_NET_LINK_MAC,
-        attr::LINUX_NET_LINK_NAME_BEFORE,
-        attr::LINUX_NET_LINK_MASTER,
-        attr::LINUX_NET_LINK_PORT_STATE,
-        attr::LINUX_NET_LINK_CARRIER_LOSSES,
-        attr::LINUX_NET_LINK_MOVED,
-        attr::LINUX_NET_LINK_RELISTED,
-        attr::LINUX_NET_LINK_BY,
+        NET_LINK_ADMIN,
+        NET_LINK_CARRIER,
+        NET_LINK_STATE,
+        NET_LINK_STATE_BEFORE,
+        NET_LINK_SPEED,
+        NET_LINK_DUPLEX,
+        NET_LINK_MAC,
+        NET_LINK_NAME_BEFORE,
+        NET_LINK_MASTER,
+        NET_LINK_PORT_STATE,
+        NET_LINK_CARRIER_LOSSES,
+        NET_LINK_MOVED,
+        NET_LINK_RELISTED,
+        NET_LINK_BY,
         attr::LINUX_TRIGGER,
     ],
     counter: &CHANGES,
@@ -109,12 +135,12 @@ pub struct LinkWatch {
     workloads: Workloads,
     owners: Owners,
     admin: AdminChanges,
-    devices: HashMap<Key, Device>,
+    devices: HashMap<DeviceKey, Device>,
     /// Namespaces in which devices were listed once: what is found after that is new.
     listed: Vec<NsId>,
 }
 
-type Key = (NsId, u32);
+type DeviceKey = (NsId, u32);
 
 /// A device as it was last seen.
 struct Device {
@@ -270,7 +296,7 @@ impl LinkWatch {
 
     /// What a list did not have is gone.
     fn on_listed(&mut self, ns: NsId, out: &mut Events) {
-        let gone: Vec<Key> = self.devices.iter().filter(|(k, d)| k.0 == ns && !d.seen).map(|(k, _)| *k).collect();
+        let gone: Vec<DeviceKey> = self.devices.iter().filter(|(k, d)| k.0 == ns && !d.seen).map(|(k, _)| *k).collect();
         for key in gone {
             if let Some(mut device) = self.devices.remove(&key) {
                 self.emit(Change::Removed, &mut device, None, true, out);
@@ -294,14 +320,14 @@ impl LinkWatch {
         e.attributes.set_some(attr::LINUX_NET_NAMESPACE, self.owners.inode(&device.link));
         if let Some(master) = device.link.master.or(before.and_then(|b| b.master)) {
             let name = self.devices.get(&(device.link.ns, master)).map(|d| d.link.name.clone());
-            e.attributes.set_some(attr::LINUX_NET_LINK_MASTER, name);
+            e.attributes.set_some(NET_LINK_MASTER, name);
         }
         if listed {
-            e.attributes.set(attr::LINUX_NET_LINK_RELISTED, true);
+            e.attributes.set(NET_LINK_RELISTED, true);
         }
         let by = self.by(change, device);
         e.message = format!("{}{}", message(change, device, before), by.words());
-        e.attributes.set(attr::LINUX_NET_LINK_BY, by.name());
+        e.attributes.set(NET_LINK_BY, by.name());
         if let By::Process { thread, cgroup } = by {
             e.involve(Role::Trigger, self.workloads.of_cgroup(cgroup), thread);
         }
@@ -335,30 +361,27 @@ fn describe(e: &mut Event, change: Change, device: &Device, before: Option<&Link
         None => None,
     };
     e.attributes
-        .set(attr::LINUX_NET_LINK_CHANGE, change.name())
+        .set(NET_LINK_CHANGE, change.name())
         .set(attr::NETWORK_INTERFACE_NAME, link.name.clone())
         .set(attr::LINUX_NET_IFINDEX, link.index)
         .set_some(attr::LINUX_NET_DEVICE_KIND, kind)
         .set_some(attr::LINUX_NET_DEVICE_DRIVER, hardware.driver.clone())
-        .set(attr::LINUX_NET_LINK_ADMIN, if link.is_up() { "up" } else { "down" })
-        .set(attr::LINUX_NET_LINK_CARRIER, link.has_carrier())
-        .set_some(attr::LINUX_NET_LINK_STATE, link.state)
-        .set_some(attr::LINUX_NET_LINK_SPEED, hardware.speed)
-        .set_some(attr::LINUX_NET_LINK_DUPLEX, hardware.duplex.clone())
-        .set_some(
-            attr::LINUX_NET_LINK_PORT_STATE,
-            link.port.as_ref().map(|p| if p.active { "active" } else { "backup" }),
-        )
-        .set_some(attr::LINUX_NET_LINK_MAC, link.mac.clone())
-        .set_some(attr::LINUX_NET_LINK_CARRIER_LOSSES, link.carrier_losses);
+        .set(NET_LINK_ADMIN, if link.is_up() { "up" } else { "down" })
+        .set(NET_LINK_CARRIER, link.has_carrier())
+        .set_some(NET_LINK_STATE, link.state)
+        .set_some(NET_LINK_SPEED, hardware.speed)
+        .set_some(NET_LINK_DUPLEX, hardware.duplex.clone())
+        .set_some(NET_LINK_PORT_STATE, link.port.as_ref().map(|p| if p.active { "active" } else { "backup" }))
+        .set_some(NET_LINK_MAC, link.mac.clone())
+        .set_some(NET_LINK_CARRIER_LOSSES, link.carrier_losses);
     if let Some(old) = before {
-        e.attributes.set_some(attr::LINUX_NET_LINK_STATE_BEFORE, old.state.filter(|s| Some(*s) != link.state));
+        e.attributes.set_some(NET_LINK_STATE_BEFORE, old.state.filter(|s| Some(*s) != link.state));
         if old.name != link.name {
-            e.attributes.set(attr::LINUX_NET_LINK_NAME_BEFORE, old.name.clone());
+            e.attributes.set(NET_LINK_NAME_BEFORE, old.name.clone());
         }
     }
     if change == Change::Moved {
-        e.attributes.set(attr::LINUX_NET_LINK_MOVED, true);
+        e.attributes.set(NET_LINK_MOVED, true);
     }
 }
 

@@ -2,7 +2,7 @@
 //! What the numbers in reports of hardware errors mean. Every number is hardware's or firmware's:
 //! what is out of range has a name too.
 
-use crate::signal::Severity;
+use crate::signal::{Hex, Severity};
 
 /// How bad it is, over all sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,10 +242,15 @@ pub fn arm_kind(n: u32) -> &'static str {
 
 /// A GUID as it is written: its first three parts are little-endian (UEFI 2.10, appendix A).
 pub fn guid(b: &[u8; 16]) -> String {
-    let [a, b1, c, d, e, f, g, h, rest @ ..] = b;
-    let tail: String = rest.iter().map(|x| format!("{x:02x}")).collect();
-    let (clock, node) = tail.split_at(4);
-    format!("{d:02x}{c:02x}{b1:02x}{a:02x}-{f:02x}{e:02x}-{h:02x}{g:02x}-{clock}-{node}")
+    let [a, b1, c, d, e, f, g, h, clock @ .., n0, n1, n2, n3, n4, n5] = *b;
+    format!(
+        "{}-{}-{}-{}-{}",
+        Hex(&[d, c, b1, a]),
+        Hex(&[f, e]),
+        Hex(&[h, g]),
+        Hex(&clock),
+        Hex(&[n0, n1, n2, n3, n4, n5])
+    )
 }
 
 /// Section types of firmware reports: include/linux/cper.h.

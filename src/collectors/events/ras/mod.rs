@@ -42,10 +42,39 @@ use crate::probe::skeletons::ras::{
 };
 use crate::probe::text;
 use crate::signal::semconv::attr;
-use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Thread, Value, Workload};
+use crate::signal::{Event, EventDef, Hex, Key, MetricDef, Severity, Thread, Value, Workload};
 use crate::workload::Workloads;
 
-const COUNTED: &[Key] = &[attr::LINUX_HW_ERROR_SOURCE, attr::LINUX_HW_ERROR_SEVERITY];
+const HW_TYPE: Key = Key::new("hw.type", "Kind of the component: cpu, memory, pcie, platform");
+const HW_NAME: Key = Key::new("hw.name", "The component: DIMM, PCI device, CPU, …");
+const HW_ERROR_SOURCE: Key =
+    Key::new("linux.hw.error.source", "Who reported it: mce, edac, aer, ghes, extlog, arm, memory_failure");
+const HW_ERROR_SEVERITY: Key =
+    Key::new("linux.hw.error.severity", "corrected, deferred, uncorrected, fatal, info, unknown");
+const HW_ERROR_KIND: Key = Key::new("linux.hw.error.kind", "What it was, decoded");
+const HW_ERROR_COUNT: Key = Key::new("linux.hw.error.count", "Errors that the report stands for");
+const HW_ERROR_ADDRESS: Key = Key::new("linux.hw.error.address", "Physical address");
+const HW_ERROR_STATUS: Key = Key::new("linux.hw.error.status", "The status register as it is");
+const HW_ERROR_FLAGS: Key = Key::new("linux.hw.error.flags", "Names of the status bits that are set");
+const HW_ERROR_REGISTERS: Key =
+    Key::new("linux.hw.error.registers", "Further registers and ids of the report, as they are");
+const HW_ERROR_BANK: Key = Key::new("linux.hw.error.bank", "The machine check bank");
+const HW_ERROR_SOCKET: Key = Key::new("linux.hw.error.socket", "The CPU package");
+const HW_ERROR_CONTROLLER: Key = Key::new("linux.hw.error.controller", "The memory controller");
+const HW_ERROR_LAYERS: Key =
+    Key::new("linux.hw.error.layers", "Place below the memory controller, e.g. channel and slot; -1: not known");
+const HW_ERROR_GRAIN: Key = Key::new("linux.hw.error.grain", "Bytes that the address is exact to");
+const HW_ERROR_SYNDROME: Key = Key::new("linux.hw.error.syndrome", "The syndrome");
+const HW_ERROR_DETAIL: Key = Key::new("linux.hw.error.detail", "What the driver adds");
+const HW_ERROR_SECTION: Key = Key::new("linux.hw.error.section", "Type of the firmware's section (UUID)");
+const HW_ERROR_FRU: Key = Key::new("linux.hw.error.fru", "The replaceable unit (UUID), as firmware has it");
+const HW_ERROR_DATA: Key = Key::new("linux.hw.error.data", "First bytes of the firmware's section, hexadecimal");
+const HW_ERROR_LENGTH: Key = Key::new("linux.hw.error.length", "Bytes that the section has");
+const HW_ERROR_OUTCOME: Key =
+    Key::new("linux.hw.error.outcome", "What became of the page: recovered, delayed, failed, ignored");
+const HW_ERROR_VIRTUAL_ADDRESS: Key = Key::new("linux.hw.error.virtual_address", "Where the process had the page");
+
+const COUNTED: &[Key] = &[HW_ERROR_SOURCE, HW_ERROR_SEVERITY];
 static ERRORS: MetricDef =
     MetricDef::counter("linux.hw.errors", "{event}", "Errors that the hardware reported").by(COUNTED);
 static CONTAINER_ERRORS: MetricDef =
@@ -57,30 +86,30 @@ pub static HW_ERROR: EventDef = EventDef {
     summary: "The hardware reported an error",
     severity: Severity::Warn,
     attributes: &[
-        attr::LINUX_HW_ERROR_SOURCE,
-        attr::LINUX_HW_ERROR_SEVERITY,
-        attr::LINUX_HW_ERROR_KIND,
-        attr::HW_TYPE,
-        attr::HW_NAME,
-        attr::LINUX_HW_ERROR_COUNT,
-        attr::LINUX_HW_ERROR_ADDRESS,
+        HW_ERROR_SOURCE,
+        HW_ERROR_SEVERITY,
+        HW_ERROR_KIND,
+        HW_TYPE,
+        HW_NAME,
+        HW_ERROR_COUNT,
+        HW_ERROR_ADDRESS,
         attr::CPU_LOGICAL_NUMBER,
-        attr::LINUX_HW_ERROR_BANK,
-        attr::LINUX_HW_ERROR_SOCKET,
-        attr::LINUX_HW_ERROR_CONTROLLER,
-        attr::LINUX_HW_ERROR_LAYERS,
-        attr::LINUX_HW_ERROR_GRAIN,
-        attr::LINUX_HW_ERROR_SYNDROME,
-        attr::LINUX_HW_ERROR_STATUS,
-        attr::LINUX_HW_ERROR_FLAGS,
-        attr::LINUX_HW_ERROR_REGISTERS,
-        attr::LINUX_HW_ERROR_DETAIL,
-        attr::LINUX_HW_ERROR_SECTION,
-        attr::LINUX_HW_ERROR_FRU,
-        attr::LINUX_HW_ERROR_LENGTH,
-        attr::LINUX_HW_ERROR_DATA,
-        attr::LINUX_HW_ERROR_OUTCOME,
-        attr::LINUX_HW_ERROR_VIRTUAL_ADDRESS,
+        HW_ERROR_BANK,
+        HW_ERROR_SOCKET,
+        HW_ERROR_CONTROLLER,
+        HW_ERROR_LAYERS,
+        HW_ERROR_GRAIN,
+        HW_ERROR_SYNDROME,
+        HW_ERROR_STATUS,
+        HW_ERROR_FLAGS,
+        HW_ERROR_REGISTERS,
+        HW_ERROR_DETAIL,
+        HW_ERROR_SECTION,
+        HW_ERROR_FRU,
+        HW_ERROR_LENGTH,
+        HW_ERROR_DATA,
+        HW_ERROR_OUTCOME,
+        HW_ERROR_VIRTUAL_ADDRESS,
     ],
     counter: &ERRORS,
     container_counter: Some(&CONTAINER_ERRORS),
@@ -170,11 +199,11 @@ impl Ras {
         e.message = format!("{} {} error of {}: {}", r.sense.name(), r.hw_type, r.name, r.kind);
         e.suppressed = r.suppressed.into();
         e.attributes
-            .set(attr::LINUX_HW_ERROR_SOURCE, r.source)
-            .set(attr::LINUX_HW_ERROR_SEVERITY, r.sense.name())
-            .set(attr::LINUX_HW_ERROR_KIND, r.kind)
-            .set(attr::HW_TYPE, r.hw_type)
-            .set(attr::HW_NAME, r.name.to_owned());
+            .set(HW_ERROR_SOURCE, r.source)
+            .set(HW_ERROR_SEVERITY, r.sense.name())
+            .set(HW_ERROR_KIND, r.kind)
+            .set(HW_TYPE, r.hw_type)
+            .set(HW_NAME, r.name.to_owned());
         e
     }
 
@@ -202,13 +231,13 @@ impl Ras {
         ];
         e.attributes
             .set(attr::CPU_LOGICAL_NUMBER, r.cpu)
-            .set(attr::LINUX_HW_ERROR_BANK, r.bank)
-            .set(attr::LINUX_HW_ERROR_SOCKET, r.socket)
-            .set(attr::LINUX_HW_ERROR_STATUS, Value::address(r.status))
-            .set(attr::LINUX_HW_ERROR_FLAGS, decode::bits(r.status, &decode::MCE_STATUS))
-            .set(attr::LINUX_HW_ERROR_REGISTERS, registers_of(&registers));
+            .set(HW_ERROR_BANK, r.bank)
+            .set(HW_ERROR_SOCKET, r.socket)
+            .set(HW_ERROR_STATUS, Value::address(r.status))
+            .set(HW_ERROR_FLAGS, decode::bits(r.status, &decode::MCE_STATUS))
+            .set(HW_ERROR_REGISTERS, registers_of(&registers));
         if r.status >> 58 & 1 == 1 {
-            e.attributes.set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(r.address));
+            e.attributes.set(HW_ERROR_ADDRESS, Value::address(r.address));
         }
         e
     }
@@ -225,13 +254,13 @@ impl Ras {
             suppressed: r.suppressed,
         });
         e.attributes
-            .set(attr::LINUX_HW_ERROR_COUNT, r.count)
-            .set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(r.address))
-            .set(attr::LINUX_HW_ERROR_CONTROLLER, r.controller)
-            .set(attr::LINUX_HW_ERROR_LAYERS, vec![r.top, r.middle, r.low])
-            .set(attr::LINUX_HW_ERROR_GRAIN, 1_u64.checked_shl(r.grain_bits).unwrap_or(0))
-            .set(attr::LINUX_HW_ERROR_SYNDROME, Value::address(r.syndrome))
-            .set_some(attr::LINUX_HW_ERROR_DETAIL, Some(detail).filter(|d| !d.is_empty()));
+            .set(HW_ERROR_COUNT, r.count)
+            .set(HW_ERROR_ADDRESS, Value::address(r.address))
+            .set(HW_ERROR_CONTROLLER, r.controller)
+            .set(HW_ERROR_LAYERS, vec![r.top, r.middle, r.low])
+            .set(HW_ERROR_GRAIN, 1_u64.checked_shl(r.grain_bits).unwrap_or(0))
+            .set(HW_ERROR_SYNDROME, Value::address(r.syndrome))
+            .set_some(HW_ERROR_DETAIL, Some(detail).filter(|d| !d.is_empty()));
         e
     }
 
@@ -252,10 +281,10 @@ impl Ras {
             time_ns: r.time_ns,
             suppressed: r.suppressed,
         });
-        e.attributes.set(attr::LINUX_HW_ERROR_STATUS, Value::address(status)).set(attr::LINUX_HW_ERROR_FLAGS, flags);
+        e.attributes.set(HW_ERROR_STATUS, Value::address(status)).set(HW_ERROR_FLAGS, flags);
         if r.header_valid != 0 {
             let words = [("tlp0", r.header[0]), ("tlp1", r.header[1]), ("tlp2", r.header[2]), ("tlp3", r.header[3])];
-            e.attributes.set(attr::LINUX_HW_ERROR_REGISTERS, registers_of(&words.map(|(n, w)| (n, w.into()))));
+            e.attributes.set(HW_ERROR_REGISTERS, registers_of(&words.map(|(n, w)| (n, w.into()))));
         }
         e
     }
@@ -273,12 +302,11 @@ impl Ras {
             suppressed: r.suppressed,
         });
         let kept = r.data.get(..r.length as usize).unwrap_or(&r.data);
-        let hex: String = kept.iter().map(|b| format!("{b:02x}")).collect();
         e.attributes
-            .set(attr::LINUX_HW_ERROR_SECTION, section)
-            .set(attr::LINUX_HW_ERROR_LENGTH, r.length)
-            .set(attr::LINUX_HW_ERROR_DATA, hex)
-            .set_some(attr::LINUX_HW_ERROR_FRU, (r.fru != [0; 16]).then(|| decode::guid(&r.fru)));
+            .set(HW_ERROR_SECTION, section)
+            .set(HW_ERROR_LENGTH, r.length)
+            .set(HW_ERROR_DATA, Hex(kept).to_string())
+            .set_some(HW_ERROR_FRU, (r.fru != [0; 16]).then(|| decode::guid(&r.fru)));
         e
     }
 
@@ -297,9 +325,9 @@ impl Ras {
             suppressed: r.suppressed,
         });
         if m.valid & decode::MEMORY_VALID_ADDRESS != 0 {
-            e.attributes.set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(m.address));
+            e.attributes.set(HW_ERROR_ADDRESS, Value::address(m.address));
         }
-        e.attributes.set(attr::LINUX_HW_ERROR_REGISTERS, Value::figures(place));
+        e.attributes.set(HW_ERROR_REGISTERS, Value::figures(place));
         e
     }
 
@@ -326,15 +354,15 @@ impl Ras {
             ("multiple", r.multiple.into()),
         ];
         e.attributes
-            .set(attr::LINUX_HW_ERROR_COUNT, r.errors)
-            .set(attr::LINUX_HW_ERROR_REGISTERS, registers_of(&registers))
+            .set(HW_ERROR_COUNT, r.errors)
+            .set(HW_ERROR_REGISTERS, registers_of(&registers))
             .set_some(attr::CPU_LOGICAL_NUMBER, Some(r.cpu).filter(|c| *c >= 0));
         // Bits of the information's validation field: UEFI 2.10, N.2.4.4.1.
         if r.info_valid >> 4 & 1 == 1 {
-            e.attributes.set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(r.physical_address));
+            e.attributes.set(HW_ERROR_ADDRESS, Value::address(r.physical_address));
         }
         if r.info_valid >> 3 & 1 == 1 {
-            e.attributes.set(attr::LINUX_HW_ERROR_VIRTUAL_ADDRESS, Value::address(r.virtual_address));
+            e.attributes.set(HW_ERROR_VIRTUAL_ADDRESS, Value::address(r.virtual_address));
         }
         e
     }
@@ -351,9 +379,7 @@ impl Ras {
             time_ns: r.time_ns,
             suppressed: r.suppressed,
         });
-        e.attributes
-            .set(attr::LINUX_HW_ERROR_ADDRESS, Value::address(address))
-            .set(attr::LINUX_HW_ERROR_OUTCOME, outcome);
+        e.attributes.set(HW_ERROR_ADDRESS, Value::address(address)).set(HW_ERROR_OUTCOME, outcome);
         e
     }
 
@@ -373,7 +399,7 @@ impl Ras {
         e.message = format!("{}{whose} lost a page to bad memory and got SIGBUS", victim.comm);
         e.workload = workload;
         e.thread = Some(victim);
-        e.attributes.set(attr::LINUX_HW_ERROR_VIRTUAL_ADDRESS, Value::address(r.address));
+        e.attributes.set(HW_ERROR_VIRTUAL_ADDRESS, Value::address(r.address));
         e
     }
 }
@@ -438,8 +464,8 @@ mod tests {
         let e = c.record("machine_check", &r).unwrap().pop().unwrap();
         assert_eq!((e.def.name, e.severity), ("linux.hw.error", Severity::Warn));
         let text = |key: Key| e.attributes.get(key.name).and_then(Value::as_str);
-        assert_eq!((text(attr::HW_TYPE), text(attr::HW_NAME)), (Some("memory"), Some("CPU 3, bank 7")));
-        assert_eq!(text(attr::LINUX_HW_ERROR_SEVERITY), Some("corrected"));
+        assert_eq!((text(HW_TYPE), text(HW_NAME)), (Some("memory"), Some("CPU 3, bank 7")));
+        assert_eq!(text(HW_ERROR_SEVERITY), Some("corrected"));
     }
 
     /// Who had the page that bad memory took.

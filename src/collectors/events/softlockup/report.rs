@@ -176,10 +176,10 @@ impl Reporter {
             .set(attr::LINUX_PHASE, p.phase)
             .set(attr::CPU_LOGICAL_NUMBER, cpu)
             .set_some(attr::LINUX_CPU_STEAL, p.steal_ns)
-            .set(attr::LINUX_LOCKUP_BY_KERNEL, p.by_kernel);
+            .set(super::LOCKUP_BY_KERNEL, p.by_kernel);
         if p.phase != "ended" {
             p.others.sort_by_key(|o| o.cpu);
-            e.attributes.set(attr::LINUX_LOCKUP_CPUS, Value::Array(p.others.iter().map(|o| self.other(o)).collect()));
+            e.attributes.set(super::LOCKUP_CPUS, Value::Array(p.others.iter().map(|o| self.other(o)).collect()));
         }
         e.thread = Some(thread.clone());
         e.involve(Role::Culprit, workload, thread);

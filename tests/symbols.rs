@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is installed has no symbols, and finds those beside it. Shown with this test's own program.
+
+#![expect(clippy::unwrap_used, reason = "a test may end so")]
+
+use std::path::Path;
+use std::process::Command;
+
+/// Ends in a panic, in a function with a name to look for.
+#[test]
+#[ignore = "run by the other test, in a process of its own"]
+fn ends_on_purpose() {
+    a_function_to_look_for();
+}
+
+#[inline(never)]
+fn a_function_to_look_for() {
+    panic!("on purpose");
+}
+
+/// The backtrace of that panic in a copy of this program.
+fn backtrace(program: &Path) -> String {
+    #[expect(clippy::disallowed_methods, reason = "a test runs a copy of itself")]
+    let out = Command::new(program)
+        .args(["--ignored", "--exact", "--nocapture", "ends_on_purpose"])
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains("on purpose"), "{said}");
+    said
+}
+
+#[test]
+fn a_stripped_program_has_names_where_its_symbols_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let this = std::env::current_exe().unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a test runs a script of the project")]
+    let split = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/symbols"))
+        .args([&*this, dir.path()])
+        .output()
+        .unwrap();
+    assert!(split.status.success(), "{}", String::from_utf8_lossy(&split.stderr));
+    let (program, symbols) = (dir.path().join("bianque"), dir.path().join("bianque.debug"));
+    assert_eq!(String::from_utf8_lossy(&split.stdout).trim(), program.to_str().unwrap());
+
+    let size = |p: &Path| p.metadata().unwrap().len();
+    assert!(size(&program) * 2 < size(&this), "{} of {} bytes", size(&program), size(&this));
+    let named = backtrace(&program);
+    assert!(named.contains("a_function_to_look_for") && named.contains("tests/symbols.rs"), "{named}");
+    std::fs::remove_file(symbols).unwrap();
+    let nameless = backtrace(&program);
+    assert!(!nameless.contains("a_function_to_look_for"), "its names are not in its symbols alone: {nameless}");
+}
