@@ -28,6 +28,10 @@ impl Agent {
     /// The command line, with all commands of `bianque`; for the `main` of your binary.
     #[must_use]
     pub fn main(self) -> ExitCode {
+        // What this agent started to look at strangers' files for it; of it nothing else is wanted.
+        if let Some(role) = crate::helper::Role::of(std::env::args_os()) {
+            return role.run();
+        }
         crate::cli::main(&self.registrations)
     }
 }

@@ -26,6 +26,8 @@ pub mod config;
 
 pub mod telemetry;
 
+mod helper;
+
 pub mod agent;
 
 pub mod cli;

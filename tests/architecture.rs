@@ -15,6 +15,8 @@ mod circles;
 mod crates;
 #[path = "architecture/keys.rs"]
 mod keys;
+#[path = "architecture/processes.rs"]
+mod processes;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MAX_FILE: usize = 600;
@@ -27,6 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("signal", &[]),
     ("probe", &["signal"]),
     ("host", &["signal"]),
+    ("helper", &["signal", "host::capabilities"]),
     ("workload", &["signal", "host", "probe"]),
     ("settings", &[]),
     ("collectors", &["signal", "probe", "host", "workload", "settings"]),
@@ -303,37 +306,6 @@ fn collectors_do_not_know_each_other() {
     none(&problems, "collectors never import each other");
 }
 
-/// Readings of the kernel have roots that tests move: nobody else opens /proc or /sys.
-#[test]
-fn only_probe_and_host_read_proc_and_sys() {
-    let problems = literals("src", |source, text| {
-        let elsewhere = !matches!(source.module(), "probe" | "host");
-        let path = ["/proc", "/sys"].iter().any(|p| text == *p || text.starts_with(&format!("{p}/")));
-        (elsewhere && path).then(|| format!("{text:?} is a path of the kernel's"))
-    });
-    none(&problems, "only src/probe and src/host read /proc and /sys: add a reading to host");
-}
-
-/// What runs, and how it is stopped, is seen in one place. (`spawn_blocking` is fine: who calls it
-/// waits for it.)
-#[test]
-fn only_agent_spawns() {
-    const SPAWNS: &[&str] = &[
-        "tokio::spawn",
-        "task::spawn(",
-        "thread::spawn",
-        "thread::Builder",
-        "thread::scope",
-        "JoinSet",
-        "Handle::current",
-    ];
-    let sources = rust("src").into_iter().filter(|s| s.module() != "agent");
-    let problems: Vec<_> = sources
-        .flat_map(|s| {
-            s.find(|l| SPAWNS.iter().find(|w| l.contains(*w)).map(|w| format!("{w} starts a task or thread")))
-        })
-        .collect();
-    none(&problems, "only src/agent spawns: hand it a future or a closure");
 }
 
 // --- names --------------------------------------------------------------------------------------
@@ -448,34 +420,6 @@ fn bpf_files_have_their_rust_half() {
         }
     }
     none(&problems, "a BPF file and its Rust file have the same stem");
-}
-
-// --- safety -------------------------------------------------------------------------------------
-
-/// Memory safety rests on few, named places.
-#[test]
-fn unsafe_stays_where_it_is_needed() {
-    let sources = rust("src").into_iter().filter(|s| s.module() != "probe" && s.path != "src/host/sys.rs");
-    let problems: Vec<_> =
-        sources.flat_map(|s| s.find(|l| has_word(l, "unsafe").then(|| "has unsafe code".to_owned()))).collect();
-    none(&problems, "unsafe is for src/probe and src/host/sys.rs");
-}
-
-/// Collectors run on fixtures and side by side in one process: nothing hides in a static.
-#[test]
-fn there_is_no_global_mutable_state() {
-    const CELLS: &[&str] = &["Mutex", "RwLock", "Atomic", "OnceLock", "OnceCell", "RefCell", "ArcSwap"];
-    let problems: Vec<_> = rust("src")
-        .iter()
-        .flat_map(|s| {
-            s.find(|l| {
-                let declares = has_word(l, "static") && l.contains(':') && !l.contains("'static");
-                let mutable = l.contains("static mut ") || (declares && CELLS.iter().any(|c| l.contains(c)));
-                mutable.then(|| "keeps state in a static".to_owned())
-            })
-        })
-        .collect();
-    none(&problems, "no global mutable state: hand it in");
 }
 
 // --- form ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio_util::task::TaskTracker;
 
 use super::collectors::{Builder, Built, features};
+use super::helper::Helpers;
 use super::housekeeping::Housekeeping;
 use super::kernel_filter::KernelFilter;
 use super::outlet::Junction;
@@ -56,7 +57,7 @@ impl Front {
             clock: clock.clone(),
             workloads: workloads.clone(),
             filters: filters.clone(),
-            symbols: Symbols::new(),
+            symbols: Symbols::with_user(Arc::new(Helpers::default())),
             shared: shared.clone(),
             statuses: statuses.clone(),
             config,

@@ -89,9 +89,7 @@ impl Housekeeping {
         for source in Source::ALL {
             self.own.source_state(source.name(), self.facts.state(source).name());
         }
-        if self.symbols.trim(SYMBOLS_KEPT) {
-            crate::host::sys::trim_malloc();
-        }
+        self.symbols.trim(SYMBOLS_KEPT);
         let now = self.clock.now().wall;
         self.state.sweep(now, |key| self.workloads.is_alive(key));
         let mut series = 0;

@@ -5,6 +5,7 @@
 mod collectors;
 mod deliver;
 mod front;
+mod helper;
 mod housekeeping;
 mod kernel_filter;
 mod node;

@@ -14,6 +14,7 @@ use crate::collectors::run::{State, Statuses};
 use crate::exporters::health::{Fares, Health};
 use crate::host::Clock;
 use crate::pipeline::log::{Behind, Log};
+use crate::probe::stacks::Symbols;
 use crate::signal::ids::EventId;
 use crate::signal::otlp;
 
@@ -22,6 +23,7 @@ pub(super) fn answers(
     rear: &Rear,
     statuses: Arc<Statuses>,
     clock: &Clock,
+    symbols: Symbols,
     mut stop: watch::Receiver<bool>,
 ) -> (Local, impl Future<Output = ()> + use<>) {
     let (asked, health, runtime) = (rear.log.clone(), rear.health.clone(), tokio::runtime::Handle::current());
@@ -44,7 +46,7 @@ pub(super) fn answers(
         metrics: rear.state.clone(),
         own: rear.own.clone(),
         started: clock.now().wall,
-        readiness: Box::new(move || readiness(&asked, &health, &statuses)),
+        readiness: Box::new(move || readiness(&asked, &health, &statuses, &symbols)),
         blocking: Arc::new(move |question| drop(runtime.spawn_blocking(question))),
     };
     (local, feeding)
@@ -70,7 +72,7 @@ fn exporters(behind: Vec<(String, Behind)>, health: &Health) -> Vec<ExporterStat
 }
 
 /// Whether the agent does what it should.
-pub(super) fn readiness(log: &Log, health: &Health, statuses: &Statuses) -> Readiness {
+pub(super) fn readiness(log: &Log, health: &Health, statuses: &Statuses, symbols: &Symbols) -> Readiness {
     let store = log.state();
     let collectors = statuses.snapshot();
     let exporters = exporters(log.behind(), health);
@@ -81,6 +83,7 @@ pub(super) fn readiness(log: &Log, health: &Health, statuses: &Statuses) -> Read
             reason: store.degraded,
             dropped: store.dropped,
         },
+        symbols: symbols.impaired(),
         exporters,
         collectors,
     }

@@ -204,6 +204,7 @@ mod tests {
         let mut r = Readiness {
             ready: true,
             store: StoreReadiness { state: "ok", reason: None, dropped: 0 },
+            symbols: None,
             exporters: Vec::new(),
             collectors: vec![row("cpu", State::Running), row("lacp", State::Running), row("ras", State::Disabled)],
         };

@@ -78,7 +78,8 @@ impl Stages {
 
         let (stopping, stop_seen) = watch::channel(false);
         let (tasks, deadline) = (TaskTracker::new(), Arc::new(OnceLock::new()));
-        let (answers, feeding) = queries::answers(&rear, statuses.clone(), &clock, stop_seen.clone());
+        let symbols = front.junction.symbols.clone();
+        let (answers, feeding) = queries::answers(&rear, statuses.clone(), &clock, symbols, stop_seen.clone());
         tasks.spawn(feeding);
         serve_api(&config, answers, rear.prometheus(), &clock, &tasks, stop_seen.clone()).await?;
         let exporting = deliver::Exporting {
@@ -147,7 +148,7 @@ impl Stages {
 
     /// Whether all does what it should.
     pub fn readiness(&self) -> Readiness {
-        queries::readiness(&self.log, &self.health, &self.statuses)
+        queries::readiness(&self.log, &self.health, &self.statuses, &self.junction.symbols)
     }
 
     /// Has one of [`LOOPS`] set `answer`; `false`: it cannot be asked now.

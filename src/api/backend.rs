@@ -99,6 +99,9 @@ pub struct Readiness {
     /// Whether the agent does what it is configured to do, as far as this node can.
     pub ready: bool,
     pub store: StoreReadiness,
+    /// Why functions of some programs have no names now, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symbols: Option<String>,
     pub exporters: Vec<ExporterState>,
     pub collectors: Vec<Status>,
 }

@@ -232,6 +232,7 @@ mod tests {
         let readiness = || Readiness {
             ready: true,
             store: StoreReadiness { state: "ok", reason: None, dropped: 0 },
+            symbols: None,
             exporters: Vec::new(),
             collectors: Vec::new(),
         };

@@ -124,6 +124,7 @@ impl Backend for Shared {
         Readiness {
             ready: self.0.keep > 0,
             store: StoreReadiness { state: "ok", reason: None, dropped: 0 },
+            symbols: None,
             exporters: Vec::new(),
             collectors: vec![Status {
                 name: "oom",

@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! System calls: the bpf(2) commands that aya has not, or has dearly (batch reads and single
-//! elements), and openat2(2).
+//! elements).
 #![expect(unsafe_code, reason = "system calls take addresses; each is of a buffer whose size is checked here")]
 
-use std::ffi::CString;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
@@ -176,34 +171,4 @@ fn absent_is_false(r: io::Result<()>) -> io::Result<bool> {
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-/// `struct open_how` of openat2(2).
-#[repr(C)]
-struct OpenHow {
-    flags: u64,
-    mode: u64,
-    resolve: u64,
-}
-
-const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
-const RESOLVE_IN_ROOT: u64 = 0x10;
-
-/// Opens `path` as a process sees it whose root directory is `root`: its symbolic links, written by
-/// whoever owns that container, lead nowhere else. Never waits, not even on a FIFO.
-pub fn open_in_root(root: &Path, path: &Path) -> io::Result<File> {
-    let dir = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(root)?;
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let how = OpenHow {
-        flags: (libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY).unsigned_abs().into(),
-        mode: 0,
-        resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-    };
-    // SAFETY: path ends with NUL, how is valid for the size given.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_openat2, dir.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<OpenHow>())
-    };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: a descriptor that the kernel just gave us, and that nobody else has.
-    Ok(unsafe { File::from_raw_fd(fd) })
 }

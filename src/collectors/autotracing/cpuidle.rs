@@ -214,6 +214,7 @@ fn profile(samples: &Subscription, symbols: &Symbols, target: Target, start: Tim
     taken.stacks.sort_by_key(|s| std::cmp::Reverse(s.count));
     taken.stacks.truncate(limits.stacks);
     let end = start.plus(taken.lasted());
+    let symbols = symbols.for_capture();
     let stacks = taken
         .stacks
         .into_iter()

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Addresses to names: kernel symbols, ELF symbols in the mount namespace of the process, perf maps.
+//! Addresses to names: the kernel's symbols here, those of programs by whoever is given for it, as a
+//! program's files may make their reader wait or break.
 //!
 //! Nothing here fails: what cannot be named stays an address, with module, file offset and build id
-//! as far as they are known. Reads files, so keep it off the thread that reads the rings.
+//! as far as they are known. Reads files of the kernel's, so keep it off the thread that reads the rings.
 
-mod jit;
 mod kernel;
-mod process;
 
 #[cfg(test)]
 mod tests;
@@ -18,25 +17,45 @@ use std::time::{Duration, Instant};
 use crate::probe::CallStack;
 use crate::signal::{Frame, Stack};
 use kernel::Kallsyms;
-use process::Processes;
+
+/// An event is held back no longer for the names of a program's functions.
+const EVENT: Duration = Duration::from_millis(100);
+
+/// What a capture waits for the names of one stack, and for all of its stacks.
+const STACK: Duration = Duration::from_secs(2);
+const CAPTURE: Duration = Duration::from_secs(10);
+
+/// Who waits for names. What one waits for holds up no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    Event,
+    Capture,
+}
+
+/// Names for addresses of programs.
+pub trait UserSymbols: Send + Sync {
+    /// Frames for addresses of process `pid` (as the host numbers it), as many as are of code; `None` when
+    /// there is no answer by `until`.
+    fn frames(&self, pid: u32, addresses: &[u64], urgency: Urgency, until: Instant) -> Option<Vec<Frame>>;
+
+    /// Gives back what is kept of programs when nobody asked for `quiet`.
+    fn trim(&self, quiet: Duration);
+
+    /// Why names of some programs are not to be had now, if so.
+    fn impaired(&self) -> Option<String>;
+}
 
 /// Names for addresses. Cheap to clone; its caches are shared and bounded.
 #[derive(Clone, Default)]
 pub struct Symbols {
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    kernel: Kallsyms,
-    processes: Processes,
-    /// The processes of this machine are not those that are asked for.
-    without_processes: bool,
-    /// When a process was last asked for; `None`: nothing is kept of any.
-    asked: Option<Instant>,
+    kernel: Arc<Mutex<Kallsyms>>,
+    user: Option<Arc<dyn UserSymbols>>,
+    /// When the names of a capture are awaited no longer; `None`: of an event.
+    capture: Option<Instant>,
 }
 
 impl Symbols {
+    /// With the kernel's symbols alone: addresses of programs stay addresses.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -45,8 +64,20 @@ impl Symbols {
     /// Of another node than this one: kernel symbols from its `proc`, none of programs.
     #[must_use]
     pub fn under(proc: &Path) -> Self {
-        let kernel = Kallsyms::under(proc);
-        Symbols { state: Arc::new(Mutex::new(State { kernel, without_processes: true, ..State::default() })) }
+        Symbols { kernel: Arc::new(Mutex::new(Kallsyms::under(proc))), ..Self::default() }
+    }
+
+    /// With names of programs from `user`.
+    #[must_use]
+    pub fn with_user(user: Arc<dyn UserSymbols>) -> Self {
+        Symbols { user: Some(user), ..Self::default() }
+    }
+
+    /// The same symbols for one capture, which begins to name its stacks now. It waits longer than an
+    /// event, in a queue of its own.
+    #[must_use]
+    pub fn for_capture(&self) -> Self {
+        Symbols { capture: Some(Instant::now() + CAPTURE), ..self.clone() }
     }
 
     /// A kernel stack and a user stack of process `pid`.
@@ -58,46 +89,49 @@ impl Symbols {
     /// A kernel stack, in the order given. Equal ones are named once.
     #[must_use]
     pub fn kernel(&self, addresses: &[u64]) -> Stack {
-        self.with(|s| s.kernel.stack(addresses))
+        self.with_kernel(|k| k.stack(addresses))
     }
 
     /// A user stack of process `pid` (as the host numbers it), in the order given. Of a process that
-    /// is gone and was not seen before, addresses only.
+    /// is gone and was not seen before, and of one whose files do not answer in time, addresses only.
     #[must_use]
     pub fn user(&self, pid: u32, addresses: &[u64]) -> Stack {
         if addresses.is_empty() {
             return Stack::default();
         }
-        self.with(|s| {
-            if s.without_processes {
-                return addresses.iter().map(|a| Frame { address: *a, ..Frame::default() }).collect::<Vec<_>>().into();
-            }
-            s.asked = Some(Instant::now());
-            restore(addresses, s.processes.frames(pid, &call_sites(addresses)))
-        })
+        let now = Instant::now();
+        let (urgency, until) = match self.capture {
+            None => (Urgency::Event, now + EVENT),
+            Some(end) => (Urgency::Capture, end.min(now + STACK)),
+        };
+        let sites = call_sites(addresses);
+        let named = self.user.as_ref().and_then(|u| u.frames(pid, &sites, urgency, until));
+        let unnamed = || sites.iter().map(|a| Frame { address: *a, ..Frame::default() }).collect();
+        restore(addresses, named.unwrap_or_else(unnamed))
     }
 
     /// Why kernel symbols are not to be had, if so, and what to do about it.
     #[must_use]
     pub fn kernel_hidden(&self) -> Option<String> {
-        self.with(|s| s.kernel.hidden())
+        self.with_kernel(Kallsyms::hidden)
     }
 
-    /// Gives back what is kept of processes and their files when nobody asked for `quiet`: symbols of
-    /// a large program are tens of MiB, and an open file cannot be freed. `false`: nothing to give.
-    /// The kernel's symbols stay, as the next event would wait for them.
-    pub fn trim(&self, quiet: Duration) -> bool {
-        self.with(|s| {
-            let over = s.asked.is_some_and(|at| at.elapsed() >= quiet);
-            if over {
-                (s.processes, s.asked) = (Processes::default(), None);
-            }
-            over
-        })
+    /// Gives back what is kept of programs when nobody asked for `quiet`: symbols of a large one are tens of
+    /// MiB, and an open file cannot be freed. The kernel's symbols stay, as the next event would wait for them.
+    pub fn trim(&self, quiet: Duration) {
+        if let Some(user) = &self.user {
+            user.trim(quiet);
+        }
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
-        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Why names of some programs are not to be had now, if so.
+    #[must_use]
+    pub fn impaired(&self) -> Option<String> {
+        self.user.as_ref().and_then(|u| u.impaired())
+    }
+
+    fn with_kernel<R>(&self, f: impl FnOnce(&mut Kallsyms) -> R) -> R {
+        f(&mut self.kernel.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -110,7 +144,7 @@ fn call_sites(addresses: &[u64]) -> Vec<u64> {
 /// Frames as they are on the stack.
 fn restore(addresses: &[u64], mut frames: Vec<Frame>) -> Stack {
     for (frame, address) in frames.iter_mut().zip(addresses) {
-        frame.offset += address - frame.address;
+        frame.offset = frame.offset.wrapping_add(address.wrapping_sub(frame.address));
         frame.address = *address;
     }
     frames.into()

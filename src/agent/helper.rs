@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts the helper processes, asks them within a time, and ends them: when nobody asks, when they do not
+//! answer, and when they failed. One that cannot be ended, as a file system holds it, is left behind.
+
+mod known;
+mod lane;
+mod session;
+mod start;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::probe::stacks::{Urgency, UserSymbols};
+use crate::signal::Frame;
+use known::Known;
+use lane::{Lane, Pair};
+use session::{Heard, Session};
+use start::Running;
+
+/// How long a helper that was started while nobody asked waits for its place.
+const PLACE: Duration = Duration::from_secs(1);
+
+/// Both kinds of helper: who names the stack of an event waits for no capture.
+pub(super) struct Helpers {
+    events: Lane,
+    captures: Lane,
+    known: Mutex<Known>,
+    start: Start,
+    /// A helper that works on one question for so long is ended.
+    hangs: Duration,
+}
+
+type Start = Box<dyn Fn() -> io::Result<Running> + Send + Sync>;
+
+impl Default for Helpers {
+    fn default() -> Self {
+        Self::starting(Box::new(start::start), Duration::from_secs(2), Duration::from_millis(500))
+    }
+}
+
+impl UserSymbols for Helpers {
+    fn frames(&self, pid: u32, addresses: &[u64], urgency: Urgency, until: Instant) -> Option<Vec<Frame>> {
+        let lane = match urgency {
+            Urgency::Event => &self.events,
+            Urgency::Capture => &self.captures,
+        };
+        if until <= Instant::now() {
+            return None;
+        }
+        let mut pair = lane.take(until)?;
+        self.ask(&mut pair, pid, addresses, until)
+    }
+
+    fn trim(&self, quiet: Duration) {
+        for lane in [&self.events, &self.captures] {
+            // One that is taken is in use.
+            let Some(mut pair) = lane.take(Instant::now()) else { continue };
+            self.settle(&mut pair);
+            for slot in pair.iter_mut() {
+                self.retire(slot.take_if(|s| s.is_idle(quiet)));
+            }
+        }
+        self.have_one_for_events();
+        self.known().look();
+    }
+
+    fn impaired(&self) -> Option<String> {
+        let mut known = self.known();
+        known.look();
+        known.impaired()
+    }
+}
+
+impl Helpers {
+    fn starting(start: Start, hangs: Duration, dies: Duration) -> Self {
+        let known = Mutex::new(Known::new(dies));
+        Helpers { events: Lane::default(), captures: Lane::default(), known, start, hangs }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, pair: &mut Pair, pid: u32, addresses: &[u64], until: Instant) -> Option<Vec<Frame>> {
+        self.settle(pair);
+        let devices = self.known().devices(pid)?;
+        // Two that are late are waited for no longer than is asked.
+        let slot = self.free(pair)?;
+        let session = slot.as_mut()?;
+        let asked = session.ask(pid, devices, addresses);
+        match if asked { session.hear(until, &self.known) } else { Heard::Failed } {
+            Heard::Frames(frames) => Some(trusted(frames, addresses)).filter(|f| !f.is_empty()),
+            Heard::Late => None,
+            Heard::Failed => {
+                self.failed(slot.take());
+                None
+            }
+        }
+    }
+
+    /// A helper that can be asked; started, if there is none.
+    fn free<'p>(&self, pair: &'p mut Pair) -> Option<&'p mut Option<Session>> {
+        let idle = |s: &Option<Session>| s.as_ref().is_some_and(|s| s.busy_with().is_none());
+        if let Some(at) = pair.iter().position(idle) {
+            return pair.get_mut(at);
+        }
+        let empty = pair.iter_mut().find(|s| s.is_none())?;
+        *empty = self.start_one();
+        Some(empty)
+    }
+
+    /// One waits for the next event: until it were started, a program that is killed is gone. No event waits
+    /// for the start.
+    fn have_one_for_events(&self) {
+        let has_one = |pair: &Pair| pair.iter().flatten().any(|s| s.busy_with().is_none());
+        if self.events.take(Instant::now()).is_none_or(|pair| has_one(&pair) || pair.iter().all(Option::is_some)) {
+            return;
+        }
+        let Some(session) = self.start_one() else { return };
+        let Some(mut pair) = self.events.take(Instant::now() + PLACE) else { return self.retire(Some(session)) };
+        // An event may have started one meanwhile.
+        match pair.iter_mut().find(|s| s.is_none()) {
+            Some(empty) => *empty = Some(session),
+            None => self.retire(Some(session)),
+        }
+    }
+
+    /// Looks after questions that were not answered in time.
+    fn settle(&self, pair: &mut Pair) {
+        for slot in pair {
+            let Some(session) = slot.as_mut().filter(|s| s.busy_with().is_some()) else { continue };
+            match session.hear(Instant::now(), &self.known) {
+                Heard::Frames(_) => {}
+                Heard::Late if session.hangs(self.hangs) => self.leave(slot.take()),
+                Heard::Late => {}
+                Heard::Failed => self.failed(slot.take()),
+            }
+        }
+    }
+
+    fn start_one(&self) -> Option<Session> {
+        if !self.known().may_start() {
+            return None;
+        }
+        let started = (self.start)();
+        let failed = |e: &io::Error| {
+            if self.known().start_failed.replace(Instant::now()).is_none() {
+                tracing::warn!("no helper can be started, so functions of programs have no names: {e}");
+            }
+        };
+        started.inspect_err(failed).ok().map(Session::new)
+    }
+
+    /// Ends a helper that does not answer.
+    fn leave(&self, session: Option<Session>) {
+        let Some(session) = session else { return };
+        let mut known = self.known();
+        if let Some(pid) = session.busy_with() {
+            tracing::debug!(pid, device = session.device, "a helper did not answer in time and is ended");
+            known.avoid(pid);
+        }
+        if session.device != 0 {
+            known.devices.insert(session.device, Instant::now());
+        }
+        known.end(session.running.processes, session.device);
+    }
+
+    /// A helper has failed on what it was asked.
+    fn failed(&self, session: Option<Session>) {
+        let Some(session) = session else { return };
+        let mut known = self.known();
+        if let Some(pid) = session.busy_with() {
+            tracing::debug!(pid, "a helper failed");
+            known.avoid(pid);
+        }
+        known.warn_if_none_works();
+        known.end(session.running.processes, session.device);
+    }
+
+    fn retire(&self, session: Option<Session>) {
+        if let Some(session) = session {
+            self.known().end(session.running.processes, session.device);
+        }
+    }
+}
+
+/// What a parser that was taken over may say: frames of the stack in question, and no others.
+fn trusted(mut frames: Vec<Frame>, addresses: &[u64]) -> Vec<Frame> {
+    frames.truncate(addresses.len());
+    frames.iter_mut().zip(addresses).for_each(|(f, a)| f.address = *a);
+    frames
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Helpers that answer, that do not, and that cannot be ended, as threads and as nothing at all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::known::{LEFT, STARTS};
+use super::start::Process;
+use super::*;
+use crate::helper::wire::{Answer, Ask, Devices, LARGEST, Socket};
+
+const SHORT: Duration = Duration::from_millis(20);
+const LONG: Duration = Duration::from_secs(30);
+
+fn by(wait: Duration) -> Instant {
+    Instant::now() + wait
+}
+
+/// Cannot be ended while it is held.
+struct Held(Arc<AtomicBool>);
+
+impl Process for Held {
+    fn kill(&mut self) {}
+    fn is_gone(&mut self) -> bool {
+        !self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Helpers whose parser is `body`, which gets each question; and how many were started.
+fn helpers(
+    held: &Arc<AtomicBool>,
+    body: impl Fn(Ask, &Socket) -> bool + Clone + Send + Sync + 'static,
+) -> (Helpers, Arc<AtomicUsize>) {
+    let (held, started, count) = (held.clone(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted = started.clone();
+    let start = move || {
+        let ((asks, asked), (tells, answers)) = (Socket::pair()?, Socket::pair()?);
+        let body = body.clone();
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; LARGEST];
+            while let Ok(Some(message)) = asked.receive(&mut buffer) {
+                if !body(Ask::decode(message).unwrap(), &tells) {
+                    return;
+                }
+            }
+        });
+        count.fetch_add(1, Ordering::Relaxed);
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok(Running { asks, answers, processes: vec![Box::new(Held(held.clone()))] })
+    };
+    (Helpers::starting(Box::new(start), SHORT, Duration::ZERO), started)
+}
+
+fn answer(ask: &Ask, tells: &Socket) -> bool {
+    let frames = vec![Frame { symbol: Some("f".into()), address: 99, ..Frame::default() }; 3];
+    tells.send(&Answer::Frames { id: ask.id, frames }.encode()).is_ok()
+}
+
+/// Frames are of the addresses that were asked for, whatever the parser says.
+#[test]
+fn answers_are_bounded_by_the_question() {
+    let (helpers, started) = helpers(&Arc::default(), |ask, tells| answer(&ask, tells));
+    for _ in 0..3 {
+        let frames = helpers.frames(1, &[0x10, 0x20], Urgency::Event, by(LONG)).unwrap();
+        assert_eq!(frames.iter().map(|f| f.address).collect::<Vec<_>>(), [0x10, 0x20]);
+    }
+    assert_eq!(started.load(Ordering::Relaxed), 1, "one serves all");
+    helpers.trim(LONG);
+    assert_eq!(started.load(Ordering::Relaxed), 1, "it was asked just now");
+    // What it keeps goes with it; a fresh one waits for events, and is not replaced until it has worked.
+    helpers.trim(Duration::ZERO);
+    helpers.trim(Duration::ZERO);
+    assert_eq!(started.load(Ordering::Relaxed), 2);
+    assert!(helpers.frames(1, &[1], Urgency::Capture, by(LONG)).is_some());
+    helpers.trim(Duration::ZERO);
+    assert_eq!(started.load(Ordering::Relaxed), 3);
+    assert!(helpers.captures.take(by(SHORT)).unwrap().iter().all(Option::is_none), "nobody asks any more");
+}
+
+/// One that does not answer is ended, and its device and process are left alone; while four cannot be ended,
+/// none is started, and it is said; when one lets go, the next is.
+#[test]
+fn at_most_four_are_left_behind() {
+    let held = Arc::new(AtomicBool::new(true));
+    let silent = |ask: Ask, tells: &Socket| {
+        let unknown = Devices::AllBut(Vec::new());
+        ask.devices == unknown && tells.send(&Answer::Touches(5 << 32 | u64::from(ask.pid)).encode()).is_ok()
+            || ask.devices != unknown && ask.pid < 50
+            || answer(&ask, tells)
+    };
+    let (helpers, started) = helpers(&held, silent);
+    for pid in 1..12 {
+        assert_eq!(helpers.frames(pid, &[1], Urgency::Event, by(SHORT)), None);
+        std::thread::sleep(SHORT);
+        helpers.trim(LONG);
+    }
+    assert_eq!(started.load(Ordering::Relaxed), LEFT);
+    assert!(helpers.impaired().unwrap().starts_with("4 helper processes wait"), "{:?}", helpers.impaired());
+    assert!(helpers.known().devices.contains_key(&(5 << 32 | 1)), "{:?}", helpers.known().devices);
+    assert_eq!(helpers.known().devices(77), Some(Devices::Only(Vec::new())));
+    assert_eq!(helpers.known().devices(1), None, "left alone");
+    held.store(false, Ordering::Relaxed);
+    assert_eq!(helpers.impaired(), None);
+    helpers.known().devices.insert(6, Instant::now());
+    assert!(helpers.frames(77, &[1], Urgency::Event, by(LONG)).is_some());
+}
+
+/// A helper that ends on a process costs that process its names for a while, and no other.
+#[test]
+fn failure_is_of_one_process() {
+    let (helpers, started) = helpers(&Arc::default(), |ask, tells| ask.pid != 13 && answer(&ask, tells));
+    let named = |pid| helpers.frames(pid, &[1], Urgency::Event, by(LONG)).is_some();
+    assert!(named(1) && !named(13) && !named(13) && named(2));
+    assert_eq!(started.load(Ordering::Relaxed), 2);
+}
+
+/// Failures do not make the agent start helpers all the time.
+#[test]
+fn starts_are_limited() {
+    let (helpers, started) = helpers(&Arc::default(), |_, _| false);
+    for pid in 0..30 {
+        assert_eq!(helpers.frames(pid, &[1], Urgency::Event, by(LONG)), None);
+    }
+    assert_eq!(started.load(Ordering::Relaxed), STARTS);
+}
+
+/// An event does not wait for the names of a capture; a late answer is not taken for that of the next question.
+#[test]
+fn captures_hold_up_no_event() {
+    let late = |ask: Ask, tells: &Socket| {
+        if ask.pid == 1 {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        answer(&ask, tells)
+    };
+    let (mut helpers, started) = helpers(&Arc::default(), late);
+    helpers.hangs = LONG;
+    std::thread::scope(|scope| {
+        let capture = scope.spawn(|| helpers.frames(1, &[1], Urgency::Capture, by(LONG)));
+        assert!(helpers.frames(2, &[1], Urgency::Event, by(LONG)).is_some());
+        assert!(!capture.is_finished(), "it waited for the capture");
+        assert!(capture.join().unwrap().is_some());
+    });
+    // Nor for the names of another event.
+    assert_eq!(helpers.frames(1, &[1], Urgency::Event, by(SHORT)), None);
+    assert!(helpers.frames(2, &[1, 2], Urgency::Event, by(LONG)).is_some_and(|f| f.len() == 2));
+    assert_eq!(started.load(Ordering::Relaxed), 3);
+}
+
+/// An event that comes while a helper is started for the next one does not wait for that.
+#[test]
+fn a_start_holds_up_no_event() {
+    let starting = Arc::new(Mutex::new(()));
+    let (helpers, _) = helpers(&Arc::default(), |ask, tells| answer(&ask, tells));
+    let (slow, first) = (starting.clone(), AtomicBool::new(true));
+    let quick = helpers.start;
+    let start = move || {
+        if first.swap(false, Ordering::Relaxed) {
+            drop(slow.lock().unwrap());
+        }
+        quick()
+    };
+    let helpers = Helpers { start: Box::new(start), ..Helpers::starting(Box::new(|| unreachable!()), SHORT, SHORT) };
+    std::thread::scope(|scope| {
+        let held = starting.lock().unwrap();
+        let trim = scope.spawn(|| helpers.trim(LONG));
+        while helpers.known().starts.is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(helpers.frames(1, &[1], Urgency::Event, by(LONG)).is_some(), "it has one started for itself");
+        drop(held);
+        trim.join().unwrap();
+    });
+    assert_eq!(helpers.events.take(by(SHORT)).unwrap().iter().flatten().count(), 2);
+}
+
+/// A helper that was late with its answer is not thrown away, with all that it has read by then: it is asked again.
+#[test]
+fn who_was_late_is_asked_again() {
+    let slow_at_first = |ask: Ask, tells: &Socket| {
+        if ask.id == 1 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        answer(&ask, tells)
+    };
+    let (mut helpers, started) = helpers(&Arc::default(), slow_at_first);
+    helpers.hangs = LONG;
+    assert_eq!(helpers.frames(1, &[1], Urgency::Event, by(SHORT)), None);
+    assert_eq!(helpers.frames(1, &[1], Urgency::Event, by(SHORT)), None);
+    std::thread::sleep(Duration::from_millis(300));
+    for _ in 0..5 {
+        assert!(helpers.frames(1, &[1], Urgency::Event, by(LONG)).is_some());
+    }
+    assert_eq!(started.load(Ordering::Relaxed), 2);
+}
+
+/// A collector that panics while it asks takes no helpers with it.
+#[test]
+fn a_panic_gives_the_helpers_back() {
+    let lane = Lane::default();
+    let panics = std::panic::AssertUnwindSafe(|| {
+        let _taken = lane.take(by(SHORT)).unwrap();
+        panic!("as a collector may");
+    });
+    assert!(std::panic::catch_unwind(panics).is_err());
+    assert!(lane.take(by(SHORT)).is_some());
+}

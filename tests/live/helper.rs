@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Files of strangers that do not answer, and what they must not hold up.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::support::{Agent, Group, Need, Process, events_of, is_about, patience, place, program, shell, wait_for};
+
+const OOM_KILL: &str = "linux.memory.oom_kill";
+
+/// Takes memory in a function of its own, until another process of its cgroup is killed for it.
+const GREEDY: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+__attribute__((noinline)) void take_each_page(volatile char *at, long n)
+{
+    for (long i = 0; i < n; i += 4096)
+        at[i] = 1;
+}
+static void take(long n)
+{
+    mlockall(MCL_FUTURE | MCL_ONFAULT);
+    take_each_page(mmap(0, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), n);
+}
+int main(void)
+{
+    if (fork() == 0) {
+        int file = open("/proc/self/oom_score_adj", O_WRONLY);
+        if (write(file, "1000", 4) < 0)
+            _exit(1);
+        take(10 << 20);
+        for (;;)
+            pause();
+    }
+    sleep(1);
+    take(12 << 20);
+    sleep(1);
+    return 0;
+}
+"#;
+
+/// Ends what is left in a cgroup: it holds the file system open.
+struct Emptied(String);
+
+impl Drop for Emptied {
+    fn drop(&mut self) {
+        shell(&format!("kill -9 $(cat {}/cgroup.procs)", self.0));
+    }
+}
+
+/// A memory cgroup that may have 16 MiB.
+fn small_group(label: &str) -> Group {
+    let group = Group::of("memory", label);
+    let limit = if Path::new(&group.dir()).join("memory.max").exists() { "max" } else { "limit_in_bytes" };
+    std::fs::write(format!("{}/memory.{limit}", group.dir()), "16777216").unwrap();
+    group
+}
+
+/// A program on a file system that does not answer is killed: its event comes without names, others with theirs,
+/// it is said what is the matter, and nothing holds the agent when it is ended by force.
+#[test]
+fn a_file_system_that_does_not_answer_holds_up_nobody() {
+    let _place = place!(Need::Agent, Need::Compiler);
+    if !Path::new("/dev/fuse").exists() && !shell("modprobe fuse && test -e /dev/fuse").0 {
+        eprintln!("skipped: no FUSE");
+        return;
+    }
+    let mut agent = Agent::start("");
+    let (silent, dir) = program("silentfs", include_str!("../provoke/silentfs.c"));
+    let (greedy, _greedy) = program("greedy", GREEDY);
+    let (group, beside) = (small_group("silent"), small_group("beside"));
+    let (mount, said) = (dir.path().join("mnt"), dir.path().join("said"));
+    std::fs::create_dir(&mount).unwrap();
+    let (silent, said_to) = (silent.display(), said.display());
+    let line = format!("exec unshare -m {silent} {} {} >{said_to}", mount.display(), group.dir());
+    let server = Process::start(&line);
+    let _rest = Emptied(group.dir());
+    let first = agent.wait_event(OOM_KILL, patience(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
+    assert!(!first["stacks"]["user"].to_string().contains("greedy"), "{first}");
+    wait_for("somebody who is held", patience(40), || {
+        std::fs::read_to_string(&said).ok().filter(|t| t.contains("held"))
+    });
+
+    // On a busy machine not each gets its names in time, but each its event.
+    let mut kills = 0;
+    wait_for("kill with the names of its functions", patience(20), || {
+        let begin = Instant::now();
+        let line = format!("echo $$ >{}/cgroup.procs; exec {}", beside.dir(), greedy.display());
+        let _greedy = Process::start(&line);
+        kills += 1;
+        let of_it = || events_of(agent.json(&["events", "--name", OOM_KILL]), "linux.cgroup.path", &beside.path());
+        let all = wait_for("its event", patience(5), || Some(of_it()).filter(|all| all.len() == kills));
+        // It sleeps for a second before it takes memory.
+        let late = begin.elapsed().saturating_sub(Duration::from_secs(1));
+        eprintln!("a kill beside a helper that hangs is reported within {late:?}");
+        assert!(late < patience(1), "reported after {late:?}");
+        all.last().filter(|e| e["stacks"]["user"].to_string().contains("take_each_page")).map(drop)
+    });
+    // The helper cannot be ended while the file system holds it, and this is said.
+    wait_for("word of the file system", patience(20), || {
+        agent.log().contains("file system does not answer").then_some(())
+    });
+
+    assert!(agent.get("/readyz").contains("wait for file systems that do not answer"), "{}", agent.get("/readyz"));
+    let doctor = agent.cli(&["doctor", "oom"]);
+    let doctor = String::from_utf8_lossy(&doctor.stdout);
+    assert!(doctor.contains("wait for file systems that do not answer"), "{doctor}");
+
+    let begin = Instant::now();
+    agent.kill();
+    let took = begin.elapsed();
+    eprintln!("SIGKILL ended the agent within {took:?}");
+    assert!(took < patience(1), "it took {took:?} to end it");
+    drop(server);
+}
