@@ -25,12 +25,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("host", &["signal"]),
     ("workload", &["signal", "host", "probe"]),
     ("collectors", &["signal", "probe", "host", "workload"]),
-    ("pipeline", &["signal", "telemetry::SelfMetrics"]),
+    ("pipeline", &["signal"]),
     ("files", &[]),
-    (
-        "exporters",
-        &["signal", "files", "pipeline::log", "pipeline::metrics", "pipeline::backing", "telemetry::SelfMetrics"],
-    ),
+    ("exporters", &["signal", "files", "pipeline::log", "pipeline::metrics", "pipeline::backing"]),
     ("telemetry", &["signal", "exporters::otlp"]),
 ];
 
