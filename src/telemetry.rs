@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's own logs, spans and counters, through the OpenTelemetry SDK.
+//! The agent's own logs and spans, through the OpenTelemetry SDK. What it counts about itself is in the
+//! state of metrics, with all others.
 //!
 //! Logs go to standard error, and over OTLP with the spans where a back end is named. What the
 //! export stack itself logs never goes over OTLP: it would feed itself. The SDK exports on threads
@@ -7,12 +8,10 @@
 
 mod export;
 mod output;
-mod own;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::Resource;
@@ -29,7 +28,6 @@ use crate::signal::semconv::{AGENT, attr};
 use crate::signal::{Attributes, Value};
 
 pub use output::Output;
-pub use own::{Runs, SELF_METRICS, SelfMetricDef, SelfMetrics};
 
 /// Crates that carry our telemetry away: what they log stays on this machine.
 const EXPORT_STACK: [&str; 8] =
@@ -52,7 +50,6 @@ pub struct Telemetry {
     meters: SdkMeterProvider,
     logs: Option<SdkLoggerProvider>,
     spans: Option<SdkTracerProvider>,
-    own: SelfMetrics,
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -97,15 +94,7 @@ impl Telemetry {
             .map(|e| SdkLoggerProvider::builder().with_resource(resource.clone()).with_batch_exporter(e).build());
         let spans = export::spans(options.otlp)?
             .map(|e| SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(e).build());
-        let meters = meters.build();
-        let own = SelfMetrics::new(&meters.meter(AGENT));
-        Ok(Telemetry { registry, meters, logs, spans, own })
-    }
-
-    /// The agent's own counters.
-    #[must_use]
-    pub fn own(&self) -> SelfMetrics {
-        self.own.clone()
+        Ok(Telemetry { registry, meters: meters.build(), logs, spans })
     }
 
     /// All self-metrics as they are now, for the one writer of `/metrics`.
@@ -187,7 +176,6 @@ fn sdk_value(v: &Value) -> opentelemetry::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::Stage;
 
     /// The export stack is told by crate, not by the beginning of a name.
     #[test]
@@ -204,27 +192,6 @@ mod tests {
 
     fn options(otlp: &otlp::Settings) -> Options<'_> {
         Options { resource: Attributes::new(), otlp, interval: Duration::from_secs(60) }
-    }
-
-    /// What is counted is gathered, under Prometheus' names and without labels that say nothing.
-    #[test]
-    fn self_metrics_are_gathered() {
-        let t = Telemetry::start(options(&otlp::Settings::default())).unwrap();
-        t.own().dropped(Stage::Exporter("otlp"), "rejected", 3);
-        t.own().collector_state("oom", "idle");
-        t.own().collector_state("oom", "running");
-        t.own().probe_cost("oom", "tp_btf/mark_victim", 3, Duration::from_millis(1));
-        t.own().probe_cost("oom", "tp_btf/mark_victim", 2, Duration::from_millis(1));
-        let text = prometheus::TextEncoder::new().encode_to_string(&t.gather()).unwrap();
-        for line in [
-            r#"bianque_events_dropped_total{exporter="otlp",reason="rejected"} 3"#,
-            r#"bianque_collector_state{collector="oom",state="idle"} 0"#,
-            r#"bianque_collector_state{collector="oom",state="running"} 1"#,
-            r#"bianque_probe_runs_total{hook="tp_btf/mark_victim",probe="oom"} 5"#,
-            r#"bianque_probe_time_seconds_total{hook="tp_btf/mark_victim",probe="oom"} 0.002"#,
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
-        }
     }
 
     /// The environment has the last word on the agent's resource; the node's id is the instance.

@@ -33,12 +33,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("workload", &["signal", "host", "probe"]),
     ("settings", &[]),
     ("collectors", &["signal", "probe", "host", "workload", "settings"]),
-    ("pipeline", &["signal", "telemetry::SelfMetrics"]),
+    ("pipeline", &["signal"]),
     ("files", &[]),
-    (
-        "exporters",
-        &["signal", "files", "pipeline::log", "pipeline::metrics", "pipeline::backing", "telemetry::SelfMetrics"],
-    ),
+    ("exporters", &["signal", "files", "pipeline::log", "pipeline::metrics", "pipeline::backing"]),
     ("telemetry", &["signal", "exporters::otlp"]),
 ];
 

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bianque::collectors::BUILT_IN;
 use bianque::signal::semconv::SCHEMA_URL;
+use bianque::pipeline::metrics::own;
 use bianque::signal::{EventDef, Instrument, Key, MetricDef};
-use bianque::telemetry::SELF_METRICS;
 
 /// Where names may begin: the conventions' own, and ours for what they lack.
 const METRIC_SPACES: &[&str] = &["system.", "container.", "process.", "k8s.", "hw.", "linux."];
@@ -98,7 +98,7 @@ fn metrics_keep_the_rules() {
             problems.push(format!("{}, of {collector}, begins with none of {METRIC_SPACES:?}", m.name));
         }
     }
-    for m in SELF_METRICS {
+    for m in own::ALL {
         problems.extend(faults(m.name, m.instrument, m.unit, m.help));
         if !m.name.starts_with("bianque.") {
             problems.push(format!("{} is the agent's own and does not begin with bianque.", m.name));
@@ -137,7 +137,7 @@ fn rules_are_no_formality() {
 /// A name means one thing: one metric, one event, one attribute with one text.
 #[test]
 fn names_mean_one_thing() {
-    let mut all: Vec<&str> = metrics().iter().map(|(_, m)| m.name).chain(SELF_METRICS.iter().map(|m| m.name)).collect();
+    let mut all: Vec<&str> = metrics().iter().map(|(_, m)| m.name).chain(own::ALL.iter().map(|m| m.name)).collect();
     all.extend(events().map(|e| e.name));
     let distinct: BTreeSet<&str> = all.iter().copied().collect();
     let twice: Vec<_> = distinct.iter().filter(|n| all.iter().filter(|m| m == n).count() > 1).collect();

@@ -8,18 +8,15 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bianque::cli::monitoring::{self, Alert};
 use bianque::collectors::BUILT_IN;
-use bianque::exporters::otlp;
 use bianque::exporters::prometheus::{Format, Prometheus};
-use bianque::pipeline::metrics::MetricState;
+use bianque::pipeline::metrics::{MetricState, own};
 use bianque::signal::{
-    Attributes, Histogram, Instrument, Key, MetricDef, Metrics, Panel, Pod, Severity, Stage, Timestamp, Value,
-    Workload, WorkloadKey, WorkloadKind,
+    Attributes, Histogram, Instrument, Key, MetricDef, Metrics, Panel, Pod, Severity, Timestamp, Value, Workload,
+    WorkloadKey, WorkloadKind,
 };
-use bianque::telemetry::{Options, SelfMetrics, Telemetry};
 use serde_json::Value as Json;
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/monitoring/alerts.yaml");
@@ -28,15 +25,9 @@ const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/otel-config/prometheu
 /// Names of samples, each with its labels.
 type Exported = BTreeMap<String, BTreeSet<String>>;
 
-/// All that the agent can export, as its own writer writes it: a point of each metric, an event of each kind, and each
-/// of its own counters.
+/// All that the agent can export, as its own writer writes it: a point of each metric, its own among them, and an event
+/// of each kind.
 fn exported() -> Exported {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let _in = runtime.enter();
-    let settings = otlp::Settings::default();
-    let options = Options { resource: Attributes::new(), otlp: &settings, interval: Duration::from_secs(1) };
-    let telemetry = Telemetry::start(options).unwrap();
-    count_all(&telemetry.own());
     let state = Arc::new(MetricState::new(100, Timestamp(0)));
     let who = Arc::new(Workload {
         container_id: Some("c1".into()),
@@ -50,9 +41,10 @@ fn exported() -> Exported {
         }),
         ..Workload::new(WorkloadKey(1), WorkloadKind::Container, "/kubepods/x")
     });
-    for r in BUILT_IN {
+    let of_collectors = BUILT_IN.iter().map(|r| (r.info.name, r.info.metrics));
+    for (name, all) in of_collectors.chain([("bianque", own::ALL)]) {
         let mut metrics = Metrics::default();
-        for m in r.info.metrics {
+        for m in all {
             let who = m.name.contains("container.").then_some(&who);
             let attributes: Vec<(Key, Value)> = m.attributes.iter().map(|k| (*k, "x".into())).collect();
             match m.instrument {
@@ -63,7 +55,9 @@ fn exported() -> Exported {
                 _ => metrics.count(m, who, &attributes, 1),
             }
         }
-        state.update(r.info.name, &mut metrics, Timestamp(1));
+        state.update(name, &mut metrics, Timestamp(1));
+    }
+    for r in BUILT_IN {
         for e in r.info.events {
             let mut attributes = Attributes::new();
             e.attributes.iter().for_each(|k| {
@@ -72,7 +66,7 @@ fn exported() -> Exported {
             state.count_event(e, Some(&who), &attributes, None, Timestamp(2));
         }
     }
-    let page = Prometheus::new(state, &Attributes::new(), Box::new(telemetry.gatherer())).scrape(Format::Text);
+    let page = Prometheus::new(state, &Attributes::new(), Box::new(Vec::new)).scrape(Format::Text);
     let mut out = Exported::new();
     for line in std::str::from_utf8(page.as_ref()).unwrap().lines().filter(|l| !l.starts_with('#')) {
         let end = line.find(['{', ' ']).unwrap();
@@ -81,30 +75,6 @@ fn exported() -> Exported {
         of.extend(labels.filter(|l| l.chars().all(|c| c.is_alphanumeric() || c == '_')).map(str::to_owned));
     }
     out
-}
-
-fn count_all(own: &SelfMetrics) {
-    own.accepted("c", 1);
-    for stage in [Stage::Collector("c"), Stage::Exporter("e")] {
-        own.dropped(stage, "r", 1);
-        own.suppressed(stage, "r", 1);
-    }
-    own.lost("p", "r", 1);
-    own.probe_missed("p", "h", 1);
-    own.record_rejected("c", "r");
-    own.incidents_open(1);
-    own.collector_state("c", "failed");
-    own.source_state("cri", "down");
-    own.collector_ran("c", Duration::from_secs(1), true);
-    own.probe_cost("p", "h", 1, Duration::from_secs(1));
-    own.store_state("degraded");
-    own.store_size(1);
-    own.store_committed(Duration::from_secs(1));
-    own.exporter_sent("e", "logs", 1);
-    own.exporter_failed("e", "logs", "r");
-    own.exporter_behind("e", 1, 1, Duration::from_secs(1));
-    own.series(1);
-    own.series_overflowed("m", 1);
 }
 
 /// Every query of the dashboards, with where it stands; those that fill variables are selectors alone.
@@ -212,8 +182,8 @@ fn everything_declared_is_shown() {
         }
         assert!(r.info.metrics.iter().all(|m| shown(m)), "{}", r.info.name);
     }
-    for own in bianque::telemetry::SELF_METRICS {
-        assert!(queries.contains(&own.name.replace('.', "_")), "{}", own.name);
+    for m in own::ALL {
+        assert!(queries.contains(&m.name.replace('.', "_")), "{}", m.name);
     }
     assert!(alerts.iter().all(|a| a.next.len() > 20), "an alert does not say what to do next");
     let names: BTreeSet<_> = alerts.iter().map(|a| &a.name).collect();

@@ -10,11 +10,10 @@ use crate::collectors::sources::Named;
 use crate::collectors::{Context, Registration, SharedRecords};
 use crate::config::Config;
 use crate::host::{Clock, Host};
-use crate::pipeline::metrics::MetricState;
+use crate::pipeline::metrics::{MetricState, SelfMetrics};
 use crate::probe::shared::{Cgroups, Feature, Shared};
 use crate::probe::stacks::Symbols;
 use crate::probe::{Loader, Object};
-use crate::telemetry::SelfMetrics;
 use crate::workload::{Filters, Workloads};
 
 /// All that building a collector takes.

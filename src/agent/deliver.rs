@@ -17,9 +17,8 @@ use crate::exporters::node::Node;
 use crate::exporters::otlp::{Delivery, MetricDelivery, Signal, Transport};
 use crate::exporters::retry::Shutdown;
 use crate::pipeline::log::{Log, Reader};
-use crate::pipeline::metrics::MetricState;
+use crate::pipeline::metrics::{MetricState, SelfMetrics};
 use crate::signal::Attributes;
-use crate::telemetry::SelfMetrics;
 
 /// Between two looks whether a store that could not be opened is back.
 const STORE_RETRY: Duration = Duration::from_secs(2);

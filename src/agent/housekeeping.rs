@@ -11,12 +11,11 @@ use tokio::sync::watch;
 
 use super::kernel_filter::KernelFilter;
 use crate::host::Clock;
-use crate::pipeline::metrics::MetricState;
+use crate::pipeline::metrics::{MetricState, SelfMetrics};
 use crate::probe::Object;
 use crate::probe::shared::Shared;
 use crate::probe::stacks::Symbols;
 use crate::signal::Stage;
-use crate::telemetry::SelfMetrics;
 use crate::workload::Workloads;
 use crate::workload::kubernetes::{Facts, Source};
 

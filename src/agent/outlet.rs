@@ -14,12 +14,11 @@ use super::kernel_filter::KernelFilter;
 use crate::collectors::run::{Outlet, State};
 use crate::config::Config;
 use crate::host::Clock;
-use crate::pipeline::metrics::MetricState;
+use crate::pipeline::metrics::{MetricState, SelfMetrics};
 use crate::pipeline::{Input, Observer, Sender};
 use crate::probe::stacks::Symbols;
 use crate::signal::ids::TraceId;
 use crate::signal::{CaptureProgress, Change, Event, Metrics, Stage, Workload};
-use crate::telemetry::SelfMetrics;
 use crate::workload::{Filters, Workloads};
 
 /// The agent's side of the collectors' loops.

@@ -14,11 +14,11 @@ use crate::exporters::store::{self, OpenError, Store};
 use crate::host::{Clock, Host};
 use crate::pipeline::incident::Moment;
 use crate::pipeline::log::Log;
-use crate::pipeline::metrics::MetricState;
+use crate::pipeline::metrics::{MetricState, SelfMetrics};
 use crate::pipeline::{self, Pipeline, Sender};
 use crate::signal::ids::EventId;
 use crate::signal::{Attributes, otlp};
-use crate::telemetry::{self, SelfMetrics, Telemetry};
+use crate::telemetry::{self, Telemetry};
 
 /// What all that follows hands its signals to.
 pub(super) struct Rear {
@@ -53,8 +53,9 @@ impl Rear {
         for text in loaded.warnings.iter().chain(&warning) {
             tracing::warn!("{text}");
         }
-        let own = telemetry.own();
         let state = Arc::new(MetricState::new(config.metrics.max_series as usize, clock.now().wall));
+        let of_own = clock.clone();
+        let own = SelfMetrics::new(state.clone(), move || of_own.now().wall);
         let counting = Arc::new(Counting { state: state.clone(), own: own.clone() });
         let (of_store, of_node) = (config.clone(), resource.clone());
         // On a thread that has few privileges, as fjall's own inherit them.

@@ -14,10 +14,9 @@ use super::hub::{Hub, Position};
 use super::readings::{self, MetricQuery};
 use super::state::BEGINNING;
 use crate::exporters::store::{self, Store};
-use crate::pipeline::metrics::MetricState;
+use crate::pipeline::metrics::{MetricState, SelfMetrics};
 use crate::signal::ids::EventId;
 use crate::signal::{Query, Timestamp, json};
-use crate::telemetry::SelfMetrics;
 
 /// Runs what may wait for the disk where waiting is allowed; the agent's, as only it starts threads.
 pub type Blocking = Arc<dyn Fn(Box<dyn FnOnce() + Send>) + Send + Sync>;

@@ -11,8 +11,8 @@ use super::list::emits;
 use super::monitoring;
 use crate::collectors::{Kind, Registration};
 use crate::config::{render, schema};
+use crate::pipeline::metrics::own;
 use crate::signal::{Instrument, Key};
-use crate::telemetry::SELF_METRICS;
 
 /// Where the README's table of collectors stands.
 pub const TABLE_BEGIN: &str = "<!-- collectors: made by `make regen` -->";
@@ -108,24 +108,15 @@ const METRICS_HEAD: &str = "| metric | instrument | unit | what it is | attribut
 
 fn metric_row(out: &mut String, m: &crate::signal::MetricDef, collector: Option<&str>) {
     let collector = collector.map_or(String::new(), |c| format!(" [{c}](collectors/{c}.md) |"));
-    row(out, &collector, (m.name, m.instrument, m.unit, m.help), m.attributes.iter().map(|k| k.name));
-}
-
-fn row<'a>(
-    out: &mut String,
-    first: &str,
-    (name, instrument, unit, help): (&str, Instrument, &str, &str),
-    attributes: impl Iterator<Item = &'a str>,
-) {
-    let instrument = match instrument {
+    let instrument = match m.instrument {
         Instrument::Counter => "counter",
         Instrument::UpDownCounter => "up-down counter",
         Instrument::Gauge => "gauge",
         Instrument::Histogram => "histogram",
     };
-    let names: Vec<String> = attributes.map(|name| format!("`{name}`")).collect();
-    let (unit, help) = (cell(unit), cell(help));
-    let _ = writeln!(out, "|{first} `{name}` | {instrument} | `{unit}` | {help} | {} |", names.join(", "));
+    let names: Vec<String> = m.attributes.iter().map(|k| format!("`{}`", k.name)).collect();
+    let (name, unit, help) = (m.name, cell(m.unit), cell(m.help));
+    let _ = writeln!(out, "|{collector} `{name}` | {instrument} | `{unit}` | {help} | {} |", names.join(", "));
 }
 
 fn metrics(registrations: &[Registration]) -> String {
@@ -139,9 +130,7 @@ fn metrics(registrations: &[Registration]) -> String {
     }
     out.push_str("\n## The agent's own\n\n");
     out.push_str(METRICS_HEAD);
-    for d in SELF_METRICS {
-        row(&mut out, "", (d.name, d.instrument, d.unit, d.help), d.attributes.iter().copied());
-    }
+    own::ALL.iter().for_each(|m| metric_row(&mut out, m, None));
     out
 }
 

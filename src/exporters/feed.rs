@@ -11,8 +11,8 @@ use super::health::{Fares, Health};
 use super::node::Resources;
 use super::retry::{Backoff, OnceAMinute, Stop};
 use crate::pipeline::log;
+use crate::pipeline::metrics::SelfMetrics;
 use crate::signal::{RawEntry, Stage};
-use crate::telemetry::SelfMetrics;
 
 /// Entries taken from the log at once.
 const MAX_ENTRIES: usize = 1024;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The latest value of every series: metric collectors and the event counters write here on their
-//! own time, the Prometheus and OTLP writers read what is there. A scrape never runs a collector.
+//! The latest value of every series: metric collectors, the event counters and the agent's own write
+//! here on their own time, the Prometheus and OTLP writers read what is there. A scrape never runs a collector.
 
 mod family;
+pub mod own;
 mod series;
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,9 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::signal::ids::TraceId;
+use crate::signal::semconv::AGENT;
 use crate::signal::{Attributes, EventDef, MetricDef, Metrics, Timestamp, Workload, WorkloadKey};
 
 pub use family::Family;
+pub use own::SelfMetrics;
 pub use series::{Exemplar, Series};
 
 /// Event counters of a workload outlive it by this much, so that the last event before its end is
@@ -113,19 +116,26 @@ impl MetricState {
     ) {
         let Inner { families, owners, .. } = &mut *self.lock();
         let mut count = |counter: &'static MetricDef, who: Option<&Arc<Workload>>| {
-            let family =
-                families.entry(counter.name).or_insert_with(|| Family::counted(counter, crate::signal::semconv::AGENT));
+            let family = families.entry(counter.name).or_insert_with(|| Family::counted(counter, AGENT));
             let mut picked = Attributes::new();
             for key in counter.attributes {
                 picked.set_some(*key, attributes.get(key.name).cloned());
             }
             let exemplar = trace.map(|trace| Exemplar { trace, value: 1.0, time });
-            family.count(who, picked, exemplar, time, self.max_series, owners);
+            let room = Room { start: self.start, max: self.max_series, owners };
+            family.count(who, picked, exemplar, time, room);
         };
         count(def.counter, None);
         if let (Some(counter), Some(_)) = (def.container_counter, workload) {
             count(counter, workload);
         }
+    }
+
+    /// Changes one of the agent's own metrics.
+    fn change_own(&self, def: &'static MetricDef, change: impl FnOnce(&mut Family, Room<'_>)) {
+        let Inner { families, owners, .. } = &mut *self.lock();
+        let family = families.entry(def.name).or_insert_with(|| Family::counted(def, AGENT));
+        change(family, Room { start: self.start, max: self.max_series, owners });
     }
 
     /// Points from a bucket of a histogram to the incident in which `value` was seen. Without such
@@ -150,8 +160,8 @@ impl MetricState {
         }
     }
 
-    /// Ends event counters of workloads that have been gone for five minutes. To be called every
-    /// interval; `alive` says whether a workload still exists.
+    /// Ends event counters of workloads that have been gone for five minutes; what is counted here is
+    /// true until now. To be called every interval; `alive` says whether a workload still exists.
     pub fn sweep(&self, now: Timestamp, alive: impl Fn(WorkloadKey) -> bool) {
         let Inner { families, owners, .. } = &mut *self.lock();
         for family in families.values_mut() {
@@ -211,6 +221,15 @@ impl Owner {
     pub fn text(&self, make: impl FnOnce(&Workload) -> String) -> &str {
         self.text.get_or_init(|| make(&self.workload).into_boxed_str())
     }
+}
+
+/// Where a new series finds its place.
+struct Room<'a> {
+    /// Since when the agent counts.
+    start: Timestamp,
+    /// How many series the metric may have.
+    max: usize,
+    owners: &'a mut Owners,
 }
 
 /// Who has series, and how many.

@@ -28,7 +28,10 @@ impl Observer for Seen {
 }
 
 fn key(stage: Stage<'_>, reason: &str) -> String {
-    let (label, name) = stage.label();
+    let (label, name) = match stage {
+        Stage::Collector(name) => ("collector", name),
+        Stage::Exporter(name) => ("exporter", name),
+    };
     format!("{label}={name} {reason}")
 }
 

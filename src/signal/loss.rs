@@ -14,14 +14,3 @@ pub enum Stage<'a> {
     /// Label `exporter`: it was on its way to this back end, or to the store.
     Exporter(&'a str),
 }
-
-impl<'a> Stage<'a> {
-    /// The label's name and value.
-    #[must_use]
-    pub fn label(self) -> (&'static str, &'a str) {
-        match self {
-            Stage::Collector(name) => ("collector", name),
-            Stage::Exporter(name) => ("exporter", name),
-        }
-    }
-}

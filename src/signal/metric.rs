@@ -107,7 +107,30 @@ pub struct Histogram {
     pub sum: Option<f64>,
 }
 
+/// Exponent of the resolution: what is not above 2^-20 s, a microsecond, lies in the zero bucket.
+const RESOLUTION: i32 = -20;
+
 impl Histogram {
+    /// Counts one value.
+    pub fn record(&mut self, value: f64) {
+        *self.sum.get_or_insert(0.0) += value;
+        // Beyond 2^64 s there is nothing.
+        let exponent = (value.log2().ceil() as i32).saturating_sub(1).min(63);
+        if value <= 0.0 || exponent < RESOLUTION {
+            self.zero_count += 1;
+            return;
+        }
+        if self.counts.is_empty() {
+            self.offset = exponent;
+        }
+        let before = usize::try_from(self.offset - exponent).unwrap_or(0);
+        self.counts.splice(..0, std::iter::repeat_n(0, before));
+        self.offset = self.offset.min(exponent);
+        let at = usize::try_from(exponent - self.offset).unwrap_or(0);
+        self.counts.resize(self.counts.len().max(at + 1), 0);
+        self.counts[at] += 1;
+    }
+
     #[must_use]
     pub fn count(&self) -> u64 {
         self.zero_count + self.counts.iter().sum::<u64>()

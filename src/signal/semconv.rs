@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Attribute keys that more than one file needs, the agent's own names and the schema. OpenTelemetry
+//! Attribute keys that more than one file needs, and the schema. OpenTelemetry
 //! semantic conventions where they exist, `linux.*` in the same style where they do not. Names of
 //! metrics and events, and keys that one collector alone sets, stand in the collectors' files.
 
@@ -164,44 +164,4 @@ pub mod attr {
     pub const PROCESS_BUILD_ID_GNU: Key =
         Key::new("process.executable.build_id.gnu", "GNU build id of the mapped file");
     pub const PYROSCOPE_PROFILE_ID: Key = Key::new("pyroscope.profile.id", "The same id, under Grafana's name");
-}
-
-/// The agent's own counters. Names carry no unit: Prometheus' suffixes come from the instrument.
-pub mod own {
-    pub const EVENTS_ACCEPTED: &str = "bianque.events.accepted";
-    pub const EVENTS_DROPPED: &str = "bianque.events.dropped";
-    pub const EVENTS_SUPPRESSED: &str = "bianque.events.suppressed";
-    pub const RECORDS_LOST: &str = "bianque.records.lost";
-    pub const RECORDS_REJECTED: &str = "bianque.records.rejected";
-    pub const INCIDENT_COUNT: &str = "bianque.incident.count";
-    pub const COLLECTOR_STATE: &str = "bianque.collector.state";
-    pub const COLLECTOR_DURATION: &str = "bianque.collector.duration";
-    pub const COLLECTOR_FAILURES: &str = "bianque.collector.failures";
-    pub const PROBE_RUNS: &str = "bianque.probe.runs";
-    pub const PROBE_TIME: &str = "bianque.probe.time";
-    pub const PROBE_MISSED: &str = "bianque.probe.missed";
-    pub const STORE_STATE: &str = "bianque.store.state";
-    pub const STORE_SIZE: &str = "bianque.store.size";
-    pub const STORE_COMMIT_DURATION: &str = "bianque.store.commit.duration";
-    pub const EXPORTER_SENT: &str = "bianque.exporter.sent";
-    pub const EXPORTER_FAILURES: &str = "bianque.exporter.failures";
-    pub const EXPORTER_BEHIND_COUNT: &str = "bianque.exporter.behind.count";
-    pub const EXPORTER_BEHIND_SIZE: &str = "bianque.exporter.behind.size";
-    pub const EXPORTER_LAG: &str = "bianque.exporter.lag";
-    pub const SOURCE_STATE: &str = "bianque.workload.source.state";
-    pub const SERIES_OVERFLOWED: &str = "bianque.series.overflowed";
-    pub const SERIES_COUNT: &str = "bianque.series.count";
-
-    /// Their attributes.
-    pub mod key {
-        pub const COLLECTOR: &str = "collector";
-        pub const EXPORTER: &str = "exporter";
-        pub const HOOK: &str = "hook";
-        pub const METRIC: &str = "metric";
-        pub const PROBE: &str = "probe";
-        pub const REASON: &str = "reason";
-        pub const SIGNAL: &str = "signal";
-        pub const SOURCE: &str = "source";
-        pub const STATE: &str = "state";
-    }
 }

@@ -10,12 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Source, none, rust};
 
 /// Circles that stand, by folder and members: each with what will cut it.
-const EXCEPTIONS: &[(&str, &[&str], &str)] = &[(
-    "src",
-    &["exporters", "telemetry"],
-    "exporters count in SelfMetrics and spans of our own leave by the OTLP exporter; goes when the agent's own \
-     metrics are declared like all others",
-)];
+const EXCEPTIONS: &[(&str, &[&str], &str)] = &[];
 
 type Path = Vec<String>;
 

@@ -13,6 +13,7 @@ use bianque::exporters::store::{self, Store};
 use bianque::pipeline::incident::{self, Identity, Moment};
 use bianque::pipeline::limits::RateLimit;
 use bianque::pipeline::log::Log;
+use bianque::pipeline::metrics::SelfMetrics;
 use bianque::pipeline::{Input, NoObserver, Observer, Pipeline, Sender, Setup};
 use bianque::signal::ids::EventId;
 use bianque::signal::semconv::attr;
@@ -21,7 +22,6 @@ use bianque::signal::{
     Capture, CaptureProgress, Change, Evidence, Links, Profile, ProfileKind, StackSample, Target, Thread, Trigger,
 };
 use bianque::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
-use bianque::telemetry::SelfMetrics;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bianque::exporters::otlp::{MetricDelivery, Node, Protocol, Signal, Transport};
-use bianque::pipeline::metrics::MetricState;
+use bianque::pipeline::metrics::{MetricState, SelfMetrics};
 use bianque::signal::Metrics;
-use bianque::telemetry::SelfMetrics;
 use serde_json::Value;
 
 use crate::agent::{Agent, node, now, shop};

@@ -10,6 +10,8 @@
 )]
 
 mod agent;
+#[path = "../otlp/counted.rs"]
+mod counted;
 mod elastic;
 mod elasticsearch;
 mod gateway;
@@ -26,9 +28,9 @@ use std::time::Duration;
 
 use agent::{Agent, node, now, shop};
 use bianque::exporters::otlp::{MetricDelivery, Node, Protocol, Signal, Transport};
-use bianque::pipeline::metrics::MetricState;
-use bianque::signal::{Histogram, MetricDef, Metrics};
-use bianque::telemetry::{Options, Output, SelfMetrics, Telemetry};
+use bianque::pipeline::metrics::{MetricState, SelfMetrics};
+use bianque::signal::{Histogram, MetricDef, Metrics, Stage};
+use bianque::telemetry::{Options, Output, Telemetry};
 use servers::{Backend, TLS, eventually};
 
 const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::Http];
@@ -107,7 +109,8 @@ async fn nothing_is_lost_while_the_collector_is_away() {
 static BUSY: MetricDef = MetricDef::counter("linux.container.test.busy", "s", "Time");
 static DELAY: MetricDef = MetricDef::histogram("linux.test.delay", "s", "Delay");
 
-/// Metrics come out with their kinds, units and resources, and the Collector shows them to Prometheus.
+/// Metrics, the agent's own among them, come out with their kinds, units and resources, and the Collector shows them to
+/// Prometheus.
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_come_through() {
     for protocol in BOTH {
@@ -117,10 +120,12 @@ async fn metrics_come_through() {
         m.value(&BUSY, Some(&shop()), &[], 1.5);
         m.histogram(&DELAY, None, &[], Histogram { zero_count: 1, offset: -10, counts: vec![4, 0, 2], sum: None });
         state.update("cpu", &mut m, now());
+        let own = SelfMetrics::new(state.clone(), now);
+        own.dropped(Stage::Exporter("store"), "retention", 4);
         let transport =
             Transport::new(&backend.settings(protocol).endpoint(Signal::Metrics).unwrap().unwrap()).unwrap();
         let interval = Duration::from_millis(300);
-        let delivery = MetricDelivery::new(state, transport, Node::new(&node()), interval, SelfMetrics::unread());
+        let delivery = MetricDelivery::new(state, transport, Node::new(&node()), interval, own);
         let task = tokio::spawn(delivery.run(Box::pin(std::future::pending())));
         let busy = backend.record("metrics", "the sum", |r| r.text("name") == BUSY.name).await;
         assert_eq!((busy.resource("container.name").as_deref(), busy.text("unit")), (Some("shop"), "s"));
@@ -131,6 +136,12 @@ async fn metrics_come_through() {
         let point = &delay.body["exponentialHistogram"]["dataPoints"][0];
         assert_eq!((&point["count"], &point["zeroCount"]), (&"7".into(), &"1".into()));
         assert_eq!(point["positive"]["offset"], -10);
+        let dropped = backend.record("metrics", "a counter", |r| r.text("name") == "bianque.events.dropped").await;
+        assert_eq!(dropped.body["sum"]["dataPoints"][0]["asInt"], "4");
+        assert_eq!(
+            (&dropped.scope["name"], dropped.resource("host.name").as_deref()),
+            (&"bianque".into(), Some("node-1"))
+        );
         let line = eventually("the sample in the Collector's text", || {
             let text = backend.scrape();
             text.lines().find(|l| l.starts_with("linux_container_test_busy_seconds_total{")).map(str::to_owned)
@@ -141,7 +152,7 @@ async fn metrics_come_through() {
     }
 }
 
-/// The agent's own logs, spans and counters arrive, and nothing of what its export stack logs.
+/// The agent's own logs and spans arrive, and nothing of what its export stack logs.
 #[tokio::test(flavor = "multi_thread")]
 async fn own_telemetry_comes_through_without_feeding_itself() {
     for protocol in BOTH {
@@ -149,7 +160,6 @@ async fn own_telemetry_comes_through_without_feeding_itself() {
         let otlp = backend.settings(protocol);
         let options = Options { resource: node(), otlp: &otlp, interval: Duration::from_millis(300) };
         let telemetry = Telemetry::start(options).unwrap();
-        telemetry.own().dropped(bianque::signal::Stage::Exporter("store"), "retention", 4);
         let subscriber = telemetry.subscriber("trace", Output::Text).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info_span!(target: "bianque::agent", "start").in_scope(|| {
@@ -158,8 +168,6 @@ async fn own_telemetry_comes_through_without_feeding_itself() {
                 tracing::error!(target: "opentelemetry_sdk", "a loop");
             });
         });
-        let dropped = backend.record("metrics", "a counter", |r| r.text("name") == "bianque.events.dropped").await;
-        assert_eq!(dropped.body["sum"]["dataPoints"][0]["asInt"], "4");
         tokio::task::spawn_blocking(move || telemetry.shutdown(Duration::from_secs(9))).await.unwrap();
         let log = backend.record("logs", "the log line", |r| r.body["body"]["stringValue"] == "careful").await;
         let span = backend.record("traces", "the span", |r| r.text("name") == "start").await;

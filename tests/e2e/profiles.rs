@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use crate::counted::Counted;
 use bianque::exporters::otlp::{Protocol, Settings};
 use bianque::signal::Attributes;
-use bianque::telemetry::{Options, Telemetry};
 use tokio::time::Instant;
 
 use crate::agent::Agent;
@@ -54,20 +54,15 @@ fn index(v: &serde_json::Value) -> usize {
 async fn server_without_profiles_is_left_alone() {
     for protocol in BOTH {
         let backend = Backend::gateway(&["to-files"], &[]);
-        let off = Settings::default();
-        let options = Options { resource: Attributes::new(), otlp: &off, interval: Duration::from_secs(60) };
-        let telemetry = Telemetry::start(options).unwrap();
+        let counted = Counted::default();
         let folder = tempfile::tempdir().unwrap();
         let mut agent = Agent::start(folder.path());
-        agent.deliver_counted(&backend.settings(protocol), &telemetry.own());
+        agent.deliver_counted(&backend.settings(protocol), &counted.metrics());
         for mark in ["one", "two", "three"] {
             agent.spin(mark, false);
             backend.record("logs", "the log record", |r| r.attribute("test.mark").as_deref() == Some(mark)).await;
         }
-        let count = |series: &str| {
-            let text = prometheus::TextEncoder::new().encode_to_string(&telemetry.gather()).unwrap();
-            text.lines().find_map(|l| l.strip_prefix(series)?.trim().parse::<u64>().ok()).unwrap_or(0)
-        };
+        let count = |series: &str| counted.count(series);
         let end = Instant::now() + Duration::from_secs(20);
         let suppressed = "bianque_events_suppressed_total{exporter=\"otlp\",reason=\"unsupported\"}";
         while count(suppressed) < 3 {

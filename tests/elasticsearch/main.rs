@@ -4,6 +4,8 @@
 //! on the real server, in `tests/e2e`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests may end so")]
 
+#[path = "../otlp/counted.rs"]
+mod counted;
 mod server;
 #[path = "../otlp/source.rs"]
 mod source;
@@ -17,10 +19,9 @@ use bianque::exporters::elasticsearch::setup::{Change, apply, plan};
 use bianque::exporters::elasticsearch::{Client, Delivery, Settings};
 use bianque::exporters::http::Compression;
 use bianque::exporters::node::Node;
-use bianque::exporters::otlp;
 use bianque::exporters::settings::Secret;
 use bianque::signal::Attributes;
-use bianque::telemetry::{Options as TelemetryOptions, Telemetry};
+use counted::Counted;
 use serde_json::json;
 use server::{Answer, Options, Server};
 use source::TestLog;
@@ -30,7 +31,7 @@ const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
 /// A delivery under way.
 struct Agent {
-    telemetry: Telemetry,
+    own: Counted,
     stop: tokio::sync::oneshot::Sender<Instant>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -42,17 +43,14 @@ fn settings(to: &[SocketAddr]) -> Settings {
 
 impl Agent {
     fn start(log: &TestLog, settings: &Settings) -> Agent {
-        let otlp = otlp::Settings::default();
-        let interval = Duration::from_secs(60);
-        let telemetry =
-            Telemetry::start(TelemetryOptions { resource: Attributes::new(), otlp: &otlp, interval }).unwrap();
+        let own = Counted::default();
         let client = Client::new(settings, 0).unwrap();
         let node = Node::new(&Attributes::new());
-        let delivery = Delivery::new(log.clone(), client, "default", node, telemetry.own(), 1)
+        let delivery = Delivery::new(log.clone(), client, "default", node, own.metrics(), 1)
             .with_backoff(Duration::from_millis(20), Duration::from_millis(100));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let shutdown = Box::pin(async move { stopped.await.unwrap_or_else(|_| Instant::now()) });
-        Agent { telemetry, stop, task: tokio::spawn(delivery.run(shutdown)) }
+        Agent { own, stop, task: tokio::spawn(delivery.run(shutdown)) }
     }
 
     /// Ends it, with time to flush.
@@ -62,8 +60,7 @@ impl Agent {
     }
 
     fn count(&self, series: &str) -> u64 {
-        let text = prometheus::TextEncoder::new().encode_to_string(&self.telemetry.gather()).unwrap();
-        text.lines().find_map(|l| l.strip_prefix(series)?.trim().parse().ok()).unwrap_or(0)
+        self.own.count(series)
     }
 
     fn sent(&self, signal: &str) -> u64 {

@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "the tests with real servers want more of it")]
 mod agent;
 mod bulk;
+mod counted;
 mod load;
 mod server;
 mod source;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use bianque::exporters::health::{Fares, Health};
 use bianque::exporters::otlp::{Compression, Delivery, Node, Protocol, Secret, Settings, Signal, Transport};
 use bianque::signal::Attributes;
-use bianque::telemetry::{Options, Telemetry};
+use counted::Counted;
 use server::{Answer, Server};
 use source::TestLog;
 use tokio::time::{Instant, timeout};
@@ -28,7 +29,7 @@ const ANY_PORT: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
 /// A delivery of logs under way.
 struct Agent {
-    telemetry: Telemetry,
+    own: Counted,
     health: Health,
     stop: tokio::sync::oneshot::Sender<Instant>,
     task: tokio::task::JoinHandle<()>,
@@ -42,25 +43,23 @@ fn settings(protocol: Protocol, to: SocketAddr) -> Settings {
 
 impl Agent {
     fn start(log: &TestLog, settings: &Settings) -> Agent {
-        let options =
-            Options { resource: Attributes::new(), otlp: &Settings::default(), interval: Duration::from_secs(60) };
-        let telemetry = Telemetry::start(options).unwrap();
+        let own = Counted::default();
         let transport = Transport::new(&settings.endpoint(Signal::Logs).unwrap().unwrap()).unwrap();
         let node = Node::new(&Attributes::new());
-        let delivery = Delivery::new(Signal::Logs, log.clone(), transport, node, telemetry.own(), 1)
+        let delivery = Delivery::new(Signal::Logs, log.clone(), transport, node, own.metrics(), 1)
             .with_backoff(Duration::from_millis(20), Duration::from_millis(100));
         let health = Health::default();
         let delivery = delivery.telling(health.clone());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let shutdown = Box::pin(async move { stopped.await.unwrap_or_else(|_| Instant::now()) });
-        Agent { telemetry, health, stop, task: tokio::spawn(delivery.run(shutdown)) }
+        Agent { own, health, stop, task: tokio::spawn(delivery.run(shutdown)) }
     }
 
     /// Ends it, with time to flush.
-    async fn stop(self, flush: Duration) -> Telemetry {
+    async fn stop(self, flush: Duration) -> Counted {
         self.stop.send(Instant::now() + flush).unwrap();
         timeout(flush + Duration::from_secs(5), self.task).await.expect("it did not end in time").unwrap();
-        self.telemetry
+        self.own
     }
 
     /// What is told of it to those who ask the agent.
@@ -69,13 +68,8 @@ impl Agent {
     }
 
     fn count(&self, series: &str) -> u64 {
-        count(&self.telemetry, series)
+        self.own.count(series)
     }
-}
-
-fn count(t: &Telemetry, series: &str) -> u64 {
-    let text = prometheus::TextEncoder::new().encode_to_string(&t.gather()).unwrap();
-    text.lines().find_map(|l| l.strip_prefix(series)?.trim().parse().ok()).unwrap_or(0)
 }
 
 fn dropped(reason: &str) -> String {
@@ -288,9 +282,9 @@ async fn wrong_protocol_loses_nothing() {
         let log = TestLog::of(names(5));
         let agent = Agent::start(&log, &settings(ours, at));
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let telemetry = agent.stop(Duration::ZERO).await;
-        assert_eq!((log.len(), count(&telemetry, SENT)), (5, 0), "{ours:?}");
-        assert_eq!(count(&telemetry, &dropped("refused")), 0, "{ours:?}");
+        let counted = agent.stop(Duration::ZERO).await;
+        assert_eq!((log.len(), counted.count(SENT)), (5, 0), "{ours:?}");
+        assert_eq!(counted.count(&dropped("refused")), 0, "{ours:?}");
     }
 }
 
@@ -307,12 +301,12 @@ async fn end_flushes_in_time_and_restart_goes_on() {
         let agent = Agent::start(&log, &patient);
         until("a request is under way", || !server.seen().is_empty()).await;
         let before = Instant::now();
-        let telemetry = agent.stop(Duration::from_millis(300)).await;
+        let counted = agent.stop(Duration::from_millis(300)).await;
         assert!(before.elapsed() < Duration::from_secs(2));
-        assert_eq!((log.len(), count(&telemetry, SENT)), (5, 0));
+        assert_eq!((log.len(), counted.count(SENT)), (5, 0));
         let agent = Agent::start(&log, &patient);
-        let telemetry = agent.stop(Duration::from_secs(10)).await;
-        assert_eq!((log.len(), server.accepted(), count(&telemetry, SENT)), (0, names(5), 5));
+        let counted = agent.stop(Duration::from_secs(10)).await;
+        assert_eq!((log.len(), server.accepted(), counted.count(SENT)), (0, names(5), 5));
     }
 }
 

@@ -11,9 +11,9 @@ use crate::exporters::store::{Settings, Store};
 use crate::host::sys;
 use crate::pipeline::NoObserver;
 use crate::pipeline::log::{Append, Log};
+use crate::pipeline::metrics::SelfMetrics;
 use crate::signal::Severity;
 use crate::signal::entry::Entry;
-use crate::telemetry::SelfMetrics;
 
 /// A reader that sleeps while retention passes it by is informed from when to when it has missed events, and
 /// then gets all that is left, in order.

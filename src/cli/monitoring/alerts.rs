@@ -8,11 +8,11 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use super::query::{INSTANCE, WORKLOAD, grown, own};
+use super::query::{INSTANCE, WORKLOAD, grown, labels};
 use crate::collectors::Registration;
 use crate::collectors::metrics::cpu::CPU_COUNT;
 use crate::exporters::prometheus::names::{Name, word};
-use crate::signal::semconv::own as names;
+use crate::pipeline::metrics::own;
 use crate::signal::{EventDef, MetricDef, Severity};
 
 /// One alert.
@@ -112,18 +112,12 @@ struct Own {
 }
 
 fn about_the_agent() -> Vec<Alert> {
-    let sample = |name| own(name).sample;
-    let [series, collector, store] = [names::SERIES_COUNT, names::COLLECTOR_STATE, names::STORE_STATE].map(sample);
-    let [lag, source] = [names::EXPORTER_LAG, names::SOURCE_STATE].map(sample);
-    let state = names::key::STATE;
-    let by = |keys: &[&str]| [&[INSTANCE], keys].concat().join(", ");
-    let dropped = grown(
-        &sample(names::EVENTS_DROPPED),
-        "",
-        &by(&[names::key::COLLECTOR, names::key::EXPORTER, names::key::REASON]),
-    );
-    let lost = grown(&sample(names::RECORDS_LOST), "", &by(&[names::key::PROBE, names::key::REASON]));
-    let folded = grown(&sample(names::SERIES_OVERFLOWED), "", &by(&[names::key::METRIC]));
+    let sample = |m: &MetricDef| Name::of(m).sample;
+    let [series, collector, store] = [&own::SERIES_COUNT, &own::COLLECTOR_STATE, &own::STORE_STATE].map(sample);
+    let [lag, source] = [&own::EXPORTER_LAG, &own::SOURCE_STATE].map(sample);
+    let state = word(own::STATE.name);
+    let grown = |m: &MetricDef| grown(&sample(m), "", &[&[INSTANCE.to_owned()], &*labels(m)].concat().join(", "));
+    let [dropped, lost, folded] = [&own::EVENTS_DROPPED, &own::RECORDS_LOST, &own::SERIES_OVERFLOWED].map(grown);
     vec![
         own_alert(GONE, format!("max by ({INSTANCE}) ({series} offset 10m) unless max by ({INSTANCE}) ({series})")),
         own_alert(COLLECTOR_FAILED, format!("{collector}{{{state}=~\"failed|stuck\"}} == 1")),
@@ -140,7 +134,7 @@ fn about_the_agent() -> Vec<Alert> {
 fn cost(registrations: &[Registration]) -> Option<Alert> {
     let mut all = registrations.iter().flat_map(|r| r.info.metrics);
     let cpus = Name::of(all.find(|m| ***m == CPU_COUNT)?).sample;
-    let time = own(names::PROBE_TIME).sample;
+    let time = Name::of(&own::PROBE_TIME).sample;
     let used = format!("sum by ({INSTANCE}) (rate({time}[10m]))");
     Some(own_alert(COST, format!("{used} / on ({INSTANCE}) max by ({INSTANCE}) ({cpus}) > 0.005")))
 }

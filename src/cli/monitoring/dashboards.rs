@@ -4,14 +4,13 @@
 
 use serde_json::{Value as Json, json};
 
-use super::query::{INSTANCE, WORKLOAD, labels, own};
+use super::query::{INSTANCE, WORKLOAD, labels};
 use super::{is_of_workloads, metrics_of};
 use crate::collectors::Registration;
 use crate::exporters::prometheus::names::{Name, word};
 use crate::exporters::prometheus::{INFO, WORKLOAD_INFO};
-use crate::signal::semconv::own as names;
+use crate::pipeline::metrics::own;
 use crate::signal::{Instrument, MetricDef, Panel};
-use crate::telemetry::{SELF_METRICS, SelfMetricDef};
 
 /// Prometheus as the dashboard's own variable names it.
 const SOURCE: &str = "${datasource}";
@@ -25,7 +24,7 @@ pub fn all(registrations: &[Registration]) -> Vec<(&'static str, Json)> {
 
 fn node(registrations: &[Registration]) -> Json {
     let about = "What the node's kernel does and what went wrong in it, as bianque sees it.";
-    let mut board = Board::new("node", about, vec![variable(INSTANCE, &own(names::SERIES_COUNT).sample, "")]);
+    let mut board = Board::new("node", about, vec![variable(INSTANCE, &Name::of(&own::SERIES_COUNT).sample, "")]);
     let selector = format!("{{{INSTANCE}=~\"${INSTANCE}\"}}");
     board.rows(registrations, |m| !is_of_workloads(m), &selector, &[INSTANCE.to_owned()], None);
     board.json()
@@ -48,8 +47,8 @@ fn workloads(registrations: &[Registration]) -> Json {
 
 fn agent() -> Json {
     let about = "bianque itself: what it reports, what it loses and why, what it costs.";
-    let mut board = Board::new("agent", about, vec![variable(INSTANCE, &own(names::SERIES_COUNT).sample, "")]);
-    for d in SELF_METRICS {
+    let mut board = Board::new("agent", about, vec![variable(INSTANCE, &Name::of(&own::SERIES_COUNT).sample, "")]);
+    for d in own::ALL {
         board.own(d);
     }
     board.json()
@@ -128,12 +127,12 @@ impl Board {
         }
     }
 
-    fn own(&mut self, d: &SelfMetricDef) {
-        let name = Name::new(d.name, d.unit, d.instrument);
+    fn own(&mut self, d: &MetricDef) {
+        let name = Name::of(d);
         let selector = format!("{{{INSTANCE}=~\"${INSTANCE}\"}}");
-        let by = [&[INSTANCE], d.attributes].concat();
+        let by = [&[INSTANCE.to_owned()], &*labels(d)].concat();
         let (joined, legend) = (by.join(", "), legend(&by));
-        let state = d.attributes.contains(&names::key::STATE);
+        let state = d.attributes.contains(&own::STATE);
         let (kind, expr) = match d.instrument {
             Instrument::Counter => {
                 ("timeseries", format!("sum by ({joined}) (rate({}{selector}[$__rate_interval]))", name.sample))

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PromQL, put together from declared names.
 
-use crate::exporters::prometheus::names::{Name, word};
+use crate::exporters::prometheus::names::word;
 use crate::signal::semconv::attr;
 use crate::signal::{Key, MetricDef};
-use crate::telemetry::SELF_METRICS;
 
 /// The label by which Prometheus distinguishes agents, and so nodes.
 pub const INSTANCE: &str = "instance";
@@ -15,15 +14,6 @@ pub const WORKLOAD: [Key; 3] = [attr::K8S_NAMESPACE_NAME, attr::K8S_POD_NAME, at
 /// Labels of a metric's own attributes.
 pub fn labels(m: &MetricDef) -> Vec<String> {
     m.attributes.iter().map(|k| word(k.name)).collect()
-}
-
-/// Name of a metric of the agent itself.
-pub fn own(name: &str) -> Name {
-    let declared = SELF_METRICS.iter().find(|d| d.name == name);
-    declared.map_or_else(
-        || Name { family: word(name), sample: word(name), unit: None },
-        |d| Name::new(d.name, d.unit, d.instrument),
-    )
 }
 
 /// Growth of counters in five minutes, where there was any. A series that was not there five minutes ago grew by

@@ -24,8 +24,8 @@ use crate::exporters::feed::{Batch, Feed, Source};
 use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{Backoff, OnceAMinute, Shutdown, Stop};
+use crate::pipeline::metrics::SelfMetrics;
 use crate::signal::Stage;
-use crate::telemetry::SelfMetrics;
 
 const STAGE: Stage<'static> = Stage::Exporter(EXPORTER);
 

@@ -21,8 +21,8 @@ use crate::exporters::feed::{Batch as _, Feed, Source, halve};
 use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{Backoff, OnceAMinute, Shutdown, Stop};
+use crate::pipeline::metrics::SelfMetrics;
 use crate::signal::RawEntry;
-use crate::telemetry::SelfMetrics;
 
 /// Requests above this are split: gRPC servers take 4 MiB at most by default.
 const MAX_REQUEST: usize = 3 << 20;

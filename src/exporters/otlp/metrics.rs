@@ -14,11 +14,10 @@ use super::{EXPORTER, Outcome, STAGE, Signal, Transport};
 use crate::exporters::health::{Fares, Health};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{OnceAMinute, Shutdown, Stop};
-use crate::pipeline::metrics::{Exemplar, Family, MetricState, Series, View};
+use crate::pipeline::metrics::{Exemplar, Family, MetricState, SelfMetrics, Series, View};
 use crate::signal::metric::Reading;
 use crate::signal::semconv::SCHEMA_URL;
 use crate::signal::{Histogram, Instrument, Workload, WorkloadKey, ids, otlp, wire};
-use crate::telemetry::SelfMetrics;
 
 /// Size from which a request is closed: gRPC servers take 4 MiB at most by default.
 const FULL: usize = 2 << 20;

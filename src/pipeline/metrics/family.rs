@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::series::{Exemplar, Moment, Series, end, exponent_of, hash_value, merge, total};
-use super::{FamilyStats, Owners};
+use super::{FamilyStats, Owners, Room};
 use crate::signal::metric::Reading;
 use crate::signal::semconv::attr;
-use crate::signal::{Attributes, Histogram, Instrument, MetricDef, Point, Timestamp, Workload, WorkloadKey};
+use crate::signal::{Attributes, Instrument, MetricDef, Point, Timestamp, Workload, WorkloadKey};
 
 /// Runs of its collector that a series may miss, and one more, before it ends.
 const MISSED_RUNS: u64 = 2;
@@ -20,7 +20,7 @@ const MISSED_RUNS: u64 = 2;
 pub struct Family {
     def: &'static MetricDef,
     collector: &'static str,
-    /// Whether events are counted here, rather than a collector's readings kept.
+    /// Whether its series are counted here, one change at a time, rather than a collector's readings kept.
     counted: bool,
     series: Vec<Series>,
     /// Hash of workload and attributes → place in `series`; the next hash is tried where two agree.
@@ -92,7 +92,7 @@ impl Family {
 
     pub(super) fn put(&mut self, point: Point, at: Moment, max: usize, owners: &mut Owners) {
         if let Reading::Histogram(h) = &point.reading {
-            self.widen(h);
+            self.widen((h.offset, end(h)));
         }
         let cumulative = self.cumulative();
         let key = point.workload.as_ref().map(|w| w.key);
@@ -154,36 +154,77 @@ impl Family {
         attributes: Attributes,
         exemplar: Option<Exemplar>,
         time: Timestamp,
-        max: usize,
-        owners: &mut Owners,
+        room: Room<'_>,
     ) {
-        let series = match self.find(workload.map(|w| w.key), &attributes) {
-            Ok(i) => {
-                let series = &mut self.series[i];
-                if let Some(w) = workload {
-                    series.set_workload(w);
-                    owners.rename(w);
-                }
-                series
-            }
-            Err(_) if self.series.len() >= max => {
-                self.overflowed += 1;
-                self.overflow.get_or_insert_with(|| overflow(Reading::Int(0), time))
-            }
-            Err(hash) => {
-                let i = self.series.len();
-                // The count was zero until now; the event itself must lie after the start.
-                let start = time.minus(Duration::from_nanos(1));
-                self.add(hash, Series::new(workload.cloned(), attributes, Reading::Int(0), start), owners);
-                &mut self.series[i]
-            }
-        };
+        // The count was zero until now; the event itself must lie after the start.
+        let room = Room { start: time.minus(Duration::from_nanos(1)), ..room };
+        let series = self.counter(workload, attributes, Reading::Int(0), room);
         if let Reading::Int(n) = &mut series.reading {
             *n += 1;
         }
         series.time = series.time.max(time);
         if let Some(e) = exemplar {
             series.exemplars = vec![e];
+        }
+    }
+
+    /// Changes a series of the agent's own, which begins at `zero`.
+    pub(super) fn change(
+        &mut self,
+        attributes: Attributes,
+        zero: Reading,
+        now: Timestamp,
+        room: Room<'_>,
+        change: impl FnOnce(&mut Reading),
+    ) {
+        let series = self.counter(None, attributes, zero, room);
+        change(&mut series.reading);
+        series.time = now;
+        if let Reading::Histogram(h) = &series.reading {
+            let seen = (h.offset, end(h));
+            self.widen(seen);
+        }
+    }
+
+    /// Changes those that are there already.
+    pub(super) fn change_all(
+        &mut self,
+        which: impl Fn(&Attributes) -> bool,
+        now: Timestamp,
+        change: impl Fn(&mut Reading),
+    ) {
+        for s in self.series.iter_mut().filter(|s| which(&s.attributes)) {
+            change(&mut s.reading);
+            s.time = now;
+        }
+    }
+
+    /// The series that is counted on, made where it was not there; the overflow where there is no room.
+    fn counter(
+        &mut self,
+        workload: Option<&Arc<Workload>>,
+        attributes: Attributes,
+        zero: Reading,
+        room: Room<'_>,
+    ) -> &mut Series {
+        match self.find(workload.map(|w| w.key), &attributes) {
+            Ok(i) => {
+                let series = &mut self.series[i];
+                if let Some(w) = workload {
+                    series.set_workload(w);
+                    room.owners.rename(w);
+                }
+                series
+            }
+            Err(_) if self.series.len() >= room.max => {
+                self.overflowed += 1;
+                self.overflow.get_or_insert_with(|| overflow(zero, room.start))
+            }
+            Err(hash) => {
+                let i = self.series.len();
+                self.add(hash, Series::new(workload.cloned(), attributes, zero, room.start), room.owners);
+                &mut self.series[i]
+            }
         }
     }
 
@@ -214,7 +255,8 @@ impl Family {
         if !self.counted {
             return;
         }
-        for s in &mut self.series {
+        for s in self.series.iter_mut().chain(&mut self.overflow) {
+            s.time = s.time.max(now);
             let gone = s.workload.as_ref().is_some_and(|w| !alive(w.key));
             s.gone = if gone { s.gone.or(Some(now)) } else { None };
         }
@@ -272,9 +314,9 @@ impl Family {
         }
     }
 
-    fn widen(&mut self, h: &Histogram) {
-        let (lo, hi) = self.exponents.unwrap_or((h.offset, end(h)));
-        self.exponents = Some((lo.min(h.offset), hi.max(end(h))));
+    fn widen(&mut self, (from, to): (i32, i32)) {
+        let (lo, hi) = self.exponents.unwrap_or((from, to));
+        self.exponents = Some((lo.min(from), hi.max(to)));
     }
 }
 
