@@ -303,8 +303,6 @@ fn collectors_do_not_know_each_other() {
     none(&problems, "collectors never import each other");
 }
 
-}
-
 // --- names --------------------------------------------------------------------------------------
 
 fn literals(below: &str, bad: impl Fn(&Source, &str) -> Option<String>) -> Vec<String> {

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bianque::collectors::BUILT_IN;
-use bianque::signal::semconv::SCHEMA_URL;
 use bianque::pipeline::metrics::own;
+use bianque::signal::semconv::SCHEMA_URL;
 use bianque::signal::{EventDef, Instrument, Key, MetricDef};
 
 /// Where names may begin: the conventions' own, and ours for what they lack.
