@@ -15,7 +15,7 @@ const KINDS: [&str; 6] = ["rto", "loss_recovery", "fast", "tlp", "syn", "syn_ack
 #[test]
 fn sender_is_named_and_the_drop_explains_it() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container =
         Container::start("sender", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/zero > /dev/null; done"]);
     let pid = container.pid().to_string();
@@ -47,7 +47,7 @@ fn sender_is_named_and_the_drop_explains_it() {
 #[test]
 fn connection_that_does_not_come_up_is_a_warning() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container = Container::start(
         "caller",
         &[],
@@ -68,7 +68,7 @@ fn connection_that_does_not_come_up_is_a_warning() {
 #[test]
 fn answer_to_a_connection_that_is_lost_is_the_listeners() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container =
         Container::start("listener", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/null > /dev/null; done"]);
     let pid = container.pid().to_string();
@@ -91,7 +91,7 @@ fn answer_to_a_connection_that_is_lost_is_the_listeners() {
 #[test]
 fn loss_in_the_senders_queue_explains_retransmits() {
     let _place = place!(Need::Agent, Need::Podman, Need::KernelModule("sch_netem"));
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container =
         Container::start("netem", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/zero > /dev/null; done"]);
     let pid = container.pid().to_string();
