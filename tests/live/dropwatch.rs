@@ -70,7 +70,7 @@ fn full_socket_names_its_process() {
     assert_eq!(event["attributes"]["process.pid"], pid, "{event}");
 }
 
-/// A full queue drops what a local socket sends: the sender is told, not the receiver.
+/// A full queue drops what a local socket sends: the sender is named, not the receiver.
 ///
 /// On every kernel.
 #[test]

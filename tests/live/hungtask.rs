@@ -75,7 +75,7 @@ fn hung_container_is_named() {
 fn kernels_word_is_heard() {
     let _place = place!(Need::Agent, Need::Freeze);
     let agent = Agent::start("[collectors.hungtask]\nlimit = \"10m\"\n");
-    let group = Group::new("told");
+    let group = Group::new("kernels");
     provoke("hungtask", &["--seconds", "2", "--kernel", "2", "--in", &group.dir()]);
     let event = agent.wait_event(NAME, patience(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
     assert_eq!(event["attributes"]["linux.hung.reported_by_kernel"], true, "{event}");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What happens to packets, over IPv6: the same is told as over IPv4, with its addresses.
+//! What happens to packets, over IPv6: the same is reported as over IPv4, with its addresses.
 
 use serde_json::Value as Json;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tasks that are killed for want of memory.
+//! OOM kills.
 
 use crate::support::{
     Agent, Container, Need, Process, attribute, bianque, events_of, is_about, patience, place, provoke, unique,
@@ -90,7 +90,7 @@ fn killed_plain_cgroup_is_known_by_its_path() {
     assert!(event["stacks"]["kernel"].to_string().contains("mem_cgroup"), "{event}");
 }
 
-/// A cgroup that is killed as a whole: each victim is told, and that it was one of a group.
+/// A cgroup that is killed as a whole: each victim is reported, and that it was one of a group.
 #[test]
 fn group_kill_names_each_victim() {
     let _place = place!(Need::Agent, Need::CgroupV2);
@@ -108,7 +108,7 @@ fn group_kill_names_each_victim() {
     assert!(of_it.iter().all(|e| e["trace_id"] == bystander["trace_id"]), "one kill is one incident: {of_it:?}");
 }
 
-/// Who may use the memory of one NUMA node only, and fills it, is told from a node that has none left.
+/// Exhausting the one NUMA node of a cpuset is distinguished from a node that is out of memory.
 #[test]
 fn cpuset_out_of_memory_is_told_apart() {
     let _place = place!(Need::Agent, Need::SecondNode);

@@ -107,7 +107,7 @@ fn pcie_error_names_the_device() {
     assert!(std::path::Path::new("/sys/bus/pci/devices").join(device).exists(), "{event}");
 }
 
-/// A page that memory_failure() takes, and whose it was, though its process is dead by then.
+/// A page that memory_failure() takes, and its owner, though its process is dead by then.
 #[test]
 fn lost_page_names_who_had_it() {
     let _place = place!(Need::Agent, Need::PageFailure);

@@ -19,7 +19,7 @@ fn cpu_without_interrupts_is_reported() {
     assert!(event["stacks"]["kernel"].as_array().is_some_and(|s| !s.is_empty()), "no stack: {event}");
 }
 
-/// Who was on the CPU meanwhile is told: its container, and where its program was.
+/// The program on the CPU meanwhile is named: its container, and where it was executing.
 #[test]
 fn program_on_the_cpu_is_named() {
     let _place = place!(Need::Agent, Need::Spin, Need::Podman);

@@ -99,11 +99,11 @@ fn loss_in_the_senders_queue_explains_retransmits() {
     provoke("tcpretransmit", &["--how", "netem", "--pid", &pid, "--net", "25", "--seconds", &seconds]);
     let of_the_test = |e: &Json| attribute(e, "source.address") == "10.77.25.2";
     agent.wait_event(NAME, patience(20), |e| of_the_test(e) && attribute(e, "linux.tcp.retransmit.kind") == "rto");
-    // What is told every 100 ms is all there.
+    // Records are read every 100 ms: all have arrived.
     std::thread::sleep(patience(2));
     let mut events = agent.json(&["events", "--name", NAME]);
     events.retain(of_the_test);
-    eprintln!("{} retransmits were told", events.len());
+    eprintln!("{} retransmits were reported", events.len());
     assert!(events.len() >= 3, "{events:?}");
     let (explained, others): (Vec<Json>, Vec<Json>) =
         events.into_iter().partition(|e| attribute(e, "linux.tcp.retransmit.cause").starts_with("dropped"));
@@ -168,8 +168,8 @@ fn a_storm_is_counted_exactly() {
         let of = events.iter().filter(of_the_storm).filter(|e| attribute(e, "linux.tcp.retransmit.kind") == kind);
         let told: Vec<u64> = of.map(|e| 1 + e["attributes"]["linux.suppressed"].as_u64().unwrap_or(0)).collect();
         let (happened, spoken_of) = (counted(kind), told.iter().sum::<u64>());
-        eprintln!("{kind}: {happened} happened, {} events tell of {spoken_of}", told.len());
-        assert_eq!(happened > 0, !told.is_empty(), "{kind}: {happened} happened, {} were told", told.len());
+        eprintln!("{kind}: {happened} happened, {} events account for {spoken_of}", told.len());
+        assert_eq!(happened > 0, !told.is_empty(), "{kind}: {happened} happened, {} were reported", told.len());
         assert!(told.len() <= 100, "{} events of {kind}", told.len());
         assert!(
             spoken_of <= happened && spoken_of * 4 >= happened,

@@ -288,7 +288,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // What it did see tells why a test that awaited something else failed.
+        // What it did see helps to find out why the test failed.
         if std::thread::panicking() && self.child.is_some() {
             let events = self.cli(&["events", "--limit", "40"]);
             eprintln!("--- the agent's last events:\n{}", String::from_utf8_lossy(&events.stdout));
