@@ -88,19 +88,19 @@ fn kills(agent: &Agent, n: u64, table: &mut Table) {
         kills::one(i);
         match arrivals.recv_timeout(Duration::from_secs(10)) {
             Ok(delay) => delays.push(delay),
-            Err(_) => eprintln!("agent_cost: kill {i} was not told within 10 s"),
+            Err(_) => eprintln!("agent_cost: kill {i} was not reported within 10 s"),
         }
     }
     drop(follower.kill());
     drop(follower.wait());
     let told = delays.len() as u64;
-    assert!(told > 0, "no kill was told");
+    assert!(told > 0, "no kill was reported");
     table.told("first kill -> events --follow", delays[0].as_secs_f64() * 1e3, "ms");
     delays.sort();
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share).ceil() as usize].as_secs_f64() * 1e3;
     table.told("kill -> events --follow, p50", at(0.5), "ms");
     table.barred(&format!("kill -> events --follow, p99 of {told}"), at(0.99), "ms", 200.0);
-    table.barred("kills that were not told", (n - told) as f64, "", 0.0);
+    table.barred("kills that were not reported", (n - told) as f64, "", 0.0);
     table.barred("PSS, after the kills", pss(agent.pid()) / MIB, "MiB", 64.0);
 }
 

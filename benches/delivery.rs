@@ -257,7 +257,7 @@ struct Template {
 }
 
 impl Template {
-    /// As the pipeline makes it of a softirq delay: four attributes, a thread, a kernel stack of twelve; and, if told to,
+    /// As the pipeline makes it of a softirq delay: four attributes, a thread, a kernel stack of twelve; and, on request,
     /// with the profile of a capture.
     fn new(profiled: bool) -> Template {
         static METRIC: MetricDef = MetricDef::counter("linux.bench", "{event}", "").shown_as(Panel::None);

@@ -72,7 +72,7 @@ static CASES: &[Case] = &[
     },
     Case {
         name: "linkwatch",
-        what: "hit: a device is set up and down (a miss, only where there is fentry: what else is told of it)",
+        what: "hit: a device is set up and down (a miss, only with fentry; its other notifications)",
         run: |l| {
             let options = linkwatch::SKELETON.options().optional(&["admin", "first_up"]);
             provoked(l, options, &["linkflap", "--times", "20"])

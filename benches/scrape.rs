@@ -149,7 +149,7 @@ fn scrape(c: &mut Criterion) {
     drop(provider);
 }
 
-#[expect(clippy::print_stdout, reason = "a bench tells what it found")]
+#[expect(clippy::print_stdout, reason = "a bench prints its results")]
 fn report(ours: Duration, theirs: Duration, bytes: usize) {
     let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
     println!(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose is this, with 5,000 cgroups: the look-up, the way from a record's bytes to an event, the
+//! Workload lookup with 5,000 cgroups: the lookup itself, the way from a record's bytes to an event, the
 //! names of a stack, and the walk at start. The bars: a look-up within 200 ns of CPU time, 200,000 events a second on one core.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a bench")]
 
@@ -62,7 +62,7 @@ fn cpu_ns(mut call: impl FnMut()) -> f64 {
     (0..20).map(|_| round()).fold(f64::INFINITY, f64::min)
 }
 
-#[expect(clippy::print_stdout, reason = "a bench tells what it found")]
+#[expect(clippy::print_stdout, reason = "a bench prints its results")]
 fn bars(w: &Workloads) {
     let start = kubernetes_start::start();
     let (ms, cpu, kib) = (start.wall.as_millis(), start.cpu.as_millis(), start.bytes >> 10);
@@ -89,7 +89,7 @@ fn kernel_stack() -> Vec<u64> {
     addresses.filter(|a| *a != 0).map(|a| a + 4).collect()
 }
 
-#[expect(clippy::print_stdout, reason = "a bench tells what it found")]
+#[expect(clippy::print_stdout, reason = "a bench prints its results")]
 fn stacks(stack: &[u64]) {
     let symbols = Symbols::new();
     let again = cpu_ns(|| drop(black_box(symbols.kernel(stack))));

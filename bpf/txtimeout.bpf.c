@@ -4,7 +4,7 @@
  *
  * net:net_dev_xmit_timeout fires in the watchdog's timer (dev_watchdog in
  * net/sched/sch_generic.c), just before the driver is asked to reset. Times in
- * the queue are in jiffies, whose length user space finds from both clocks.
+ * the queue are in jiffies; user space derives their length from both clocks.
  */
 #include "limit_by.h"
 #include "netdev.h"

@@ -28,7 +28,7 @@ fn run(args: &[&str], env: &[(&str, &str)], config: &str) -> (i32, String, Strin
     (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
 }
 
-/// Every fault of a configuration is told in one go, with place, key, value and what would be valid; exit code 2.
+/// All errors of a configuration are reported at once, with place, key, value and what would be valid; exit code 2.
 #[test]
 fn broken_configuration() {
     let config = "\

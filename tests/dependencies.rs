@@ -26,7 +26,7 @@ const LICENCES: &[&str] = &[
     "MIT-0",
 ];
 
-/// Crates of the tests alone, whose licence is another.
+/// Crates used only by tests, with another licence.
 const LICENCE_EXCEPTIONS: &[(&str, &str)] =
     &[("webdriver", "MPL-2.0, of fantoccini; drives the browser in tests/page")];
 

@@ -99,7 +99,7 @@ fn in_order(page: &str) -> String {
     out.join("\n") + "\n"
 }
 
-/// Without the bound of a bucket, whose order is that of numbers.
+/// Without the bound of a bucket: buckets are ordered as numbers.
 fn bucket_free(line: &str) -> String {
     line.find("le=\"").map_or(line, |at| &line[..at]).to_owned()
 }

@@ -213,7 +213,7 @@ fn prometheus_takes_them() {
     assert!(fine, "{said}");
 }
 
-/// One case for `promtool test rules`: series, a time, and what is told then of one alert.
+/// One case for `promtool test rules`: series, a time, and the state of one alert then.
 struct Case<'a> {
     series: &'a [(&'a str, &'a str)],
     at: &'a str,

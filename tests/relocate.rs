@@ -102,7 +102,7 @@ fn check(kernel: &str, btf: &Btf, skeleton: &Skeleton, optional: &[&str]) -> Vec
     failures
 }
 
-/// Whether the kernel has the hook, as far as its types tell.
+/// Whether the kernel has the hook, according to its types.
 fn target_exists(btf: &Btf, p: &Program) -> bool {
     let (name, kind) = match p.kind {
         HookKind::TpBtf => (format!("btf_trace_{}", p.target), BtfKind::Typedef),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! OOM kills in cgroups of a bench, and the time until `events --follow` tells of them.
+//! OOM kills in cgroups of a bench, and the time until `events --follow` shows them.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Packets and sockets: what the network probes read of them, and whose they are. Nothing here looks
+ * Packets and sockets: what the network probes read of them, and their owners. Nothing here looks
  * at the running task: a softirq works for whomever it interrupts.
  */
 #pragma once
@@ -225,7 +225,7 @@ static __always_inline bool is_full(u8 state)
 	return state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV;
 }
 
-/* Whose a packet or connection is. */
+/* The owner of a packet or connection. */
 struct net_owner {
 	/* of the socket, in the unified hierarchy; id 0: not known */
 	struct cgroup_ref cgroup;

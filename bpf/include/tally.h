@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Counts hits of one kind on one CPU, and says which of them are told in full: the first after a
- * quiet time, then the second, fourth, eighth …, and one a minute while it lasts. A storm of a
- * million makes some twenty records; what is not told is counted all the same:
- * hits = told + lost + suppressed.
+ * Counts hits of one kind on one CPU, and decides which of them make a record: the first after a
+ * quiet time, then the second, fourth, eighth …, and one a minute while they go on. A storm of a
+ * million makes some twenty records; the others are counted:
+ * hits = reported + lost + suppressed.
  */
 #pragma once
 
 #include "probe.h"
 
-/* So long without a hit, and the next is news again. */
+/* After this long without a hit, the next one makes a record again. */
 #define TALLY_QUIET_NS 5000000000ULL
 #define TALLY_LONGEST_NS 60000000000ULL
 
@@ -18,7 +18,7 @@ struct tally {
 	/* of them: records handed over, and records without room */
 	u64 told;
 	u64 lost;
-	/* suppressed ones that a record has spoken of, or that a filter has counted */
+	/* suppressed ones that a record or a filter has counted */
 	u64 spoken_of;
 	/* hits until the next record, and since the last */
 	u64 wait;
@@ -53,7 +53,7 @@ static __always_inline bool tally_hit(struct tally *t)
 	return true;
 }
 
-/* This one is not to be told: how many were not, it included, that no record will speak of. */
+/* Suppresses this one: returns how many suppressed hits, it included, no record has counted yet. */
 static __always_inline u64 tally_untold(struct tally *t)
 {
 	u64 suppressed = t->hits - t->told - t->lost;
@@ -63,7 +63,7 @@ static __always_inline u64 tally_untold(struct tally *t)
 	return news;
 }
 
-/* How many were suppressed since the last record; this one is about to be told. */
+/* Reports this one: returns how many were suppressed since the last record. */
 static __always_inline u64 tally_told(struct tally *t)
 {
 	u64 suppressed = t->hits - 1 - t->told - t->lost;

@@ -3,7 +3,7 @@
  * Dropped packets and retransmitted segments.
  *
  * Drops are counted by (reason, place in the kernel, network namespace, cgroup) on each CPU, and
- * told in full as tally.h has it. The last drop of each TCP connection is kept, so that a
+ * reported as tally.h decides. The last drop of each TCP connection is kept, so that a
  * retransmit can say whether it was this node that lost the packet.
  *
  * Two iterators answer who a socket or a network namespace belongs to, when a record is worked off:
@@ -81,7 +81,7 @@ int PROBE(trapped__btf, void *devlink, struct sk_buff *skb, struct devlink_trap_
 		return 0;
 	d.trap = BPF_CORE_READ(metadata, trap_name);
 	d.trap_group = BPF_CORE_READ(metadata, trap_group_name);
-	/* Names live as long as the driver: they tell its traps apart. */
+	/* Names live as long as the driver: they identify its traps. */
 	d.location = (u64)d.trap;
 	return dropped(ctx, &d);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* One dropped packet: what it is, whose, counted, and told or not. */
+/* One dropped packet: its owner; counted, and reported or suppressed. */
 #pragma once
 
 #include "filter.h"
@@ -19,7 +19,7 @@
 #define REASON_LOOK 2
 /* the same, and a segment without data or without a socket is no loss */
 #define REASON_VAGUE 3
-/* told apart by the user */
+/* classified by user space */
 #define REASON_IGNORED 4
 /* no packet of a network: Unix sockets */
 #define REASON_LOCAL 5
@@ -175,7 +175,7 @@ static __always_inline void report_drop(void *ctx, const struct drop *d, const s
 	struct packet_drop *r;
 	u32 over;
 
-	/* Asked only here: a drop that is counted and not told costs no look at the filter. */
+	/* Only here: a drop that is only counted costs no lookup in the filter. */
 	if (UNWANTED(packet_drop, &owner->cgroup)) {
 		COUNT_FILTERED(packet_drop, tally_untold(t));
 		return;

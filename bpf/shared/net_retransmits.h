@@ -189,7 +189,7 @@ static __always_inline void explain_by_drops(struct tcp_retransmit *r)
 		explain(r, flow_hash(f->destination, f->source, f->destination_port, f->source_port), now, 3);
 }
 
-/* Counts, and gives a record if this one is to be told. */
+/* Counts, and returns a record if this one is reported. */
 static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *owner, u32 kind)
 {
 	struct retransmit_key key = { .cgroup = owner->cgroup.id, .netns = owner->netns, .kind = kind };
@@ -252,7 +252,7 @@ static __always_inline int segment_again(struct sock *sk, const struct sk_buff *
 	return 0;
 }
 
-/* Kernels after 6.12 also tell of what could not be sent. */
+/* Kernels after 6.12 also report what could not be sent. */
 SEC("tp_btf/tcp_retransmit_skb")
 int PROBE(segment__error, struct sock *sk, struct sk_buff *skb, int error)
 {

@@ -148,7 +148,7 @@ impl Agent {
         self.deliveries.push((stop, tokio::spawn(delivery(shutdown))));
     }
 
-    /// The kernel kills a process of the container; `mark` tells this kill from others.
+    /// The kernel kills a process of the container; `mark` identifies this kill.
     pub fn kill(&self, mark: &str) {
         let mut e = Event::new(&KILL, now(), Some(shop()), format!("killed {mark}"));
         e.attributes.set_named("test.mark".into(), mark.to_owned().into());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A server that takes bulk requests as Elasticsearch does, and errs as a test tells it to.
+//! A server that takes bulk requests as Elasticsearch does, and fails as a test demands.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -115,7 +115,7 @@ impl Server {
         self.0.other.lock().unwrap().get(path).cloned()
     }
 
-    /// Takes what it is told to; a status for each document.
+    /// Accepts the documents that the test wants accepted; a status for each.
     fn take(&self, lines: &[Value], answer: &Answer) -> Vec<Value> {
         let mut all = self.0.documents.lock().unwrap();
         let mut verdict = |action: &Value, document: &Value| {

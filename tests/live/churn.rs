@@ -52,7 +52,7 @@ fn every_one_of_many_is_named() {
     assert!(killed.keys().eq(expected.keys()), "{killed:?}");
     for (path, victims) in &killed {
         let each: BTreeSet<_> = victims.iter().collect();
-        assert_eq!(each.len(), victims.len(), "a victim of {path} is told twice: {victims:?}");
+        assert_eq!(each.len(), victims.len(), "a victim of {path} is reported twice: {victims:?}");
     }
 }
 

@@ -27,7 +27,7 @@ fn killed_pod_is_named() {
     killed_pod("1.7");
 }
 
-/// The same where the runtime tells of no events and is asked at each birth.
+/// The same where the runtime has no event stream and is queried for each new container.
 #[test]
 fn killed_pod_is_named_without_events() {
     let _place = place!(Need::Agent, Need::Containerd);
@@ -58,7 +58,7 @@ fn killed_pod(version: &'static str) {
     assert!(of("k8s.pod.label.secret").is_null(), "only what was chosen is handed on: {event}");
 }
 
-/// What a runtime told is kept when it goes, and said to be old; when it is back, so are names of new pods.
+/// A runtime's metadata is kept while it is down, and marked as old; once it is back, new pods are named again.
 #[test]
 fn a_runtime_that_goes_leaves_what_it_told() {
     let _place = place!(Need::Agent, Need::Containerd);

@@ -6,6 +6,7 @@ use crate::support::{
 };
 
 const FUNCTION: &str = "burn_the_midnight_oil";
+const SHORT: &str = "[collectors.cpuidle]\nwindow = \"3s\"\ncapture = \"2s\"\n";
 
 /// A busy container's CPU time and waiting are its own series, under its name; a quiet one beside
 /// it uses none.
@@ -14,7 +15,7 @@ const FUNCTION: &str = "burn_the_midnight_oil";
 #[test]
 fn container_has_its_cpu_time_and_waiting() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared(SHORT);
     let spin = "while :; do :; done & while :; do :; done";
     let busy = Container::start("busy", &["--cpuset-cpus", "0"], &["sh", "-c", spin]);
     let quiet = Container::start("quiet", &[], &["sleep", "3600"]);
@@ -40,7 +41,7 @@ fn container_has_its_cpu_time_and_waiting() {
 #[test]
 fn busy_container_shows_its_function() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
-    let agent = Agent::start("[collectors.cpuidle]\nwindow = \"4s\"\ncapture = \"3s\"\n");
+    let agent = Agent::shared(SHORT);
     let (_program, dir) = busy_program(FUNCTION);
     let volume = format!("{}:/work:ro", dir.path().display());
     let quiet = Container::start("quiet", &["--cpus", "0.5"], &["sleep", "3600"]);
@@ -63,7 +64,7 @@ fn busy_container_shows_its_function() {
 #[test]
 fn promtool_finds_nothing() {
     let _place = place!(Need::Agent, Need::Promtool);
-    let agent = Agent::start("");
+    let agent = Agent::shared(SHORT);
     let group = unique("promtool");
     provoke("oom-memcg", &["--cgroup", &group]);
     wait_for("the kill on the page", patience(10), || {

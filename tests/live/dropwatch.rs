@@ -22,11 +22,15 @@ fn is_to(e: &Json, address: &str) -> bool {
 #[test]
 fn filtered_packets_name_the_container() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container = Container::start("drops", &[], &["sleep", "3600"]);
     let pid = container.pid().to_string();
     let mut last = String::new();
-    for _ in 0..2 {
+    for round in 0..2 {
+        if round > 0 {
+            // Quiet for more than five seconds, so that the next is news.
+            std::thread::sleep(std::time::Duration::from_secs(6));
+        }
         provoke("drops", &["--why", "nft", "--pid", &pid, "--net", "11"]);
         let event = agent.wait_event(NAME, patience(20), |e| {
             is_to(e, "10.77.11.2")
@@ -47,8 +51,6 @@ fn filtered_packets_name_the_container() {
             .filter_map(|e| e["time"].as_str().map(str::to_owned))
             .max()
             .unwrap_or_default();
-        // Quiet for more than five seconds, so that the next is news.
-        std::thread::sleep(std::time::Duration::from_secs(6));
     }
 }
 
@@ -56,7 +58,7 @@ fn filtered_packets_name_the_container() {
 #[test]
 fn full_socket_names_its_process() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let program = reader_program(7001);
     let container = Container::of_program("rcvbuf", &[], &program, &[]);
     let pid = container.pid();
@@ -68,13 +70,13 @@ fn full_socket_names_its_process() {
     assert_eq!(event["attributes"]["process.pid"], pid, "{event}");
 }
 
-/// A full queue drops what a local socket sends: the sender is told, not the receiver.
+/// A full queue drops what a local socket sends: the sender is named, not the receiver.
 ///
 /// On every kernel.
 #[test]
 fn full_queue_and_closed_port_are_seen() {
     let _place = place!(Need::Agent);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     provoke("drops", &["--why", "queue", "--net", "13"]);
     let event = agent
         .wait_event(NAME, patience(20), |e| is_to(e, "10.77.13.2") && attribute(e, "network.interface.name") == "pva");

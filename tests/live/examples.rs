@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Collectors that users write: the examples are agents of their own, and what they tell comes out
+//! Collectors that users write: the examples are agents of their own, and their signals come out
 //! of the real Collector like anything else.
 //!
 //! The same on every kernel.

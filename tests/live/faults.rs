@@ -72,7 +72,7 @@ fn sigterm_during_a_capture_keeps_the_incident() {
     assert!(kept.iter().any(|i| i["id"] == incident["id"]), "the incident is gone: {kept:?}");
 }
 
-/// A damaged store is set aside and told; the agent starts with a new one.
+/// A damaged store is set aside and reported; the agent starts with a new one.
 #[test]
 fn damaged_store_is_set_aside() {
     let _place = place!(Need::Agent);
@@ -99,7 +99,7 @@ fn damaged_store_is_set_aside() {
     agent.wait_event(OOM, patience(10), |e| of_group(e, &format!("{group}-2")));
 }
 
-/// The store's disk is full: events are still told, `/readyz` and the log say what is wrong.
+/// The store's disk is full: events are still reported, `/readyz` and the log say what is wrong.
 #[test]
 fn full_disk_degrades_and_is_told() {
     let _place = place!(Need::Agent);
@@ -121,9 +121,9 @@ fn full_disk_degrades_and_is_told() {
     assert!(agent.is_running(), "{}", agent.log());
     let (_, ready) = agent.try_get("/readyz").expect("an answer");
     let told = ready.contains("degraded") || agent.log().contains("No space left");
-    assert!(told, "neither /readyz nor the log tells of the full disk: {ready}\n{}", agent.log());
+    assert!(told, "neither /readyz nor the log mentions the full disk: {ready}\n{}", agent.log());
     assert!(shell(&format!("{inside} rm {}/filler", store.display())).0);
-    // It recovers by itself, and what was told meanwhile is not lost.
+    // It recovers by itself, and what was reported meanwhile is not lost.
     wait_for("store that works again", patience(30), || agent.cli(&["events"]).status.success().then_some(()));
     wait_for("events of before", patience(30), || {
         let seen = agent.json(&["events", "--name", OOM]).iter().filter(|e| of_group(e, &group)).count();
@@ -149,8 +149,8 @@ fn vanishing_cgroups_are_no_error() {
     assert!(!agent.log().contains("ERROR"), "{}", agent.log());
 }
 
-/// More comes than the ring holds while its reader stands still: what was lost is counted, what was
-/// not is told or counted as limited, and together that is what happened.
+/// More records than the ring holds while its reader is stopped: each kill is reported, suppressed or counted
+/// as lost.
 #[test]
 fn overrun_is_counted() {
     let _place = place!(Need::Agent);
@@ -166,7 +166,7 @@ fn overrun_is_counted() {
         let (suppressed, lost) = (sum(&page, "bianque_events_suppressed"), sum(&page, "bianque_records_lost"));
         (told + suppressed + lost >= f64::from(KILLS)).then_some((told, suppressed, lost))
     });
-    assert!(lost >= 20.0, "{told} told, {suppressed} suppressed, {lost} lost: the ring did not overrun");
+    assert!(lost >= 20.0, "{told} reported, {suppressed} suppressed, {lost} lost: the ring did not overrun");
     assert!(told >= 1.0 && agent.is_running(), "{}", agent.log());
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a collector's filter keeps from being told.
+//! What a collector's filter excludes.
 
 use crate::support::{
     Agent, Container, Group, Need, Process, events_of, is_about, patience, place, provoke, shell, unique, wait_for,
@@ -43,7 +43,7 @@ fn kill_in(group: &Group) {
 }
 
 /// Of two containers that are killed, the one that the filter denies by its name is only counted; after
-/// a reload without the filter its like is told, too.
+/// a reload without the filter the next one is reported, too.
 #[test]
 fn denied_container_is_counted_and_not_told() {
     let _place = place!(Need::Agent, Need::Podman);
@@ -55,7 +55,7 @@ fn denied_container_is_counted_and_not_told() {
     assert!(denied.name.contains(&label));
     let counted =
         wait_for("count of what was filtered", patience(20), || Some(suppressed(&agent)).filter(|n| *n >= 1.0));
-    let other = Container::start("told", LIMIT, GREEDY);
+    let other = Container::start("reported", LIMIT, GREEDY);
     agent.wait_event(OOM, patience(20), |e| is_about(e, "container.name", &other.name));
     assert_eq!(told(&agent, &denied), 0);
     assert_eq!(suppressed(&agent), counted, "the other one is not counted");
@@ -68,7 +68,7 @@ fn denied_container_is_counted_and_not_told() {
     assert_eq!((told(&agent, &denied), suppressed(&agent)), (0, counted));
 }
 
-/// Of an allow list, what is on it is told and a cgroup beside it is not.
+/// With an allow list, what is on it is reported and other cgroups are not.
 #[test]
 fn only_what_is_allowed_is_told() {
     let _place = place!(Need::Agent);
@@ -106,7 +106,7 @@ fn the_kernel_makes_no_record_of_who_is_denied() {
     assert_eq!(suppressed(&agent), counted);
 }
 
-/// Drops that nobody wants to be told of are in the node's counts all the same.
+/// Drops that the filter excludes are still in the node's counts.
 #[test]
 fn denied_drops_are_counted_for_the_node() {
     let _place = place!(Need::Agent);
@@ -128,8 +128,8 @@ fn denied_drops_are_counted_for_the_node() {
     assert_eq!(events_of(told, "linux.cgroup.path", &group.path()), [] as [serde_json::Value; 0]);
 }
 
-/// Of whom the filter denies no stacks are sampled, not even before it is clear that there is
-/// something to tell; once it is allowed it is sampled and told.
+/// Workloads that the filter denies are not sampled, not even before a limit is exceeded for the whole
+/// window; once allowed they are sampled and reported.
 #[test]
 fn who_is_denied_is_not_sampled() {
     const SPIN: &str = "linux.autotracing.cpuidle";

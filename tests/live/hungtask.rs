@@ -16,7 +16,7 @@ const FAST: &str = "[collectors.hungtask]\nlimit = \"3s\"\n";
 #[test]
 fn hung_writer_is_named_and_others_are_not() {
     let _place = place!(Need::Agent, Need::Freeze);
-    let agent = Agent::start(FAST);
+    let agent = Agent::shared(FAST);
     let others = Group::new("others");
     let _sleeper = Process::start(&format!("echo $$ > {}/cgroup.procs; exec sleep 1000", others.dir()));
     let _spinner = Process::start(&format!("echo $$ > {}/cgroup.procs; while :; do :; done", others.dir()));
@@ -57,7 +57,7 @@ fn hung_writer_is_named_and_others_are_not() {
 #[test]
 fn hung_container_is_named() {
     let _place = place!(Need::Agent, Need::Freeze, Need::Podman);
-    let agent = Agent::start(FAST);
+    let agent = Agent::shared(FAST);
     let container = Container::start("hung", &[], &["sleep", "1000"]);
     let group = container.cgroup("cpu");
     let hang = provoke_in_background("hungtask", &["--seconds", "6", "--in", &group]);
@@ -75,7 +75,7 @@ fn hung_container_is_named() {
 fn kernels_word_is_heard() {
     let _place = place!(Need::Agent, Need::Freeze);
     let agent = Agent::start("[collectors.hungtask]\nlimit = \"10m\"\n");
-    let group = Group::new("told");
+    let group = Group::new("kernels");
     provoke("hungtask", &["--seconds", "2", "--kernel", "2", "--in", &group.dir()]);
     let event = agent.wait_event(NAME, patience(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
     assert_eq!(event["attributes"]["linux.hung.reported_by_kernel"], true, "{event}");

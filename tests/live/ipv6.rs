@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What happens to packets, over IPv6: the same is told as over IPv4, with its addresses.
+//! What happens to packets, over IPv6: the same is reported as over IPv4, with its addresses.
 
 use serde_json::Value as Json;
 
@@ -15,7 +15,7 @@ fn is_from_to(e: &Json, from: &str, to: &str) -> bool {
 #[test]
 fn drop_retransmit_and_late_reader_are_named() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let does = "mkfifo /tmp/none; (while :; do nc -l -p 7002 < /dev/zero > /dev/null; done) & \
                 exec nc -l -p 7003 <> /tmp/none > /dev/null";
     let container = Container::start("six", &[], &["sh", "-c", does]);
@@ -57,7 +57,7 @@ fn drop_retransmit_and_late_reader_are_named() {
 #[test]
 fn late_reader_of_datagrams_is_named() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler, Need::Fentry);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let program = reader_program(7003);
     let container = Container::of_program("six", &[], &program, &[]);
     let pid = container.pid();

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The agent on a real kernel: real anomalies, real containers, real faults.
 //!
-//! Each test makes the real thing happen in a cgroup or container of its own, and looks only at
-//! what is said of that one. Tests run one at a time on a machine; each starts an agent with a
-//! port, socket and store of its own. What a test needs stands in its first line, see
+//! Each test causes a real anomaly in a cgroup, container, network or device of its own, and checks only
+//! what is reported about that one. Tests run one at a time on a machine. Those of a file share an agent
+//! (`Agent::shared`); a test that needs settings of its own, stops its agent, or checks that nothing at
+//! all is reported starts one (`Agent::start`). What a test needs stands in its first line, see
 //! [`support::place`]: where this machine cannot, `tests/run` runs it in a VM. What else a test is for
 //! stands in its doc comment, see `tests/run --help`.
 #![expect(

@@ -16,7 +16,7 @@ const SENSITIVE: &str = "[collectors.memreclaim]\nwindow_limit = \"1ms\"\n";
 #[test]
 fn full_memory_cgroup_is_named() {
     let _place = place!(Need::Agent);
-    let agent = Agent::start(SENSITIVE);
+    let agent = Agent::shared(SENSITIVE);
     let others = Group::of("memory", "roomy");
     let _io = Process::start(&format!(
         "echo $$ > {}/cgroup.procs; while :; do dd if=/dev/zero of=/tmp/bq-io.$$ bs=1M count=8 2>/dev/null; rm -f /tmp/bq-io.$$; done",
@@ -51,7 +51,7 @@ fn full_memory_cgroup_is_named() {
 #[test]
 fn programs_own_function_is_named() {
     let _place = place!(Need::Agent, Need::Compiler);
-    let agent = Agent::start(SENSITIVE);
+    let agent = Agent::shared(SENSITIVE);
     let (reader, _dir) = program("reader", MAPPED_READER);
     let group = Group::of("memory", "mapped");
     let reader = reader.display().to_string();
@@ -92,7 +92,7 @@ int main(void)
 #[test]
 fn full_container_is_named() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start(SENSITIVE);
+    let agent = Agent::shared(SENSITIVE);
     let container = Container::start("full", &[], &["sleep", "1000"]);
     provoke("reclaim-memcg", &["--in", &container.cgroup("memory"), "--limit-mb", "16", "--file-mb", "512"]);
     let event = agent.wait_event(NAME, patience(10), |e| {
@@ -120,7 +120,7 @@ fn slow_swap_is_found_by_default() {
 #[test]
 fn short_node_is_told_apart() {
     let _place = place!(Need::Agent, Need::OwnMachine);
-    let agent = Agent::start(SENSITIVE);
+    let agent = Agent::shared(SENSITIVE);
     provoke("reclaim-direct", &[]);
     let event = agent.wait_event(NAME, patience(20), |e| e["attributes"]["linux.reclaim.kind"] == "direct");
     assert!(event["attributes"]["linux.reclaim.cgroup.path"].is_null(), "{event}");
@@ -131,7 +131,7 @@ fn short_node_is_told_apart() {
 #[test]
 fn compaction_is_told_apart() {
     let _place = place!(Need::Agent, Need::OwnMachine);
-    let agent = Agent::start(SENSITIVE);
+    let agent = Agent::shared(SENSITIVE);
     provoke("compaction", &[]);
     let event = agent.wait_event(NAME, patience(20), |e| e["attributes"]["linux.reclaim.kind"] == "compaction");
     assert!(event["attributes"]["linux.reclaim.order"].as_u64().is_some_and(|o| o > 3), "{event}");

@@ -19,7 +19,7 @@ fn ms(event: &Json) -> u64 {
 #[test]
 fn late_reader_of_a_connection_is_named() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container =
         Container::start("reader", &[], &["sh", "-c", "mkfifo /tmp/none; exec nc -l -p 7003 <> /tmp/none > /dev/null"]);
     let pid = container.pid();
@@ -37,7 +37,7 @@ fn late_reader_of_a_connection_is_named() {
 #[test]
 fn late_reader_of_datagrams_is_named() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler, Need::Fentry);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let program = reader_program(7003);
     let container = Container::of_program("datagrams", &[], &program, &[]);
     let pid = container.pid();
@@ -55,7 +55,7 @@ fn late_reader_of_datagrams_is_named() {
 #[test]
 fn packets_that_wait_for_the_stack_are_the_namespaces() {
     let _place = place!(Need::Agent, Need::Podman, Need::Spin);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container = Container::start("backlog", &[], &["sleep", "3600"]);
     let pid = container.pid().to_string();
     provoke("netrxlatency", &["--stage", "stack", "--pid", &pid, "--net", "34", "--ms", "300"]);
@@ -73,7 +73,7 @@ fn packets_that_wait_for_the_stack_are_the_namespaces() {
 fn segment_for_an_owned_socket_waits_for_tcp() {
     const HELD: &str = include_str!("../provoke/heldsocket.c");
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let held = program("heldsocket", HELD);
     let options = ["--cap-add", "SYS_PTRACE", "--security-opt", "seccomp=unconfined"];
     let container = Container::of_program("held", &options, &held, &["7003", "500"]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tasks that are killed for want of memory.
+//! OOM kills.
 
 use crate::support::{
     Agent, Container, Need, Process, attribute, bianque, events_of, is_about, patience, place, provoke, unique,
@@ -26,7 +26,7 @@ fn killed_container_is_named_on_cgroup_v2() {
 }
 
 fn killed_container() {
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let quiet = Container::start("quiet", &["--memory", "64m"], &["sleep", "3600"]);
     let greedy = Container::start("greedy", &["--memory", "48m"], GREEDY);
 
@@ -58,7 +58,7 @@ fn killed_container() {
 #[test]
 fn follow_shows_it_at_once() {
     let _place = place!(Need::Agent);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let path = agent.store().with_file_name("followed");
     // Since a minute ago: on a busy machine the kill may come before the follower is connected.
     let follow = bianque()
@@ -80,7 +80,7 @@ fn follow_shows_it_at_once() {
 #[test]
 fn killed_plain_cgroup_is_known_by_its_path() {
     let _place = place!(Need::Agent);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let group = unique("oom");
     provoke("oom-memcg", &["--limit-mb", "24", "--cgroup", &group]);
     let path = format!("/{group}");
@@ -90,11 +90,11 @@ fn killed_plain_cgroup_is_known_by_its_path() {
     assert!(event["stacks"]["kernel"].to_string().contains("mem_cgroup"), "{event}");
 }
 
-/// A cgroup that is killed as a whole: each victim is told, and that it was one of a group.
+/// A cgroup that is killed as a whole: each victim is reported, and that it was one of a group.
 #[test]
 fn group_kill_names_each_victim() {
     let _place = place!(Need::Agent, Need::CgroupV2);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let group = unique("all");
     provoke("oom-memcg", &["--group", "--limit-mb", "24", "--cgroup", &group]);
     let path = format!("/{group}");
@@ -108,11 +108,11 @@ fn group_kill_names_each_victim() {
     assert!(of_it.iter().all(|e| e["trace_id"] == bystander["trace_id"]), "one kill is one incident: {of_it:?}");
 }
 
-/// Who may use the memory of one NUMA node only, and fills it, is told from a node that has none left.
+/// Exhausting the one NUMA node of a cpuset is distinguished from a node that is out of memory.
 #[test]
 fn cpuset_out_of_memory_is_told_apart() {
     let _place = place!(Need::Agent, Need::SecondNode);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let group = unique("cpuset");
     provoke("oom-cpuset", &["--cgroup", &group]);
     let path = format!("/{group}");
@@ -127,7 +127,7 @@ fn cpuset_out_of_memory_is_told_apart() {
 #[test]
 fn node_out_of_memory_is_told_apart() {
     let _place = place!(Need::Agent, Need::OwnMachine);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     provoke("oom-global", &[]);
     let event = agent.wait_event(NAME, patience(20), |e| e["attributes"]["linux.oom.constraint"] == "none");
     assert!(event["attributes"]["linux.oom.meminfo"].is_object(), "{event}");

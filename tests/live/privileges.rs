@@ -62,7 +62,7 @@ impl Drop for PerfLevel {
 #[test]
 fn root_keeps_only_what_collectors_need() {
     let _place = place!(Need::Agent);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
     let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:\t")).expect("CapEff");
     let effective = u64::from_str_radix(effective.trim(), 16).unwrap();
@@ -77,7 +77,7 @@ fn root_keeps_only_what_collectors_need() {
 #[test]
 fn local_socket_knows_who_asks() {
     let _place = place!(Need::Agent);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let socket = agent.config_file().with_file_name("api.sock");
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);

@@ -35,7 +35,7 @@ fn twice(agent: &Agent, source: &str, provocation: &str, args: &[&str]) -> Json 
 #[test]
 fn no_program_is_refused() {
     let _place = place!(Need::Agent);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let list = agent.json(&["list"]);
     let ras = list.iter().find(|r| r["name"] == "ras").expect("ras is listed");
     if ras["state"] == "running" {
@@ -51,7 +51,7 @@ fn no_program_is_refused() {
 #[test]
 fn machine_check_is_decoded() {
     let _place = place!(Need::Agent, Need::KernelModule("mce-inject"));
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let event = twice(&agent, "mce", "mce", &[]);
     let attributes = &event["attributes"];
     assert_eq!(event["severity"], "WARN");
@@ -68,7 +68,7 @@ fn machine_check_is_decoded() {
 #[test]
 fn reports_of_edac_and_firmware_name_the_part() {
     let _place = place!(Need::Agent, Need::Module);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let event = twice(&agent, "edac", "ras", &["--event", "mc_event"]);
     let attributes = &event["attributes"];
     assert_eq!(event["severity"], "WARN");
@@ -97,7 +97,7 @@ fn reports_of_edac_and_firmware_name_the_part() {
 #[test]
 fn pcie_error_names_the_device() {
     let _place = place!(Need::Agent, Need::KernelModule("aer_inject"), Need::HardwareEvents);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let event = twice(&agent, "aer", "ras", &["--event", "aer_event"]);
     let attributes = &event["attributes"];
     assert_eq!(event["severity"], "WARN");
@@ -107,11 +107,11 @@ fn pcie_error_names_the_device() {
     assert!(std::path::Path::new("/sys/bus/pci/devices").join(device).exists(), "{event}");
 }
 
-/// A page that memory_failure() takes, and whose it was, though its process is dead by then.
+/// A page that memory_failure() takes, and its owner, though its process is dead by then.
 #[test]
 fn lost_page_names_who_had_it() {
     let _place = place!(Need::Agent, Need::PageFailure);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     for group in [unique("page"), unique("page")] {
         provoke("ras", &["--event", "memory_failure_event", "--cgroup", &group]);
         let path = format!("/{group}");

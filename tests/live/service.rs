@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! As a service of systemd: `deploy/systemd/bianque.service` started by systemd itself, with all its
-//! hardening; and what the agent tells a service manager.
+//! hardening; and how the agent notifies a service manager.
 //!
 //! Where systemd is not process 1 it runs beside it, as a manager of root's own services: that one
 //! applies the same capabilities, namespaces and filters. Only its directories are elsewhere.
@@ -99,7 +99,7 @@ fn watchdog_ends_an_agent_that_hangs() {
     assert!(systemd.log().contains("no answer from supervisor"), "{}", systemd.log());
 }
 
-/// What the manager is told, word by word, on a socket of our own.
+/// Each notification to the manager, on a socket of our own.
 #[test]
 fn tells_the_service_manager() {
     let _place = place!(Need::Agent, Need::Compiler);

@@ -11,7 +11,7 @@ use crate::support::{Agent, Container, Need, patience, place, program, provoke, 
 #[test]
 fn cpu_without_interrupts_is_reported() {
     let _place = place!(Need::Agent, Need::Spin);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     provoke("irqoff", &["--ms", "300", "--times", "3", "--cpu", "0"]);
     let event = agent
         .wait_event("linux.irq.held_off", patience(10), |e| ms(e) >= 200 && e["attributes"]["cpu.logical_number"] == 0);
@@ -19,11 +19,11 @@ fn cpu_without_interrupts_is_reported() {
     assert!(event["stacks"]["kernel"].as_array().is_some_and(|s| !s.is_empty()), "no stack: {event}");
 }
 
-/// Who was on the CPU meanwhile is told: its container, and where its program was.
+/// The program on the CPU meanwhile is named: its container, and where it was executing.
 #[test]
 fn program_on_the_cpu_is_named() {
     let _place = place!(Need::Agent, Need::Spin, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container = Container::start("culprit", &[], &["sleep", "1000"]);
     provoke("irqoff", &["--ms", "200", "--times", "2", "--cpu", "0", "--in", &container.cgroup("cpu")]);
     let event = agent.wait_event("linux.irq.held_off", patience(10), |e| {
@@ -40,7 +40,7 @@ fn program_on_the_cpu_is_named() {
 #[test]
 fn late_softirq_is_reported() {
     let _place = place!(Need::Agent, Need::Spin);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     provoke("softirqdelay", &["--ms", "300", "--times", "3", "--cpu", "0"]);
     let event = agent.wait_event("linux.softirq.delay", patience(10), |e| ms(e) >= 200);
     assert!(event["attributes"]["linux.softirq.vector"].is_string(), "{event}");
@@ -67,7 +67,7 @@ fn limit_changes_on_reload() {
 #[test]
 fn timers_armed_for_the_past_are_no_alarm() {
     let _place = place!(Need::Agent, Need::Compiler);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let name = "bq-past-timers";
     let (program, _dir) = program(name, PAST_TIMERS);
     let (fine, said) = shell(&program.display().to_string());

@@ -15,7 +15,7 @@ const KINDS: [&str; 6] = ["rto", "loss_recovery", "fast", "tlp", "syn", "syn_ack
 #[test]
 fn sender_is_named_and_the_drop_explains_it() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container =
         Container::start("sender", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/zero > /dev/null; done"]);
     let pid = container.pid().to_string();
@@ -47,7 +47,7 @@ fn sender_is_named_and_the_drop_explains_it() {
 #[test]
 fn connection_that_does_not_come_up_is_a_warning() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container = Container::start(
         "caller",
         &[],
@@ -68,7 +68,7 @@ fn connection_that_does_not_come_up_is_a_warning() {
 #[test]
 fn answer_to_a_connection_that_is_lost_is_the_listeners() {
     let _place = place!(Need::Agent, Need::Podman);
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container =
         Container::start("listener", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/null > /dev/null; done"]);
     let pid = container.pid().to_string();
@@ -91,7 +91,7 @@ fn answer_to_a_connection_that_is_lost_is_the_listeners() {
 #[test]
 fn loss_in_the_senders_queue_explains_retransmits() {
     let _place = place!(Need::Agent, Need::Podman, Need::KernelModule("sch_netem"));
-    let agent = Agent::start("");
+    let agent = Agent::shared("");
     let container =
         Container::start("netem", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/zero > /dev/null; done"]);
     let pid = container.pid().to_string();
@@ -99,11 +99,11 @@ fn loss_in_the_senders_queue_explains_retransmits() {
     provoke("tcpretransmit", &["--how", "netem", "--pid", &pid, "--net", "25", "--seconds", &seconds]);
     let of_the_test = |e: &Json| attribute(e, "source.address") == "10.77.25.2";
     agent.wait_event(NAME, patience(20), |e| of_the_test(e) && attribute(e, "linux.tcp.retransmit.kind") == "rto");
-    // What is told every 100 ms is all there.
+    // Records are read every 100 ms: all have arrived.
     std::thread::sleep(patience(2));
     let mut events = agent.json(&["events", "--name", NAME]);
     events.retain(of_the_test);
-    eprintln!("{} retransmits were told", events.len());
+    eprintln!("{} retransmits were reported", events.len());
     assert!(events.len() >= 3, "{events:?}");
     let (explained, others): (Vec<Json>, Vec<Json>) =
         events.into_iter().partition(|e| attribute(e, "linux.tcp.retransmit.cause").starts_with("dropped"));
@@ -168,8 +168,8 @@ fn a_storm_is_counted_exactly() {
         let of = events.iter().filter(of_the_storm).filter(|e| attribute(e, "linux.tcp.retransmit.kind") == kind);
         let told: Vec<u64> = of.map(|e| 1 + e["attributes"]["linux.suppressed"].as_u64().unwrap_or(0)).collect();
         let (happened, spoken_of) = (counted(kind), told.iter().sum::<u64>());
-        eprintln!("{kind}: {happened} happened, {} events tell of {spoken_of}", told.len());
-        assert_eq!(happened > 0, !told.is_empty(), "{kind}: {happened} happened, {} were told", told.len());
+        eprintln!("{kind}: {happened} happened, {} events account for {spoken_of}", told.len());
+        assert_eq!(happened > 0, !told.is_empty(), "{kind}: {happened} happened, {} were reported", told.len());
         assert!(told.len() <= 100, "{} events of {kind}", told.len());
         assert!(
             spoken_of <= happened && spoken_of * 4 >= happened,

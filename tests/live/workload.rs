@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whose is this? Real cgroups and real containers, as the kernel and podman tell of them.
+//! Attribution to workloads: real cgroups and containers, as the kernel and podman report them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -188,7 +188,7 @@ fn a_published_process_context_names_the_service() {
     wait_for("published service", patience(10), || (service() == of("published")).then_some(()));
 }
 
-/// A container that podman gives another name is told by that soon, and by the old one no more.
+/// A container that podman renames soon appears under its new name, and no more under the old one.
 #[test]
 fn renamed_container_has_its_new_name() {
     let _place = place!(Need::Agent, Need::Podman);
@@ -203,6 +203,6 @@ fn renamed_container_has_its_new_name() {
     let begin = Instant::now();
     wait_for("the container's series under its new name", patience(15), || series(&new));
     eprintln!("renamed after {:?}", begin.elapsed());
-    assert!(series(&c.name).is_none(), "it is still told by its old name");
+    assert!(series(&c.name).is_none(), "it still has its old name");
     c.name = new;
 }

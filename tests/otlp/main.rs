@@ -62,7 +62,7 @@ impl Agent {
         self.own
     }
 
-    /// What is told of it to those who ask the agent.
+    /// Its status, as the agent's API shows it.
     fn fares(&self) -> Option<Fares> {
         self.health.now().remove("otlp/logs")
     }
@@ -162,7 +162,7 @@ async fn server_that_refuses_everything_does_not_empty_the_log() {
     }
 }
 
-/// A server that refuses us, not the data, loses nothing of it; meanwhile whoever asks is told why nothing is delivered.
+/// A server that refuses us, not the data, loses nothing of it; meanwhile its status says why nothing is delivered.
 #[tokio::test]
 async fn denied_is_kept_until_somebody_acts() {
     for protocol in BOTH {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A log back end that answers as a test tells it to, over gRPC or HTTP.
+//! A log back end that answers as a test demands, over gRPC or HTTP.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -116,7 +116,7 @@ impl Server {
     }
 }
 
-/// What tells a record from others: its text, if it has one.
+/// What identifies a record: its text, if it has one.
 fn name(record: &LogRecord) -> String {
     match record.body.as_ref().and_then(|b| b.value.as_ref()) {
         Some(any_value::Value::StringValue(text)) => text.clone(),

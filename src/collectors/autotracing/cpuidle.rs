@@ -2,30 +2,30 @@
 //! A container's CPU use jumps, or stays high against its own limit.
 //!
 //! ## What it reports
-//! Which container left too little CPU idle for itself, since when, how much it used of what it may
-//! use, and in which functions it spent it: a flame graph with user and kernel frames, taken while it
-//! lasted.
+//! Which container ran out of CPU, since when, how much of its limit it used, and in which functions: a
+//! flame graph with user and kernel frames, captured while it lasted.
 //!
 //! ## How
 //! Once a second the CPU time of every workload comes from the shared scheduler probe in one batch
-//! read. A workload is over its limit when it uses `usage_limit` of what it may use (the tightest
-//! quota of its cgroup and ancestors, its cpuset, the node), or `jump_limit` more than its usual. After one second over the limit
+//! read. A workload is over its limit when it uses `usage_limit` of its capacity (the tightest
+//! quota of its cgroup and ancestors, its cpuset, the node), or `jump_limit` more than usual. After one second over the limit
 //! sampling starts, in memory only. If that holds for `window`, the incident is opened with that first
 //! second as its onset and the samples in it; else the samples are dropped and counted. A slow ramp
-//! ends at the same limit, so it counts too. What is usual for a workload that ran before the agent is
-//! learned during its first five seconds, in which only `usage_limit` counts. Whom the collector's filter denies is not sampled.
+//! reaches the same limit, so it is detected as well. The usual use of a workload that ran before the
+//! agent is learned during the agent's first five seconds, in which only `usage_limit` counts. Workloads
+//! that the collector's filter denies are not sampled.
 //!
 //! ## Signals
 //! `linux.autotracing.cpuidle` with the figures, an incident, a CPU profile.
 //!
 //! ## Limits
 //! User frames need frame pointers. A process that ends before the capture does leaves addresses only.
-//! Systemd units are looked at only with `units = true`.
+//! Systemd units are monitored only with `units = true`.
 //!
 //! ## What to do next
 //! `bianque show ID` has the flame graph. Wide kernel frames: the container asks for system calls or
 //! page faults; wide user frames: its own code. Throttled meanwhile (`linux.container.cpu.throttled.time`)
-//! means that the limit is what it feels.
+//! means that the limit is too low for its load.
 
 mod usage;
 
@@ -83,15 +83,15 @@ pub static CPUIDLE: EventDef = EventDef {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Share of what the workload may use that is too much; from 0.1 to 1.
+    /// Limit of CPU use as a share of the workload's capacity; from 0.1 to 1.
     pub usage_limit: f64,
-    /// How much more than usual, as a share of what it may use, is too much; from 0.1 to 1.
+    /// Limit of a jump above the usual use, as a share of the capacity; from 0.1 to 1.
     pub jump_limit: f64,
-    /// How long it must hold before an incident is opened; from 2s to 5m.
+    /// How long a limit must be exceeded before an incident is opened; from 2s to 5m.
     pub window: HumanDuration,
-    /// How long sampling goes on after the incident was opened; from 1s to 5m.
+    /// How long sampling continues after the incident was opened; from 1s to 5m.
     pub capture: HumanDuration,
-    /// Time after a capture in which no other is taken of the same workload.
+    /// Minimum time between two captures of the same workload.
     pub cool_down: HumanDuration,
     /// Whether systemd units count, besides containers and plain cgroups.
     pub units: bool,
@@ -142,7 +142,7 @@ pub struct CpuIdle {
 impl Collector for CpuIdle {
     const INFO: Info = Info {
         name: "cpuidle",
-        summary: "containers whose CPU use jumps or stays high, with a flame graph",
+        summary: "containers with a jump in CPU use or near their limit, with a flame graph",
         doc: head_doc(include_str!("cpuidle.rs")),
         enabled: true,
         needs: &[Sched::CPU_TIME, CpuSample::STACKS],
@@ -269,14 +269,14 @@ impl Drop for CpuIdle {
     }
 }
 
-/// What cannot be sampled is still judged.
+/// Without sampling, limits are still checked.
 fn report_error(sampling: anyhow::Result<()>) {
     if let Err(e) = sampling {
         tracing::warn!("cpuidle: {e:#}");
     }
 }
 
-/// What a cgroup may use, in CPUs: the tightest quota of it and its ancestors, its cpuset, the node.
+/// The capacity of a cgroup, in CPUs: the tightest quota of it and its ancestors, its cpuset, the node.
 fn capacity(cgroups: &Cgroups, path: &str, online: f64) -> f64 {
     let quota = cgroups.cpus_allowed(path).unwrap_or(online);
     let cpuset = cgroups.cpuset_cpus(path).map_or(online, f64::from);

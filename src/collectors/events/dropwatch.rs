@@ -2,35 +2,35 @@
 //! The kernel, or a network device, dropped packets that somebody wanted.
 //!
 //! ## What it reports
-//! Why (the kernel's own name of the reason), where in the kernel, and of which conversation: both
-//! ends, device, network namespace, the state of the TCP socket, and whose it was: the container and
+//! The reason (by the kernel's name), where in the kernel, and which connection or flow: both
+//! ends, device, network namespace, the state of the TCP socket, and its owner: the container and
 //! the process that holds the socket.
 //!
 //! ## How
 //! `skb:kfree_skb` (include/trace/events/skb.h); packets that were used up go by another tracepoint.
 //! Drops are counted in the kernel by reason, place, network namespace and cgroup. The first one after
-//! five quiet seconds is told in full, then the second, fourth, eighth …, and at least one a minute
-//! while they go on: a storm of a million makes some twenty events, and starves no other reason.
-//! Devices that report their own drops (devlink traps) are heard too. Reasons have their names from
-//! the running kernel's BTF.
+//! five quiet seconds makes an event, then the second, fourth, eighth …, and at least one a minute
+//! while drops go on: a storm of a million makes some twenty events, and starves no other reason.
+//! Drops reported by devices (devlink traps) are included. Names of reasons come from the running
+//! kernel's BTF.
 //!
-//! Normal drops are counted apart and make no event: what an ordinary close of a connection leaves,
-//! duplicates, multicast and broadcast that nobody listens to, frames of protocols that are not
-//! spoken here, late segments of a connection that is over, answers to pings.
+//! Normal drops are counted separately and make no event: remains of an ordinary close of a connection,
+//! duplicates, multicast and broadcast without a listener, frames of unsupported protocols, late
+//! segments of closed connections, answers to pings.
 //!
 //! ## Signals
 //! `linux.net.packet_drop`, with how many were suppressed since the last one: WARN, but INFO for
-//! `NO_SOCKET`, where the sender is told at once (a refused connection, port unreachable). Exact counts are
+//! `NO_SOCKET`, where the sender gets an immediate answer (connection refused, port unreachable). Exact counts are
 //! `linux.net.packet_drops` (node) and `linux.container.net.packet_drops` (workload), by reason and
 //! kind (loss, normal, ignored).
 //!
 //! ## Limits
-//! Kernels before 5.17 give no reason: it is `NOT_SPECIFIED`, and only place and stack tell; a lost
-//! segment without data is then taken for normal. A packet that has met no socket yet, e.g. one that a
-//! filter dropped on its way in, belongs to whoever owns the network namespace; in the node's own
-//! namespace that is the node. Before 6.11 that is so for all that is dropped on its way in, but that of
-//! a UDP socket without room the event names the one process with its port. On a v1 hierarchy without the unified one beside it the counters are by
-//! namespace, the events by the process that holds the socket. What a device drops without telling is
+//! Kernels before 5.17 give no reason: it is `NOT_SPECIFIED`, and only place and stack explain the drop; a lost
+//! segment without data then counts as normal. A packet that was dropped before it reached a socket, e.g.
+//! by a filter, is attributed to the owner of the network namespace; in the node's own namespace that is
+//! the node. Before 6.11 this applies to all packets dropped on receipt, except that for a full UDP
+//! socket the event names the only process with its port. On a v1 hierarchy without the unified one beside it the counters are by
+//! namespace, the events by the process that holds the socket. What a device drops without reporting it is
 //! in the device's own statistics only.
 //!
 //! ## What to do next
@@ -39,8 +39,7 @@
 //! device's queue or a rate limit is full: `tc -s qdisc`. `NO_SOCKET`: nobody listens there: is the
 //! service up? `NEIGH_FAILED`: the next hop does not answer. `TCP_LISTEN_OVERFLOW`: the accept queue
 //! is full. `CPU_BACKLOG`: one CPU gets more than it can take: RPS, `net.core.netdev_max_backlog`.
-//! Drops that are meant to be, such as a firewall towards the internet: name the reason under
-//! `ignore`.
+//! Intended drops, such as those of a firewall towards the internet: list the reason under `ignore`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -117,7 +116,7 @@ pub static PACKET_DROP: EventDef = EventDef {
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Nobody listens there: the kernel answers with a reset or an ICMP error.
 const TOLD_TO_SENDER: &str = "NO_SOCKET";
-/// Hardware traps whose names are kept.
+/// How many names of hardware traps are cached.
 const MAX_TRAPS: usize = 1024;
 /// Labels that the node or a workload may have: a driver names its traps as it likes. The kernel has some 150 reasons.
 const MAX_LABELS: usize = 512;
@@ -158,7 +157,7 @@ struct Names {
 impl Collector for DropWatch {
     const INFO: Info = Info {
         name: "dropwatch",
-        summary: "packets that were dropped: why, where and whose",
+        summary: "dropped packets: reason, place in the kernel, and owner",
         doc: head_doc(include_str!("dropwatch.rs")),
         enabled: true,
         needs: &[Net::DROPS, Net::OWNERS],
@@ -279,7 +278,7 @@ impl Names {
     }
 }
 
-/// What every reason came to so far.
+/// The totals of each reason.
 fn write(counts: &Counts, out: &mut Events) {
     let labels = |(reason, kind): &(String, &'static str)| {
         [(attr::LINUX_DROP_REASON, Value::from(reason.clone())), (DROP_KIND, Value::from(*kind))]
@@ -298,7 +297,7 @@ fn is_received_by_udp(at: &str, r: &PacketDrop) -> bool {
     at.trim_start_matches('_').starts_with("udp") && r.flow.destination_port != 0
 }
 
-/// One line that tells what, whose and where.
+/// The event's message: flow, owner, reason and place.
 fn message(e: &Event, r: &PacketDrop, reason: &str, at: Option<&str>) -> String {
     let whose = Workload::whose(e.workload.as_ref());
     let process = e.thread.as_ref().map(|t| format!(", socket of {} (pid {})", t.comm, t.pid)).unwrap_or_default();
@@ -321,7 +320,7 @@ mod tests {
         [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes([10, 0, 0, last])]
     }
 
-    /// Why, where and whose; the reason by the kernel's own numbers.
+    /// Reason, place and owner; the reason by the kernel's own number.
     #[test]
     fn a_packet_of_a_workload() {
         let rig = Rig::new().unwrap();
@@ -337,7 +336,7 @@ mod tests {
         assert_eq!((e.def.name, e.severity), ("linux.net.packet_drop", Severity::Warn));
         let said = "dropped udp 10.0.0.1:53 → 10.0.0.2:4711 of a.service: NETFILTER_DROP at nf_hook_slow";
         assert!(e.message.starts_with(said), "{}", e.message);
-        // A drop that the sender was told of; and the other ring of the probe is another collector's.
+        // A drop that the sender was notified of; the probe's other ring belongs to another collector.
         r.reason = 3;
         assert_eq!(c.record("packet_drop", &r).unwrap().pop().unwrap().severity, Severity::Info);
         assert!(c.bytes("tcp_retransmit", &[]).is_err());

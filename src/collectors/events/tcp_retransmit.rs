@@ -2,34 +2,34 @@
 //! TCP had to send a segment again.
 //!
 //! ## What it reports
-//! Which connection, of which container and process, by which of TCP's ways (`rto`: no answer until
-//! the timer ran out; `fast`: later segments were acknowledged; `tlp`: a probe of the tail; `syn`,
-//! `syn_ack`: the connection is not there yet), how the connection stands (round-trip time, congestion
-//! window), and whether this node itself dropped the segment.
+//! Which connection, of which container and process, by which mechanism (`rto`: the retransmission
+//! timer expired; `fast`: later segments were acknowledged; `tlp`: tail loss probe; `syn`, `syn_ack`: the
+//! handshake is not complete), the state of the connection (round-trip time, congestion window), and
+//! whether this node itself dropped the segment.
 //!
 //! ## How
-//! `tcp:tcp_retransmit_skb` and `tcp:tcp_retransmit_synack` (include/trace/events/tcp.h). The kernel
-//! side keeps the last drop of each connection and direction, and looks there. Retransmits are counted
-//! by kind, network namespace and cgroup; which of them become events is as with `dropwatch`: the
+//! `tcp:tcp_retransmit_skb` and `tcp:tcp_retransmit_synack` (include/trace/events/tcp.h). The BPF
+//! program remembers the last drop of each connection and direction, to explain retransmits. Retransmits are counted
+//! by kind, network namespace and cgroup; as with `dropwatch`, events are made of the
 //! first after five quiet seconds, the second, fourth, eighth …, at least one a minute.
 //!
 //! ## Signals
-//! `linux.net.tcp_retransmit`: WARN where somebody waits for it noticeably (a connection that does not
-//! come up, the second timeout in a row, eight or more since the last event), else INFO. Exact counts
+//! `linux.net.tcp_retransmit`: WARN where the delay is noticeable (a connection that is not
+//! established, the second timeout in a row, eight or more since the last event), else INFO. Exact counts
 //! are `linux.net.tcp_retransmits` (node) and `linux.container.net.tcp_retransmits` (workload), by kind.
 //!
 //! ## Limits
-//! `linux.tcp.retransmit.cause` speaks of drops that this node made: `not_seen_here` says just that,
-//! the segment may have been lost on the way, at the other end, in a device that does not tell, or not
-//! at all (its acknowledgement came late). 4,096 connections are remembered, a later one in the same
-//! place replaces an earlier; a drop of another segment counts for one second, twice that with each timeout in
-//! a row. Addresses that a NAT changed on the way are another connection. A connection whose process has closed it names no process.
+//! `linux.tcp.retransmit.cause` covers drops on this node only. With `not_seen_here` the segment may
+//! have been lost on the way, at the other end, in a device that does not report drops, or not at all
+//! (its acknowledgement was late). The last drops of 4,096 connections are remembered; a newer one in the
+//! same slot replaces an older one. A drop of another segment counts for one second, twice that with each
+//! timeout in a row. Before and after a NAT, a connection counts as two. A connection whose process has closed it names no process.
 //!
 //! ## What to do next
-//! Dropped here: `linux.net.drop.reason` is what to look after. Not seen here, many destinations: this
-//! node's uplink, a bond, a cable: `ethtool -S`. One destination: that host, or the way to it. `syn` to
-//! one port: nobody answers there: a firewall, or a full accept queue. `rto` with a small window and a
-//! normal round-trip time: single losses at the end of short answers, which fast retransmit cannot mend.
+//! Dropped here: see `linux.net.drop.reason`. Not seen here, many destinations: this
+//! node's uplink, a bond, a cable: `ethtool -S`. One destination: that host, or the path to it. `syn` to
+//! one port: no answer from there: a firewall, or a full accept queue. `rto` with a small window and a
+//! normal round-trip time: single losses at the end of short responses, which fast retransmit cannot repair.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ const KINDS: [(RetransmitKind, &str); 6] = [
 ];
 /// What `drop_of` of the record says.
 const CAUSES: [&str; 4] = ["not_seen_here", "dropped_segment", "dropped_connection", "dropped_return"];
-/// So many since the last event are more than a hiccup.
+/// This many since the last event are a warning.
 const MANY: u64 = 8;
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
@@ -154,7 +154,7 @@ fn counts() -> Counts {
 impl Collector for TcpRetransmit {
     const INFO: Info = Info {
         name: "tcp_retransmit",
-        summary: "segments that TCP sent again: why, whose, and whether this node lost them",
+        summary: "TCP retransmits: kind, owner, and whether this node dropped the segment",
         doc: head_doc(include_str!("tcp_retransmit.rs")),
         enabled: true,
         needs: &[Net::RETRANSMITS, Net::OWNERS],
@@ -260,7 +260,7 @@ fn kind(number: RetransmitKind) -> &'static str {
     KINDS.iter().find(|(k, _)| *k == number).map_or("unknown", |(_, name)| name)
 }
 
-/// One lost segment is life; a warning is where somebody waits.
+/// A single lost segment is normal; a warning is for noticeable delay.
 fn severity(r: &net::TcpRetransmit) -> Severity {
     let opening = matches!(r.kind, RetransmitKind::RETRANSMIT_SYN | RetransmitKind::RETRANSMIT_SYN_ACK);
     // Nobody holds the socket any more: its last words to a peer that may be gone.
@@ -269,7 +269,7 @@ fn severity(r: &net::TcpRetransmit) -> Severity {
     if noticeable && !abandoned { Severity::Warn } else { Severity::Info }
 }
 
-/// What every kind came to so far.
+/// The totals of each kind.
 fn write(counts: &Counts, out: &mut Events) {
     let label = |name: &'static str| [(RETRANSMIT_KIND, Value::from(name))];
     for (name, n) in counts.node() {
@@ -280,7 +280,7 @@ fn write(counts: &Counts, out: &mut Events) {
     }
 }
 
-/// One line that tells what, whose and why.
+/// The event's message: connection, kind, owner and cause.
 fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
     let whose = Workload::whose(e.workload.as_ref());
     let process = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
@@ -310,7 +310,7 @@ mod tests {
         r
     }
 
-    /// A single loss and the last words of a closed connection are no alarm; what stalls is.
+    /// A single loss and the last segments of a closed connection are no warning; a stall is.
     #[test]
     fn severity_follows_who_waits() {
         let of = |r: net::TcpRetransmit| severity(&r);

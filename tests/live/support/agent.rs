@@ -36,6 +36,8 @@ pub struct Agent {
     wrapper: Vec<String>,
     /// Its binary.
     program: PathBuf,
+    /// Where it is shared: when its present test began.
+    since: String,
 }
 
 impl Agent {
@@ -60,7 +62,8 @@ impl Agent {
         }
         let _ = writeln!(text, "{config}");
         fs::write(dir.path().join("config.toml"), text).unwrap();
-        Agent { child: None, dir, port, env: Vec::new(), wrapper: Vec::new(), program: bianque().get_program().into() }
+        let program = bianque().get_program().into();
+        Agent { child: None, dir, port, env: Vec::new(), wrapper: Vec::new(), program, since: String::new() }
     }
 
     pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
@@ -187,6 +190,16 @@ impl Agent {
         self.dir.path().join("config.toml")
     }
 
+    /// Its configuration, store and log, which go with it.
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// [`Self::wait_event`] finds no event of before.
+    pub(super) fn seen_since(&mut self, time: &str) {
+        time.clone_into(&mut self.since);
+    }
+
     /// Where it answers over HTTP.
     pub fn port(&self) -> u16 {
         self.port
@@ -229,7 +242,8 @@ impl Agent {
     /// When there is none in time.
     pub fn wait_event(&self, name: &str, limit: Duration, fits: impl Fn(&Json) -> bool) -> Json {
         wait_for(&format!("event {name}"), limit, || {
-            self.json(&["events", "--name", name]).into_iter().find(|e| fits(e))
+            let fresh = |e: &Json| e["time"].as_str() >= Some(&*self.since);
+            self.json(&["events", "--name", name]).into_iter().find(|e| fresh(e) && fits(e))
         })
     }
 
@@ -274,7 +288,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // What it did see tells why a test that awaited something else failed.
+        // What it did see helps to find out why the test failed.
         if std::thread::panicking() && self.child.is_some() {
             let events = self.cli(&["events", "--limit", "40"]);
             eprintln!("--- the agent's last events:\n{}", String::from_utf8_lossy(&events.stdout));

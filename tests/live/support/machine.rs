@@ -270,7 +270,7 @@ pub struct CriPod {
 }
 
 impl Containerd {
-    /// `version`: 1.7, which tells of lives and deaths by itself, or 1.6, which does not.
+    /// `version`: 1.7, which has an event stream, or 1.6, which has none.
     pub fn start(version: &'static str) -> Self {
         let containerd = Containerd { version };
         containerd.bring_up();

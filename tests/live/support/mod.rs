@@ -4,6 +4,7 @@
 mod agent;
 mod machine;
 mod place;
+mod shared;
 
 use std::time::{Duration, Instant};
 

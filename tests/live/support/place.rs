@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::agent::bianque;
 use super::machine::{on_path, shell};
+use super::shared::leave_to;
 
 /// What a test needs of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +82,7 @@ pub fn find(name: &str, needs: &[Need]) -> Option<Place> {
     }
     let missing: Vec<String> = needs.iter().filter_map(|n| missing(*n).map(|why| format!("{n:?}: {why}"))).collect();
     if missing.is_empty() {
+        leave_to(name.split("::").next().unwrap_or(name));
         return Some(Place { _lock: lock() });
     }
     let why = missing.join("; ");

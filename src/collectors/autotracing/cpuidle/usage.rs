@@ -12,12 +12,12 @@ use crate::probe::CgroupId;
 use crate::signal::{Total, Workload, WorkloadKey, WorkloadKind};
 use crate::workload::Workloads;
 
-/// Below this many CPUs nothing is too much: a limit of 0.1 CPU is met by any start-up.
+/// Below this many CPUs no limit applies: any start-up exceeds a limit of 0.1 CPU.
 const LEAST_CPUS: f64 = 0.05;
 /// A limit is read again after this long.
 const LIMIT_AGE_NS: u64 = 30_000_000_000;
 
-/// What all workloads use.
+/// The CPU use of all workloads.
 #[derive(Default)]
 pub(super) struct Usage {
     times: Accumulator<CgroupId, (), u64>,
@@ -26,7 +26,7 @@ pub(super) struct Usage {
     last_ns: Option<u64>,
 }
 
-/// What a workload may use, in CPUs.
+/// The capacity of a workload, in CPUs.
 #[derive(Debug, Clone, Copy)]
 struct Limit {
     cpus: f64,
@@ -34,13 +34,13 @@ struct Limit {
 }
 
 impl Default for Limit {
-    /// Of one that was not asked for yet: what is used is next to nothing of it.
+    /// Not read yet; unlimited, so that use is a negligible share of it.
     fn default() -> Self {
         Limit { cpus: f64::INFINITY, read_ns: None }
     }
 }
 
-/// What is to be done about a workload, and its figures.
+/// The decision about a workload, and its figures.
 pub(super) struct Verdict {
     pub key: WorkloadKey,
     pub step: Step,
@@ -53,10 +53,10 @@ pub(super) struct Figures {
     pub workload: Arc<Workload>,
     /// Those that ran.
     pub cgroups: Vec<CgroupId>,
-    /// What it used and may use.
+    /// Use and capacity.
     pub cpus: f64,
     pub capacity: f64,
-    /// The share of it that it usually uses, where that is known.
+    /// The usual share of the capacity, where that is known.
     pub usual: Option<f64>,
     pub wanted: bool,
 }
@@ -65,9 +65,9 @@ pub(super) struct Figures {
 pub(super) struct Judge<'a> {
     pub config: &'a Config,
     pub workloads: &'a Workloads,
-    /// What a workload may use, in CPUs.
+    /// The capacity of a workload, in CPUs.
     pub capacity: &'a dyn Fn(&Workload) -> f64,
-    /// Whether somebody would look at its profile.
+    /// Whether its profile is wanted.
     pub wanted: &'a dyn Fn(&Arc<Workload>) -> bool,
     pub now: Now,
 }
@@ -148,7 +148,7 @@ impl Judge<'_> {
 }
 
 impl Figures {
-    /// Of what it may use.
+    /// As a share of the capacity.
     pub fn share(&self) -> f64 {
         self.cpus / self.capacity
     }
