@@ -27,7 +27,10 @@ struct cpu_state {
 		u64 time_ns;
 		u64 in;
 		u64 steal_ns;
+		u64 steal_known;
 	} raised[VECTOR_SLOTS];
+	/* the CPU is on its way off line, or not all the way back */
+	u64 off;
 	/* steal that the kernel had booked at the last timer, once there was one */
 	u64 steal_ns;
 	u64 steal_known;
