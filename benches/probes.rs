@@ -29,8 +29,22 @@ struct Case {
 }
 
 static CASES: &[Case] = &[
-    Case { name: "softirq", what: "miss: packets on loopback", run: |l| softirqs(l, DELAY) },
-    Case { name: "softirq", what: "hit: the same, every delay over the limit", run: |l| softirqs(l, Duration::ZERO) },
+    Case { name: "softirq", what: "miss: packets on loopback", run: |l| softirqs(l, &[Softirqs::DELAYS], DELAY) },
+    Case {
+        name: "softirq",
+        what: "hit: the same, every delay over the limit",
+        run: |l| softirqs(l, &[Softirqs::DELAYS], Duration::ZERO),
+    },
+    Case {
+        name: "softirq",
+        what: "how long each vector waits and runs: packets on loopback",
+        run: |l| softirqs(l, &[Softirqs::LATENCIES], DELAY),
+    },
+    Case {
+        name: "softirq",
+        what: "miss, and how long each vector waits and runs: the same",
+        run: |l| softirqs(l, &[Softirqs::DELAYS, Softirqs::LATENCIES], DELAY),
+    },
     Case { name: "tasks", what: "miss: a walk, a run a task", run: |l| walks(l, None) },
     Case { name: "tasks", what: "hit: a walk with 50 blocked tasks", run: |l| walks(l, Some(50)) },
     Case { name: "softlockup", what: "miss: looks at CPUs, half of them busy", run: looks },
@@ -167,9 +181,9 @@ fn panic_with(why: &str) -> ! {
     std::process::exit(1)
 }
 
-fn softirqs(loader: &mut Loader, limit: Duration) -> Result<Costs, String> {
+fn softirqs(loader: &mut Loader, features: &[Feature], limit: Duration) -> Result<Costs, String> {
     let load = || {
-        let probe = shared::<Softirqs>(loader, Softirqs::DELAYS).unwrap_or_else(|e| panic_with(&e.to_string()));
+        let probe: Softirqs = Shared::load(loader, features).get().unwrap_or_else(|e| panic_with(&e.to_string()));
         probe.set_limits(limit, DELAY).unwrap();
         probe
     };
