@@ -17,10 +17,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use bianque::host::sys::{process_cpu_ns, stamping_socket};
-use bianque::probe::shared::{Feature, Net, Shared, SharedProbe, Tasks};
-use bianque::probe::skeletons::{
-    hungtask, linkwatch, memreclaim, net, netrecvlat, oom, ras, softirq, softlockup, txtimeout,
-};
+use bianque::probe::shared::{Feature, Net, Shared, SharedProbe, Softirqs, Tasks};
+use bianque::probe::skeletons::{hungtask, linkwatch, memreclaim, net, netrecvlat, oom, ras, softlockup, txtimeout};
 use bianque::probe::{CgroupRef, LoadError, LoadOptions, Loader, Object, Reader, Stop};
 
 /// One probe in one situation.
@@ -31,8 +29,22 @@ struct Case {
 }
 
 static CASES: &[Case] = &[
-    Case { name: "softirq", what: "miss: packets on loopback", run: |l| softirqs(l, None) },
-    Case { name: "softirq", what: "hit: the same, every delay over the limit", run: |l| softirqs(l, Some(0)) },
+    Case { name: "softirq", what: "miss: packets on loopback", run: |l| softirqs(l, &[Softirqs::DELAYS], DELAY) },
+    Case {
+        name: "softirq",
+        what: "hit: the same, every delay over the limit",
+        run: |l| softirqs(l, &[Softirqs::DELAYS], Duration::ZERO),
+    },
+    Case {
+        name: "softirq",
+        what: "how long each vector waits and runs: packets on loopback",
+        run: |l| softirqs(l, &[Softirqs::LATENCIES], DELAY),
+    },
+    Case {
+        name: "softirq",
+        what: "miss, and how long each vector waits and runs: the same",
+        run: |l| softirqs(l, &[Softirqs::DELAYS, Softirqs::LATENCIES], DELAY),
+    },
     Case { name: "tasks", what: "miss: a walk, a run a task", run: |l| walks(l, None) },
     Case { name: "tasks", what: "hit: a walk with 50 blocked tasks", run: |l| walks(l, Some(50)) },
     Case { name: "softlockup", what: "miss: looks at CPUs, half of them busy", run: looks },
@@ -98,6 +110,9 @@ const BAD_PAGES: [&str; 4] = [
     r#"$SIG{BUS} = "IGNORE"; $i = pack("i3x4Qx104", 7, 0, 5, 4096); for (1..100000) { syscall(0 + $ARGV[0], 0 + $$, 7, $i) == 0 or die }"#,
     if cfg!(target_arch = "aarch64") { "138" } else { "129" },
 ];
+
+/// From when on softirqs are reported by default.
+const DELAY: Duration = Duration::from_millis(100);
 
 /// A filter drops what all CPUs send.
 const DROPS: [&str; 3] = ["dropstorm", "--seconds", "5"];
@@ -166,12 +181,13 @@ fn panic_with(why: &str) -> ! {
     std::process::exit(1)
 }
 
-fn softirqs(loader: &mut Loader, limit: Option<u64>) -> Result<Costs, String> {
-    let mut options = softirq::SKELETON.options();
-    if let Some(ns) = limit {
-        options = options.setting(softirq::setting::SOFTIRQ_LIMIT_NS, ns);
-    }
-    Ok(measure(|| load_one(loader, options), |o| vec![o.clone()], |_| packets()))
+fn softirqs(loader: &mut Loader, features: &[Feature], limit: Duration) -> Result<Costs, String> {
+    let load = || {
+        let probe: Softirqs = Shared::load(loader, features).get().unwrap_or_else(|e| panic_with(&e.to_string()));
+        probe.set_limits(limit, DELAY).unwrap();
+        probe
+    };
+    Ok(measure(load, |p| vec![p.object().clone()], |_| packets()))
 }
 
 /// Two seconds of packets to ourselves.

@@ -48,7 +48,7 @@ fn use_cpus(rig: &Rig, seconds: u64) {
     for (path, share) in cgroups() {
         let id = rig.cgroup(&path).unwrap().id;
         let mut group = SchedGroup { run_ns: share * seconds * 100_000_000, ..SchedGroup::new_zeroed() };
-        (group.wait[10], group.wait_ns) = (seconds, seconds * 1_000_000);
+        (group.wait.slots[10], group.wait.total_ns) = (seconds, seconds * 1_000_000);
         rig.kernel().put(&SKELETON, "sched_evicted", &id, &[group]).unwrap();
     }
 }

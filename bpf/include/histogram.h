@@ -14,6 +14,13 @@
 /* The last slot holds 32 s and all that is longer. */
 #define LATENCY_SLOTS 26
 
+/* How often, and how long → bianque::probe::Latencies */
+struct latencies {
+	u64 total_ns;
+	u64 zero;
+	u64 slots[LATENCY_SLOTS];
+};
+
 /* 0..31 by five steps; a loop or a call would cost more. */
 static __always_inline u32 log2_of(u32 v)
 {
@@ -46,4 +53,15 @@ static __always_inline int latency_slot(u64 ns)
 	if (!units)
 		return -1;
 	return units >> (LATENCY_SLOTS - 1) ? LATENCY_SLOTS - 1 : log2_of(units);
+}
+
+static __always_inline void count_latency(struct latencies *to, u64 ns)
+{
+	int slot = latency_slot(ns);
+
+	to->total_ns += ns;
+	if (slot < 0)
+		to->zero++;
+	else if (slot < LATENCY_SLOTS)
+		to->slots[slot]++;
 }

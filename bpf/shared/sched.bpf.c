@@ -39,13 +39,8 @@ static __always_inline void waited(struct sched_group *group, struct incoming *i
 {
 	/* The two clocks may be of different CPUs. */
 	s64 ns = in->last_queued && in->clock > in->last_queued ? in->clock - in->last_queued : 0;
-	int slot = latency_slot(ns);
 
-	group->wait_ns += ns;
-	if (slot < 0)
-		group->wait_zero++;
-	else if (slot < LATENCY_SLOTS)
-		group->wait[slot]++;
+	count_latency(&group->wait, ns);
 }
 
 static __always_inline void switched(struct incoming *in)

@@ -22,9 +22,7 @@ struct sched_group {
 	/* The cgroup's kernfs id; 0 is the root. */
 	u64 id;
 	u64 run_ns;
-	u64 wait_ns;
-	u64 wait_zero;
-	u64 wait[LATENCY_SLOTS];
+	struct latencies wait;
 	u64 reserved;
 };
 
@@ -79,10 +77,10 @@ static __noinline int move(struct sched_group *to, struct sched_group *from)
 	if (!to || !from)
 		return 0;
 	add_and_clear(&to->run_ns, &from->run_ns);
-	add_and_clear(&to->wait_ns, &from->wait_ns);
-	add_and_clear(&to->wait_zero, &from->wait_zero);
+	add_and_clear(&to->wait.total_ns, &from->wait.total_ns);
+	add_and_clear(&to->wait.zero, &from->wait.zero);
 	for (u32 i = 0; i < LATENCY_SLOTS; i++)
-		add_and_clear(&to->wait[i], &from->wait[i]);
+		add_and_clear(&to->wait.slots[i], &from->wait.slots[i]);
 	return 0;
 }
 
@@ -92,7 +90,7 @@ static __always_inline void make_room(struct sched_cpu *cpu, struct sched_group 
 	struct sched_group *to;
 	u64 id = group->id;
 
-	if (!group->run_ns && !group->wait_zero && !group->wait_ns)
+	if (!group->run_ns && !group->wait.zero && !group->wait.total_ns)
 		return;
 	/* Fails where there is an entry already, which another CPU may just have made. */
 	bpf_map_update_elem(&sched_evicted, &id, &none, BPF_NOEXIST);

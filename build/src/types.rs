@@ -13,6 +13,7 @@ const SHARED: &[(&str, &str, u32)] = &[
     ("cgroup_ref", "bianque::probe::CgroupRef", 16),
     ("thread_ref", "bianque::probe::ThreadRef", 24),
     ("call_stack", "bianque::probe::CallStack", 648),
+    ("latencies", "bianque::probe::Latencies", 224),
 ];
 
 const DERIVES: &str = "#[derive(Clone, Copy, Debug, bianque::zerocopy::FromBytes, bianque::zerocopy::IntoBytes, \

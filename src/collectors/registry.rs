@@ -17,6 +17,7 @@ pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::cpu::Cpu>(),
     metrics::<super::metrics::runqlat::RunqLat>(),
     metrics::<super::metrics::load::Load>(),
+    metrics::<super::metrics::softirqstat::SoftirqStat>(),
     events::<super::events::oom::Oom>(),
     events::<super::events::softirq::Softirq>(),
     events::<super::events::softlockup::SoftLockup>(),

@@ -23,6 +23,7 @@
 
 mod attach;
 pub mod enums;
+mod latencies;
 mod loader;
 mod map;
 mod memory;
@@ -39,6 +40,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+pub use latencies::Latencies;
 pub use loader::{Loader, Report};
 pub use map::Table;
 pub use memory::Memory;

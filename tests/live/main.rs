@@ -51,6 +51,7 @@ mod ras;
 mod service;
 mod soak;
 mod softirq;
+mod softirqstat;
 mod softlockup;
 mod tcp_retransmit;
 mod txtimeout;

@@ -36,8 +36,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::collectors::{Collector, Context, EventCollector, Events, Info, Invalid, Settings, Unavailable, head_doc};
 use crate::host::Clock;
-use crate::probe::Object;
-use crate::probe::skeletons::softirq::{FoundAt, IrqHeldOff, Record, Records, SKELETON, SoftirqDelay, setting};
+use crate::probe::shared::softirq::{Softirqs, VECTORS};
+use crate::probe::skeletons::softirq::{FoundAt, IrqHeldOff, Record, Records, SoftirqDelay};
 use crate::probe::stacks::Symbols;
 use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
@@ -73,10 +73,6 @@ pub static HELD_OFF: EventDef = EventDef {
     container_counter: None,
 };
 
-/// include/linux/interrupt.h, in the order of their numbers, which never changed.
-const VECTORS: [&str; 10] =
-    ["HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"];
-
 /// Settings of `softirq`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -106,7 +102,7 @@ impl Settings for Config {
 
 /// The collector.
 pub struct Softirq {
-    object: Object,
+    probe: Softirqs,
     clock: Clock,
     workloads: Workloads,
     symbols: Symbols,
@@ -118,8 +114,8 @@ impl Collector for Softirq {
         summary: "softirqs that run late, CPUs with interrupts held off",
         doc: head_doc(include_str!("softirq.rs")),
         enabled: true,
-        needs: &[],
-        object: Some(&SKELETON),
+        needs: &[Softirqs::DELAYS],
+        object: None,
         optional: &[],
         // CAP_SYSLOG: kernel symbols. CAP_SYS_PTRACE: the program's.
         capabilities: &["CAP_SYSLOG", "CAP_SYS_PTRACE"],
@@ -129,21 +125,16 @@ impl Collector for Softirq {
     type Config = Config;
 
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let options = SKELETON
-            .options()
-            .setting(setting::SOFTIRQ_LIMIT_NS, config.delay_limit.ns())
-            .setting(setting::HELD_OFF_LIMIT_NS, config.held_off_limit.ns());
-        Ok(Softirq {
-            object: cx.load(options)?,
-            clock: cx.clock.clone(),
-            workloads: cx.workloads.clone(),
-            symbols: cx.symbols.clone(),
-        })
+        let probe = cx.shared::<Softirqs>()?;
+        let limited = probe.set_limits(config.delay_limit.get(), config.held_off_limit.get());
+        limited.map_err(|e| Unavailable::because(format!("its limits cannot be set: {e:#}")))?;
+        cx.take_records(&probe, "softirq_delay")?;
+        cx.take_records(&probe, "irq_held_off")?;
+        Ok(Softirq { probe, clock: cx.clock.clone(), workloads: cx.workloads.clone(), symbols: cx.symbols.clone() })
     }
 
     fn reload(&mut self, config: Config) -> anyhow::Result<()> {
-        self.object.set(setting::SOFTIRQ_LIMIT_NS, config.delay_limit.ns())?;
-        self.object.set(setting::HELD_OFF_LIMIT_NS, config.held_off_limit.ns())
+        self.probe.set_limits(config.delay_limit.get(), config.held_off_limit.get())
     }
 }
 

@@ -4,3 +4,4 @@
 pub mod cpu;
 pub mod load;
 pub mod runqlat;
+pub mod softirqstat;

@@ -24,9 +24,9 @@
 
 use crate::collectors::accumulate::Accumulator;
 use crate::collectors::{Collector, Context, Info, MetricCollector, NoSettings, Unavailable, head_doc};
-use crate::probe::CgroupId;
-use crate::probe::shared::sched::{RunQueue, Sched, WAIT_EXPONENT, Waits};
-use crate::signal::{Histogram, MetricDef, Metrics};
+use crate::probe::shared::sched::{RunQueue, Sched};
+use crate::probe::{CgroupId, Latencies};
+use crate::signal::{MetricDef, Metrics};
 use crate::workload::Workloads;
 
 static NODE: MetricDef =
@@ -75,26 +75,16 @@ impl MetricCollector for RunqLat {
 
 #[derive(Default)]
 struct Report {
-    waits: Accumulator<CgroupId, (), Waits>,
+    waits: Accumulator<CgroupId, (), Latencies>,
 }
 
 impl Report {
     fn write(&mut self, reading: RunQueue, workloads: &Workloads, out: &mut Metrics) {
-        out.histogram(&NODE, None, &[], histogram(&reading.node));
+        out.histogram(&NODE, None, &[], reading.node.histogram());
         self.waits.feed(workloads, reading.cgroups, |cgroup| workloads.of_cgroup(cgroup), |_| ());
         for (workload, (), waits) in self.waits.workloads() {
-            out.histogram(&WORKLOAD, Some(workload), &[], histogram(&waits.total));
+            out.histogram(&WORKLOAD, Some(workload), &[], waits.total.histogram());
         }
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "2^53 ns are 104 days of waiting, then it rounds to a microsecond")]
-fn histogram(waits: &Waits) -> Histogram {
-    Histogram {
-        zero_count: waits.zero,
-        offset: WAIT_EXPONENT,
-        counts: waits.slots.to_vec(),
-        sum: Some(waits.total_ns as f64 / 1e9),
     }
 }
 
@@ -109,16 +99,15 @@ mod tests {
     use crate::signal::metric::Reading;
     use crate::signal::{Timestamp, Total};
 
-    fn waits(zero: u64, slot: usize, n: u64, total_ns: u64) -> Waits {
-        let mut waits = Waits { zero, total_ns, ..Waits::default() };
+    fn waits(zero: u64, slot: usize, n: u64, total_ns: u64) -> Latencies {
+        let mut waits = Latencies { zero, total_ns, ..Latencies::default() };
         waits.slots[slot] = n;
         waits
     }
 
-    /// The kernel's slots are the histogram's buckets as they are: slot 10 is from 2^-10 s on. A
-    /// workload's histogram is the sum over its cgroups; the node's is the probe's own.
+    /// A workload's histogram is the sum over its cgroups; the node's is the probe's own.
     #[test]
-    fn slots_are_buckets() {
+    fn a_workloads_cgroups_add_up() {
         let workloads = Workloads::new(&Host::under("/nowhere"), &Clock::fixed(Timestamp(1), 1));
         let id = |id| CgroupId { hierarchy: 1, id };
         workloads.on_mkdir(id(7), "/a.service");
@@ -153,8 +142,8 @@ mod tests {
     fn waits_of_a_workload() {
         let rig = Rig::new().unwrap();
         let cgroup = rig.cgroup("/a.service").unwrap();
-        let mut group = SchedGroup { wait_zero: 3, wait_ns: 2_000_000_000, ..SchedGroup::new_zeroed() };
-        group.wait[10] = 2;
+        let mut group = SchedGroup::new_zeroed();
+        group.wait = waits(3, 10, 2, 2_000_000_000);
         rig.kernel().put(&SKELETON, "sched_evicted", &cgroup.id, &[group]).unwrap();
         let mut out = Metrics::default();
         rig.run(&crate::collectors::metrics::<RunqLat>(), "").unwrap().collect(&mut out).unwrap();

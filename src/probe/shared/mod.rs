@@ -9,6 +9,7 @@ pub mod cgroups;
 pub mod cpu_sample;
 pub mod net;
 pub mod sched;
+pub mod softirq;
 pub mod tasks;
 
 use std::any::{Any, TypeId};
@@ -22,6 +23,7 @@ pub use cgroups::Cgroups;
 pub use cpu_sample::CpuSample;
 pub use net::Net;
 pub use sched::Sched;
+pub use softirq::Softirqs;
 pub use tasks::Tasks;
 
 /// A probe that collectors share. The handle is cheap to clone; collectors get it by

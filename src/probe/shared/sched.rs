@@ -13,62 +13,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Feature, Loading, SharedProbe};
 use crate::probe::skeletons::sched::{self, SchedCpu, SchedGroup};
-use crate::probe::{CgroupId, LoadError, Object, Skeleton, Table};
-use crate::signal::{Growing, Total};
+use crate::probe::{CgroupId, Latencies, LoadError, Object, Skeleton, Table};
+use crate::signal::Total;
 use totals::{Cpu, Figures, Group, Totals};
 
-/// Buckets of a wait histogram; the last holds 32 s and all that is longer.
-pub const WAIT_SLOTS: usize = 26;
-/// Bucket `i` holds waits of `[2^(i + WAIT_EXPONENT), 2^(i + 1 + WAIT_EXPONENT))` seconds.
-pub const WAIT_EXPONENT: i32 = -20;
 /// A CPU that switches while its part is copied is read again, so often at most.
 const ATTEMPTS: usize = 6;
-
-/// How long tasks waited on a run queue, since the probe was loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Waits {
-    /// Waits below 2^-20 s.
-    pub zero: u64,
-    pub slots: [u64; WAIT_SLOTS],
-    pub total_ns: u64,
-}
-
-impl Waits {
-    /// All waits, those of nothing included.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.zero + self.slots.iter().sum::<u64>()
-    }
-
-    /// Each figure put together with the other's.
-    fn with(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
-        Waits {
-            zero: f(self.zero, other.zero),
-            slots: std::array::from_fn(|i| f(self.slots[i], other.slots[i])),
-            total_ns: f(self.total_ns, other.total_ns),
-        }
-    }
-}
 
 /// Waits of the node and of each cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RunQueue {
-    pub node: Waits,
-    pub cgroups: Vec<Total<CgroupId, Waits>>,
-}
-
-impl Growing for Waits {
-    fn continues(&self, earlier: &Self) -> bool {
-        self.zero >= earlier.zero
-            && self.total_ns >= earlier.total_ns
-            && self.slots.iter().zip(&earlier.slots).all(|(now, then)| now >= then)
-    }
-    fn since(&self, earlier: &Self) -> Self {
-        self.with(earlier, u64::saturating_sub)
-    }
-    fn add(&mut self, growth: &Self) {
-        *self = self.with(growth, u64::saturating_add);
-    }
+    pub node: Latencies,
+    pub cgroups: Vec<Total<CgroupId, Latencies>>,
 }
 
 /// The loaded probe. Cheap to clone; every consumer takes differences, nobody resets anything.
@@ -137,8 +93,8 @@ impl Sched {
     /// The maps could not be read.
     pub fn run_queue(&self) -> anyhow::Result<RunQueue> {
         let readings = self.read()?;
-        let total = |(id, g): (&u64, &Group)| Total::new(self.cgroup(*id), g.generation, g.figures.waits.clone());
-        Ok(RunQueue { node: readings.totals.node.clone(), cgroups: readings.totals.groups.iter().map(total).collect() })
+        let total = |(id, g): (&u64, &Group)| Total::new(self.cgroup(*id), g.generation, g.figures.waits);
+        Ok(RunQueue { node: readings.totals.node, cgroups: readings.totals.groups.iter().map(total).collect() })
     }
 
     fn cgroup(&self, id: u64) -> CgroupId {

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use super::totals::{CROWDED, IDLE_CROWDED_NS, IDLE_NS};
 use super::*;
 use crate::host::{Cgroups, Host};
-use crate::probe::Loader;
 use crate::probe::shared::Shared;
+use crate::probe::{Latencies, Loader};
+use crate::signal::Growing as _;
 
 const S: u64 = 1_000_000_000;
 
 fn figures(run_ns: u64, slot: usize, n: u64) -> Figures {
-    let mut waits = Waits { total_ns: n * 1000, ..Waits::default() };
+    let mut waits = Latencies { total_ns: n * 1000, ..Latencies::default() };
     waits.slots[slot] = n;
     Figures { run_ns, waits }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::Waits;
+use crate::probe::Latencies;
 use crate::probe::skeletons::sched::{SchedCpu, SchedGroup};
 use crate::signal::Growing;
 
@@ -20,12 +20,12 @@ pub(super) const CROWDED: usize = 1_536;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Figures {
     pub run_ns: u64,
-    pub waits: Waits,
+    pub waits: Latencies,
 }
 
 impl Figures {
     pub fn of(g: &SchedGroup) -> Self {
-        Figures { run_ns: g.run_ns, waits: Waits { zero: g.wait_zero, slots: g.wait, total_ns: g.wait_ns } }
+        Figures { run_ns: g.run_ns, waits: g.wait }
     }
 
     fn with(&self, other: &Figures, f: impl Fn(u64, u64) -> u64) -> Self {
@@ -52,7 +52,7 @@ pub(super) struct Cpu {
     pub at_rest: bool,
     pub lost: u64,
     /// Waits of cgroups that were lost.
-    pub overflow: Waits,
+    pub overflow: Latencies,
     pub groups: Vec<(u64, Figures)>,
     /// Who runs since when, on the monotonic clock.
     pub running: Option<(u64, u64)>,
@@ -77,9 +77,9 @@ impl Cpu {
 /// What was reported so far.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
-    pub node: Waits,
+    pub node: Latencies,
     /// Of cgroups that were forgotten: the node's sum keeps them.
-    forgotten: Waits,
+    forgotten: Latencies,
     pub groups: HashMap<u64, Group>,
     /// How often the figures of a cgroup on a CPU found no room in the hash.
     pub lost: u64,
@@ -150,9 +150,9 @@ impl Totals {
     }
 
     /// The figures of each cgroup, and the node's waits that are no cgroup's any more.
-    fn sum_up(&self, evicted: &[(u64, Figures)], cpus: &[Cpu], now_ns: u64) -> (HashMap<u64, Figures>, Waits) {
+    fn sum_up(&self, evicted: &[(u64, Figures)], cpus: &[Cpu], now_ns: u64) -> (HashMap<u64, Figures>, Latencies) {
         let mut sums: HashMap<u64, Figures> = HashMap::new();
-        let mut node = self.forgotten.clone();
+        let mut node = self.forgotten;
         for (id, figures) in evicted {
             sums.entry(cgroup_of(*id)).or_default().add(figures);
         }
