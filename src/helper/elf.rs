@@ -17,6 +17,7 @@ use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Symbolized, Symbolizer, evict};
 
 use super::names::demangled;
+use crate::signal::Hex;
 
 /// Files whose symbols are kept.
 const FILES: usize = 32;
@@ -68,7 +69,7 @@ impl ElfFiles {
         if let Entry::Vacant(place) = self.open.entry(key) {
             let build_id = blazesym::helper::read_elf_build_id(&fd_path(&file)).ok().flatten();
             let build_id = build_id.filter(|id| id.len() <= 64);
-            let build_id = build_id.map(|id| id.iter().map(|b| format!("{b:02x}")).collect::<String>().into());
+            let build_id = build_id.map(|id| Hex(&id).to_string().into());
             place.insert(ElfFile { file, build_id, used: u64::MAX });
             if self.open.len() > FILES {
                 self.forget_oldest();
