@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A metric collector of your own: how many file handles the node has open.
+//! A metric collector of your own: how many file handles the node has open. How long it takes to read
+//! them is an instrument of the OpenTelemetry API, as a library might bring its own.
 //!
-//! `cargo run --example metrics -- run`, then look for `acme_file_handle_count` on `/metrics`.
+//! `cargo run --example metrics -- run`, then look for `acme_` on `/metrics`.
 
+use bianque::opentelemetry::global;
+use bianque::opentelemetry::metrics::Histogram;
 use bianque::prelude::*;
 
 const STATE: Key = Key::new("acme.state", "open: in use; limit: the most there can be");
@@ -12,6 +15,7 @@ static HANDLES: MetricDef =
 
 struct FileHandles {
     file: std::path::PathBuf,
+    took: Histogram<f64>,
 }
 
 impl Collector for FileHandles {
@@ -25,14 +29,18 @@ impl Collector for FileHandles {
     type Config = NoSettings;
 
     fn new(_: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        Ok(FileHandles { file: cx.host.proc.join("sys/fs/file-nr") })
+        let meter = global::meter(Self::INFO.name);
+        let took = meter.f64_histogram("acme.file.handle.read.duration").with_unit("s").build();
+        Ok(FileHandles { file: cx.host.proc.join("sys/fs/file-nr"), took })
     }
 }
 
 impl MetricCollector for FileHandles {
     fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()> {
         // allocated, allocated but unused (always 0 since 2.6), maximum
+        let start = std::time::Instant::now();
         let text = std::fs::read_to_string(&self.file)?;
+        self.took.record(start.elapsed().as_secs_f64(), &[]);
         let mut numbers = text.split_whitespace().map(str::parse);
         let open: u64 = numbers.next().ok_or_else(|| anyhow::anyhow!("file-nr is empty"))??;
         let limit: u64 = numbers.next_back().ok_or_else(|| anyhow::anyhow!("file-nr has one number"))??;

@@ -52,6 +52,10 @@ pub mod prelude {
     pub use crate::workload::Workloads;
 }
 
+/// The API for instruments of your own: what is made of [`opentelemetry::global::meter`], in a collector or a library that it
+/// uses, is on `/metrics` and in OTLP like all else.
+pub use opentelemetry;
+
 /// For code that `bianque-build` writes.
 #[doc(hidden)]
 pub use zerocopy;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's own logs and spans, through the OpenTelemetry SDK. What it counts about itself is in the
-//! state of metrics, with all others.
+//! The agent's own logs and spans, and instruments that collectors make, through the OpenTelemetry SDK.
+//! What the agent counts about itself is in the state of metrics, with all others.
 //!
 //! Logs go to standard error, and over OTLP with the spans where a back end is named. What the
 //! export stack itself logs never goes over OTLP: it would feed itself. The SDK exports on threads
 //! of its own, so a back end that hangs holds up nothing of the agent.
 
 mod export;
+mod instruments;
 mod output;
 
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::exporters::otlp::{self, env};
 use crate::signal::semconv::{AGENT, attr};
 use crate::signal::{Attributes, Value};
 
+pub use instruments::{Bounds, Instruments};
 pub use output::Output;
 
 /// Crates that carry our telemetry away: what they log stays on this machine.
@@ -40,14 +42,14 @@ pub struct Options<'a> {
     pub resource: Attributes,
     /// Where to send; nothing goes out if no endpoint is named in it.
     pub otlp: &'a otlp::Settings,
-    /// Time between two exports of the self-metrics.
-    pub interval: Duration,
+    /// What is asked of instruments that are made through the OpenTelemetry API.
+    pub instruments: Bounds,
 }
 
 /// The agent's own telemetry while it runs.
 pub struct Telemetry {
-    registry: prometheus::Registry,
     meters: SdkMeterProvider,
+    instruments: Instruments,
     logs: Option<SdkLoggerProvider>,
     spans: Option<SdkTracerProvider>,
 }
@@ -78,35 +80,24 @@ impl Telemetry {
     /// Which setting cannot be used, and why.
     pub fn start(options: Options<'_>) -> anyhow::Result<Telemetry> {
         let resource = sdk_resource(&options.resource);
-        let registry = prometheus::Registry::new();
-        let text = opentelemetry_prometheus::exporter()
-            .with_registry(registry.clone())
-            .scope_info_enabled(false)
-            .without_target_info()
-            .build()
-            .context("make the registry of the agent's own metrics")?;
-        let mut meters = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(text);
-        if let Some(exporter) = export::metrics(options.otlp)? {
-            let reader = opentelemetry_sdk::metrics::PeriodicReader::builder(exporter);
-            meters = meters.with_reader(reader.with_interval(options.interval).build());
-        }
+        let (meters, instruments) = instruments::provider(resource.clone(), &options.instruments)?;
         let logs = export::logs(options.otlp)?
             .map(|e| SdkLoggerProvider::builder().with_resource(resource.clone()).with_batch_exporter(e).build());
         let spans = export::spans(options.otlp)?
             .map(|e| SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(e).build());
-        Ok(Telemetry { registry, meters: meters.build(), logs, spans })
+        Ok(Telemetry { meters, instruments, logs, spans })
     }
 
-    /// All self-metrics as they are now, for the one writer of `/metrics`.
+    /// What was made of [`Self::meters`], as it was read last.
     #[must_use]
-    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
-        self.registry.gather()
+    pub fn instruments(&self) -> Instruments {
+        self.instruments.clone()
     }
 
-    /// A handle that gathers, for who outlives the borrow.
-    pub fn gatherer(&self) -> impl Fn() -> Vec<prometheus::proto::MetricFamily> + Clone + Send + Sync + 'static {
-        let registry = self.registry.clone();
-        move || registry.gather()
+    /// The provider of meters, to be made the global one, once, by the agent.
+    #[must_use]
+    pub fn meters(&self) -> SdkMeterProvider {
+        self.meters.clone()
     }
 
     /// What takes the agent's `tracing` events and spans: to be installed once, by the agent.
@@ -191,7 +182,8 @@ mod tests {
     }
 
     fn options(otlp: &otlp::Settings) -> Options<'_> {
-        Options { resource: Attributes::new(), otlp, interval: Duration::from_secs(60) }
+        let instruments = Bounds { interval: Duration::from_secs(60), max_series: 10, declared: Vec::new() };
+        Options { resource: Attributes::new(), otlp, instruments }
     }
 
     /// The environment has the last word on the agent's resource; the node's id is the instance.

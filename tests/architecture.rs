@@ -36,7 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("pipeline", &["signal"]),
     ("files", &[]),
     ("exporters", &["signal", "files", "pipeline::log", "pipeline::metrics", "pipeline::backing"]),
-    ("telemetry", &["signal", "exporters::otlp"]),
+    ("telemetry", &["signal", "exporters::otlp", "exporters::prometheus"]),
 ];
 
 // --- reading ------------------------------------------------------------------------------------

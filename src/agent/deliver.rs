@@ -19,6 +19,7 @@ use crate::exporters::retry::Shutdown;
 use crate::pipeline::log::{Log, Reader};
 use crate::pipeline::metrics::{MetricState, SelfMetrics};
 use crate::signal::Attributes;
+use crate::telemetry::Instruments;
 
 /// Between two looks whether a store that could not be opened is back.
 const STORE_RETRY: Duration = Duration::from_secs(2);
@@ -30,6 +31,7 @@ pub(super) struct Exporting<'a> {
     pub own: &'a SelfMetrics,
     pub resource: &'a Attributes,
     pub health: &'a Health,
+    pub instruments: Instruments,
 }
 
 /// Yields the moment by which an exporter must have ended, once the agent stops.
@@ -125,6 +127,8 @@ impl Exporting<'_> {
             let interval = config.metrics.interval.get();
             let transport = Transport::new(&endpoint)?;
             let delivery = MetricDelivery::new(self.state.clone(), transport, node, interval, self.own.clone());
+            let instruments = self.instruments.clone();
+            let delivery = delivery.with_instruments(Box::new(move || instruments.scopes()));
             tasks.spawn(delivery.telling(self.health.clone()).run(shutdown(stop.clone(), deadline.clone())));
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::outlet::Counting;
 use super::threads::{Stoppable, stoppable, with_less};
 use super::{Kept, node};
+use crate::collectors::Registration;
 use crate::config::{self, Config, Loaded, Sources};
 use crate::exporters::health::Health;
 use crate::exporters::prometheus::Prometheus;
@@ -14,7 +15,7 @@ use crate::exporters::store::{self, OpenError, Store};
 use crate::host::{Clock, Host};
 use crate::pipeline::incident::Moment;
 use crate::pipeline::log::Log;
-use crate::pipeline::metrics::{MetricState, SelfMetrics};
+use crate::pipeline::metrics::{MetricState, SelfMetrics, own};
 use crate::pipeline::{self, Pipeline, Sender};
 use crate::signal::ids::EventId;
 use crate::signal::{Attributes, otlp};
@@ -45,11 +46,12 @@ impl Rear {
         host: &Host,
         clock: &Clock,
         kept: &Kept,
+        registrations: &[Registration],
     ) -> anyhow::Result<Rear> {
         let config = &loaded.config;
         let node = node::resource(host, &sources.env);
         let (resource, warning) = telemetry::resource(&node, &sources.env);
-        let telemetry = start_telemetry(config, &resource)?;
+        let telemetry = start_telemetry(config, &resource, registrations)?;
         for text in loaded.warnings.iter().chain(&warning) {
             tracing::warn!("{text}");
         }
@@ -86,15 +88,25 @@ impl Rear {
 
     /// The writer of `/metrics`.
     pub fn prometheus(&self) -> Arc<Prometheus> {
-        Arc::new(Prometheus::new(self.state.clone(), &self.node, Box::new(self.telemetry.gatherer())))
+        let instruments = self.telemetry.instruments();
+        Arc::new(Prometheus::new(self.state.clone(), &self.node, Box::new(move || instruments.families())))
     }
 }
 
-fn start_telemetry(config: &Config, resource: &Attributes) -> anyhow::Result<Telemetry> {
+fn start_telemetry(
+    config: &Config,
+    resource: &Attributes,
+    registrations: &[Registration],
+) -> anyhow::Result<Telemetry> {
+    let declared = own::ALL.iter().copied().chain(registrations.iter().flat_map(Registration::metrics));
     let telemetry = Telemetry::start(telemetry::Options {
         resource: resource.clone(),
         otlp: &config.exporters.otlp,
-        interval: config.metrics.interval.get(),
+        instruments: telemetry::Bounds {
+            interval: config.metrics.interval.get(),
+            max_series: config.metrics.max_series as usize,
+            declared: declared.collect(),
+        },
     })?;
     let output = match config.log.format {
         config::LogFormat::Text => telemetry::Output::Text,
@@ -103,6 +115,8 @@ fn start_telemetry(config: &Config, resource: &Attributes) -> anyhow::Result<Tel
     let subscriber = telemetry.subscriber(config.log.level.as_str(), output)?;
     // A second agent in one process, as tests have it, keeps the first one's.
     drop(tracing::subscriber::set_global_default(subscriber));
+    // What collectors make through the OpenTelemetry API is made after this.
+    opentelemetry::global::set_meter_provider(telemetry.meters());
     Ok(telemetry)
 }
 

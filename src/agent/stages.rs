@@ -68,7 +68,7 @@ impl Stages {
         let host = Host::default();
         let clock = Clock::default();
         // From the back: a stage's exit is there before anything enters it.
-        let rear = Rear::start(&loaded, sources, &host, &clock, kept).await?;
+        let rear = Rear::start(&loaded, sources, &host, &clock, kept, registrations).await?;
         let statuses = Arc::new(Statuses::new(registrations));
         let front = Front::build(registrations, (&config, &sources.env), &host, &clock, &statuses, &rear);
         // The kernel's types were some 20 MiB.
@@ -88,6 +88,7 @@ impl Stages {
             own: &rear.own,
             resource: &rear.resource,
             health: &rear.health,
+            instruments: rear.telemetry.instruments(),
         };
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
         tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen.clone()));

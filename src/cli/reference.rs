@@ -126,7 +126,7 @@ fn metrics(registrations: &[Registration]) -> String {
     );
     out.push_str("| collector | metric | instrument | unit | what it is | attributes |\n|---|---|---|---|---|---|\n");
     for r in registrations {
-        monitoring::metrics_of(r).into_iter().for_each(|m| metric_row(&mut out, m, Some(r.info.name)));
+        r.metrics().into_iter().for_each(|m| metric_row(&mut out, m, Some(r.info.name)));
     }
     out.push_str("\n## The agent's own\n\n");
     out.push_str(METRICS_HEAD);

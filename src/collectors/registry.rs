@@ -10,7 +10,7 @@ use super::{Settings, Unavailable, declared};
 use crate::host::Now;
 use crate::probe::RecordSet;
 use crate::settings::{self, Misfit};
-use crate::signal::{Capture, Change, Metrics, Trigger};
+use crate::signal::{Capture, Change, MetricDef, Metrics, Trigger};
 
 /// Every collector of this crate, in the order in which they are listed.
 pub static BUILT_IN: &[Registration] = &[
@@ -45,6 +45,21 @@ pub struct Registration {
     /// Whether a section (without the common keys `enabled` and `interval`) is valid.
     pub check: fn(&toml::Table) -> Result<(), SettingsError>,
     pub(crate) build: fn(&toml::Table, &mut Context<'_>) -> Result<Running, BuildError>,
+}
+
+impl Registration {
+    /// Every metric of a collector, those that count its events included, each once.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<&'static MetricDef> {
+        let counters = self.info.events.iter().flat_map(|e| std::iter::once(e.counter).chain(e.container_counter));
+        let mut out: Vec<&'static MetricDef> = Vec::new();
+        for m in self.info.metrics.iter().copied().chain(counters) {
+            if out.iter().all(|o| o.name != m.name) {
+                out.push(m);
+            }
+        }
+        out
+    }
 }
 
 /// What is wrong with a collector's section.

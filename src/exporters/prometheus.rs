@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one writer of `/metrics`: every collector's series, the node, the workloads and the agent's
-//! own counters, as Prometheus text 0.0.4 or OpenMetrics 1.0.
+//! The one writer of `/metrics`: every collector's series, the node, the workloads, the agent's own
+//! counters and instruments of the OpenTelemetry API, as Prometheus text 0.0.4 or OpenMetrics 1.0.
 //!
 //! Names follow OpenTelemetry's "Prometheus and OpenMetrics Compatibility" specification: see
 //! [`names`]. A workload's series carry exactly `container_id`, `container_name`,
@@ -8,9 +8,9 @@
 //! everything else of it is on `linux_workload_info`, to join. A systemd unit or plain cgroup, which
 //! has no container id, is named by `container_name`.
 
+mod instruments;
 pub mod names;
 pub mod negotiate;
-mod own;
 mod text;
 
 use std::collections::HashSet;
@@ -25,7 +25,7 @@ use names::Name;
 pub use negotiate::Format;
 use text::Out;
 
-/// Gathers the counters that the agent keeps of itself in the OpenTelemetry SDK.
+/// Gathers what was made through the OpenTelemetry API.
 pub type Gather = Box<dyn Fn() -> Vec<MetricFamily> + Send + Sync>;
 
 /// The buffer of the last scrape. To write into memory that the kernel has to give anew costs several
@@ -77,7 +77,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// `node`: the resource of the node; `gather`: the agent's own counters.
+    /// `node`: the resource of the node; `gather`: what was made through the OpenTelemetry API.
     #[must_use]
     pub fn new(state: Arc<MetricState>, node: &Attributes, gather: Gather) -> Self {
         Prometheus { state, target: text::labels(node.iter()), gather, spare: Spare::default(), conflict: Once::new() }
@@ -88,7 +88,7 @@ impl Prometheus {
     pub fn scrape(&self, format: Format) -> Page {
         let buffer = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
         let mut out = Out::new(format, buffer);
-        let own = (self.gather)();
+        let gathered = (self.gather)();
         self.info(&mut out, "target", "The node and the agent", std::iter::once(self.target.as_str()));
         let mut written = HashSet::new();
         {
@@ -100,18 +100,19 @@ impl Prometheus {
                 if written.insert(name.family.clone()) {
                     write_family(&mut out, family, &name);
                 } else {
-                    self.conflict.call_once(|| {
-                        tracing::error!(
-                            metric = family.def().name,
-                            "left out of /metrics: another metric has the same Prometheus name {}; rename one",
-                            name.family
-                        );
-                    });
+                    self.conflict(family.def().name);
                 }
             }
         }
-        own::write(&mut out, &own, &written);
+        let left_out = instruments::write(&mut out, &gathered, &written);
+        left_out.into_iter().for_each(|name| self.conflict(name));
         Page { bytes: out.finish(), spare: self.spare.clone() }
+    }
+
+    fn conflict(&self, name: &str) {
+        self.conflict.call_once(|| {
+            tracing::error!("{name} is left out of /metrics: another metric has the same Prometheus name; rename one");
+        });
     }
 
     fn info<'a>(&self, out: &mut Out, name: &str, help: &str, labels: impl Iterator<Item = &'a str>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Attributes, Key, Value, Workload};
 
 /// The OTel instrument a metric is exported as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Instrument {
     /// Monotonic sum, cumulative since [`Point::start`].
     Counter,

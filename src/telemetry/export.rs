@@ -13,14 +13,14 @@ use hyper::body::Bytes;
 use hyper::{Request, Response};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
-    LogExporter, MetricExporter, Protocol as SdkProtocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
+    LogExporter, Protocol as SdkProtocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
     WithTonicConfig as _,
 };
 use tokio::runtime::Handle;
 
 use crate::exporters::otlp::{Compression, Endpoint, Protocol, Settings, Signal, grpc, http};
 
-/// Builds one of the SDK's three exporters: their builders have the same methods but no common type.
+/// Builds one of the SDK's two exporters: their builders have the same methods but no common type.
 macro_rules! exporter {
     ($exporter:ident, $settings:expr, $signal:expr) => {{
         let Some(endpoint) = $settings.endpoint($signal)? else { return Ok(None) };
@@ -62,10 +62,6 @@ pub fn logs(settings: &Settings) -> anyhow::Result<Option<LogExporter>> {
 
 pub fn spans(settings: &Settings) -> anyhow::Result<Option<SpanExporter>> {
     exporter!(SpanExporter, settings, Signal::Traces)
-}
-
-pub fn metrics(settings: &Settings) -> anyhow::Result<Option<MetricExporter>> {
-    exporter!(MetricExporter, settings, Signal::Metrics)
 }
 
 fn headers(endpoint: &Endpoint) -> anyhow::Result<HashMap<String, String>> {

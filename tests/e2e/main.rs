@@ -30,7 +30,7 @@ use agent::{Agent, node, now, shop};
 use bianque::exporters::otlp::{MetricDelivery, Node, Protocol, Signal, Transport};
 use bianque::pipeline::metrics::{MetricState, SelfMetrics};
 use bianque::signal::{Histogram, MetricDef, Metrics, Stage};
-use bianque::telemetry::{Options, Output, Telemetry};
+use bianque::telemetry::{Bounds, Options, Output, Telemetry};
 use servers::{Backend, TLS, eventually};
 
 const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::Http];
@@ -158,7 +158,8 @@ async fn own_telemetry_comes_through_without_feeding_itself() {
     for protocol in BOTH {
         let backend = Backend::collector();
         let otlp = backend.settings(protocol);
-        let options = Options { resource: node(), otlp: &otlp, interval: Duration::from_millis(300) };
+        let instruments = Bounds { interval: Duration::from_millis(300), max_series: 10, declared: Vec::new() };
+        let options = Options { resource: node(), otlp: &otlp, instruments };
         let telemetry = Telemetry::start(options).unwrap();
         let subscriber = telemetry.subscriber("trace", Output::Text).unwrap();
         tracing::subscriber::with_default(subscriber, || {

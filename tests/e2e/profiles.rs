@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use crate::counted::Counted;
-use bianque::exporters::otlp::{Protocol, Settings};
-use bianque::signal::Attributes;
+use bianque::exporters::otlp::Protocol;
 use tokio::time::Instant;
 
 use crate::agent::Agent;

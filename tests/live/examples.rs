@@ -31,7 +31,8 @@ fn start(program: PathBuf, backend: &Backend, config: &str) -> Agent {
     agent
 }
 
-/// A metric of one's own is on `/metrics`, in the Collector, and in the list.
+/// A metric of one's own is on `/metrics`, in the Collector, and in the list; so is one that was made through the
+/// OpenTelemetry API.
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_of_ones_own() {
     let _place = place!(Need::Agent, Need::Servers);
@@ -44,6 +45,11 @@ async fn metrics_of_ones_own() {
         backend.record("metrics", "acme.file.handle.count", |m| m.text("name") == "acme.file.handle.count").await;
     let points = metric.body["sum"]["dataPoints"].to_string();
     assert!(points.contains("\"open\"") && points.contains("\"limit\""), "{points}");
+    wait_for("the instrument", patience(10), || agent.metric("acme_file_handle_read_duration_seconds_count", &[]));
+    let name = "acme.file.handle.read.duration";
+    let instrument = backend.record("metrics", name, |m| m.text("name") == name).await;
+    assert_eq!((&instrument.scope["name"], instrument.text("unit")), (&"file_handles".into(), "s"));
+    assert_eq!(instrument.resource("host.name"), metric.resource("host.name"));
     let listed = agent.json(&["list"]);
     assert!(listed.iter().any(|c| c["name"] == "file_handles"), "list does not show it: {listed:?}");
 }

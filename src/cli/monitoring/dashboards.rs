@@ -4,8 +4,8 @@
 
 use serde_json::{Value as Json, json};
 
+use super::is_of_workloads;
 use super::query::{INSTANCE, WORKLOAD, labels};
-use super::{is_of_workloads, metrics_of};
 use crate::collectors::Registration;
 use crate::exporters::prometheus::names::{Name, word};
 use crate::exporters::prometheus::{INFO, WORKLOAD_INFO};
@@ -113,7 +113,7 @@ impl Board {
         top: Option<usize>,
     ) {
         for r in registrations {
-            let metrics = metrics_of(r).into_iter().filter(|m| wanted(m));
+            let metrics = r.metrics().into_iter().filter(|m| wanted(m));
             let panels: Vec<_> = metrics.filter_map(|m| Some((m, query(m, selector, by, top)?))).collect();
             if panels.is_empty() {
                 continue;

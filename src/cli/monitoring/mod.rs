@@ -47,18 +47,6 @@ pub(super) fn page(registrations: &[Registration]) -> String {
     out
 }
 
-/// Every metric of a collector, those that count its events included, each once.
-pub(super) fn metrics_of(r: &Registration) -> Vec<&'static MetricDef> {
-    let counters = r.info.events.iter().flat_map(|e| std::iter::once(e.counter).chain(e.container_counter));
-    let mut out: Vec<&'static MetricDef> = Vec::new();
-    for m in r.info.metrics.iter().copied().chain(counters) {
-        if out.iter().all(|o| o.name != m.name) {
-            out.push(m);
-        }
-    }
-    out
-}
-
 /// Whether the series of a metric are workloads' rather than the node's: no family mixes the two.
 fn is_of_workloads(m: &MetricDef) -> bool {
     m.name.split('.').any(|part| part == "container")

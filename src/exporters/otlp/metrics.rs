@@ -7,6 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, ScopeMetrics};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message as _;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
@@ -18,6 +23,9 @@ use crate::pipeline::metrics::{Exemplar, Family, MetricState, SelfMetrics, Serie
 use crate::signal::metric::Reading;
 use crate::signal::semconv::SCHEMA_URL;
 use crate::signal::{Histogram, Instrument, Workload, WorkloadKey, ids, otlp, wire};
+
+/// Reads what was made through the OpenTelemetry API.
+pub type Scopes = Box<dyn Fn() -> Vec<ScopeMetrics> + Send + Sync>;
 
 /// Size from which a request is closed: gRPC servers take 4 MiB at most by default.
 const FULL: usize = 2 << 20;
@@ -33,6 +41,7 @@ pub struct MetricDelivery {
     node: Node,
     interval: Duration,
     own: SelfMetrics,
+    scopes: Scopes,
     complaints: OnceAMinute,
     failing: bool,
     health: Health,
@@ -55,11 +64,19 @@ impl MetricDelivery {
             node,
             interval,
             own,
+            scopes: Box::new(Vec::new),
             complaints,
             failing: false,
             health: Health::default(),
             not_before: None,
         }
+    }
+
+    /// Sends also what was made through the OpenTelemetry API.
+    #[must_use]
+    pub fn with_instruments(mut self, scopes: Scopes) -> Self {
+        self.scopes = scopes;
+        self
     }
 
     /// Tells there how it goes.
@@ -96,7 +113,8 @@ impl MetricDelivery {
 
     /// Sends the state once; stops at the first request that is not accepted.
     async fn send(&mut self) {
-        let requests = requests(&self.state.read(), &self.node);
+        let mut requests = requests(&self.state.read(), &self.node);
+        requests.extend(requests_of((self.scopes)(), &self.node));
         for (body, points) in requests {
             let (reason, why) = match self.transport.export(body).await {
                 Outcome::Accepted { rejected, message } => {
@@ -169,6 +187,50 @@ pub fn requests(view: &View<'_>, node: &Node) -> Vec<(Bytes, u64)> {
         out.push((body.into(), points));
     }
     out
+}
+
+/// Metrics as the OpenTelemetry SDK has them, as export requests with the agent's resource, each with its
+/// number of points.
+fn requests_of(scopes: Vec<ScopeMetrics>, node: &Node) -> Vec<(Bytes, u64)> {
+    let mut out = Vec::new();
+    for scope in scopes {
+        let (mut metrics, mut size) = (Vec::new(), 0);
+        let mut last = scope.metrics.len();
+        for metric in scope.metrics {
+            last -= 1;
+            size += metric.encoded_len();
+            metrics.push(metric);
+            if last > 0 && size < FULL {
+                continue;
+            }
+            let points = metrics.iter().map(points_of).sum();
+            let scope = ScopeMetrics {
+                scope: scope.scope.clone(),
+                schema_url: scope.schema_url.clone(),
+                metrics: std::mem::take(&mut metrics),
+            };
+            size = 0;
+            let of_node = ResourceMetrics {
+                resource: Some(Resource { attributes: node.resource(None), ..Resource::default() }),
+                scope_metrics: vec![scope],
+                schema_url: SCHEMA_URL.to_owned(),
+            };
+            out.push((ExportMetricsServiceRequest { resource_metrics: vec![of_node] }.encode_to_vec().into(), points));
+        }
+    }
+    out
+}
+
+fn points_of(metric: &Metric) -> u64 {
+    let n = match &metric.data {
+        Some(Data::Gauge(g)) => g.data_points.len(),
+        Some(Data::Sum(s)) => s.data_points.len(),
+        Some(Data::Histogram(h)) => h.data_points.len(),
+        Some(Data::ExponentialHistogram(h)) => h.data_points.len(),
+        Some(Data::Summary(s)) => s.data_points.len(),
+        None => 0,
+    };
+    n as u64
 }
 
 /// Writes a metric's series, sorted by workload, as one `Metric` for each.

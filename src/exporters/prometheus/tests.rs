@@ -39,17 +39,17 @@ fn workload(key: u64) -> Workload {
     }
 }
 
-fn own_counter() -> MetricFamily {
+fn gathered() -> MetricFamily {
     let mut pair = LabelPair::default();
-    pair.set_name("collector".into());
-    pair.set_value("oom".into());
+    pair.set_name("acme_state".into());
+    pair.set_value("open".into());
     let mut counter = Counter::default();
     counter.set_value(3.0);
     let mut metric = Metric::from_label(vec![pair]);
     metric.set_counter(counter);
     let mut family = MetricFamily::default();
-    family.set_name("bianque_events_accepted_total".into());
-    family.set_help("Events accepted".into());
+    family.set_name("acme_reads_total".into());
+    family.set_help("Reads".into());
     family.set_field_type(MetricType::COUNTER);
     family.set_metric(vec![metric]);
     family
@@ -75,7 +75,7 @@ fn sample() -> (Arc<MetricState>, Prometheus) {
     state.count_event(&KILL, Some(&w), &Attributes::new(), Some(TraceId([0xab; 16])), time);
     let mut node = Attributes::new();
     node.set(attr::HOST_NAME, "node-1").set(attr::SERVICE_NAME, "bianque");
-    let writer = Prometheus::new(state.clone(), &node, Box::new(|| vec![own_counter()]));
+    let writer = Prometheus::new(state.clone(), &node, Box::new(|| vec![gathered()]));
     (state, writer)
 }
 
@@ -126,9 +126,9 @@ linux_runqueue_delay_seconds_count{{cpu_mode="b"}} 9
 # HELP system_memory_usage_bytes Memory in use
 # TYPE system_memory_usage_bytes gauge
 system_memory_usage_bytes 4096
-# HELP bianque_events_accepted_total Events accepted
-# TYPE bianque_events_accepted_total counter
-bianque_events_accepted_total{{collector="oom"}} 3
+# HELP acme_reads_total Reads
+# TYPE acme_reads_total counter
+acme_reads_total{{acme_state="open"}} 3
 "#
     );
     let (_state, writer) = sample();
@@ -158,8 +158,8 @@ fn open_metrics() {
     );
     has(r#"linux_runqueue_delay_seconds_bucket{cpu_mode="b",le="1.0"} 9"#);
     assert!(!out.contains(r#"delay_seconds_count{cpu_mode="b"}"#), "a count without a sum");
-    has("# TYPE bianque_events_accepted counter");
-    has(r#"bianque_events_accepted_total{collector="oom"} 3"#);
+    has("# TYPE acme_reads counter");
+    has(r#"acme_reads_total{acme_state="open"} 3"#);
     assert!(out.ends_with("\n# EOF\n"));
     assert_eq!(out.matches("# EOF").count(), 1);
 }
@@ -224,6 +224,21 @@ fn name_conflicts_leave_one() {
     m.value(&OTHER, None, &[], 7.0);
     state.update("other", &mut m, Timestamp(1));
     assert_eq!(text(&writer, Format::Text).matches("# TYPE linux_load_ratio ").count(), 1);
+}
+
+/// An instrument never makes the page invalid: not by a name that one of ours has, and not by one series twice.
+#[test]
+fn instruments_do_not_get_in_the_way() {
+    let (state, _) = sample();
+    let mut taken = gathered();
+    taken.set_name("linux_oom_kills_total".into());
+    let mut twice = gathered();
+    twice.set_metric(vec![gathered().get_metric()[0].clone(), gathered().get_metric()[0].clone()]);
+    let writer = Prometheus::new(state, &Attributes::new(), Box::new(move || vec![taken.clone(), twice.clone()]));
+    let out = text(&writer, Format::Text);
+    assert_eq!(out.matches("# TYPE linux_oom_kills_total ").count(), 1);
+    assert!(!out.contains("linux_oom_kills_total{"), "{out}");
+    assert_eq!(out.matches("\nacme_reads_total{").count(), 1);
 }
 
 /// Not-a-number and infinities are written as both formats spell them.

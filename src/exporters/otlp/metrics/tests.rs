@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, metric, number_data_point};
-use prost::Message as _;
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::metrics::v1::{NumberDataPoint, Sum, metric, number_data_point};
 
 use super::*;
 use crate::signal::ids::TraceId;
@@ -38,6 +37,32 @@ fn read(state: &MetricState) -> Vec<ResourceMetrics> {
 
 fn attribute<'a>(r: &'a ResourceMetrics, key: &str) -> Option<&'a str> {
     otlp::text(&r.resource.as_ref().unwrap().attributes, key)
+}
+
+/// What was made through the OpenTelemetry API goes with the agent's resource and its own scope, and a request is
+/// closed when it is full.
+#[test]
+fn metrics_of_the_api_go_as_all_others() {
+    let metric = |name: &str, text: usize| Metric {
+        name: name.into(),
+        description: "x".repeat(text),
+        data: Some(Data::Sum(Sum { data_points: vec![NumberDataPoint::default(); 3], ..Sum::default() })),
+        ..Metric::default()
+    };
+    let scope = ScopeMetrics {
+        scope: Some(InstrumentationScope { name: "acme".into(), ..InstrumentationScope::default() }),
+        metrics: vec![metric("a", FULL), metric("b", 1), metric("c", 1)],
+        ..ScopeMetrics::default()
+    };
+    let all = requests_of(vec![scope], &node());
+    assert_eq!(all.iter().map(|(_, points)| *points).collect::<Vec<_>>(), [3, 6]);
+    for ((body, _), names) in all.into_iter().zip([&["a"][..], &["b", "c"]]) {
+        let r = ExportMetricsServiceRequest::decode(body).unwrap().resource_metrics.remove(0);
+        assert_eq!((attribute(&r, "host.name"), r.schema_url.as_str()), (Some("n1"), SCHEMA_URL));
+        assert_eq!(r.scope_metrics[0].scope.as_ref().unwrap().name, "acme");
+        assert_eq!(r.scope_metrics[0].metrics.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), names);
+    }
+    assert_eq!(requests_of(Vec::new(), &node()), []);
 }
 
 /// Each instrument becomes its OTLP kind, with temporality, start, time and attributes.

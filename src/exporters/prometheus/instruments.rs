@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The agent's own counters, as the OpenTelemetry SDK's Prometheus registry gathers them.
+//! What was made through the OpenTelemetry API, as the SDK's Prometheus registry gathers it.
 
 use std::collections::HashSet;
 
@@ -7,15 +7,14 @@ use prometheus::proto::{LabelPair, MetricFamily, MetricType};
 
 use super::text::{INFINITY, Out, canonical, escape};
 
-/// What the SDK adds about itself and we say better.
-const LEFT_OUT: &[&str] = &["target_info", "otel_scope_info"];
-
-/// Writes what is not `written` under the same name already.
-pub(super) fn write(out: &mut Out, families: &[MetricFamily], written: &HashSet<String>) {
+/// Writes what is not `written` under the same name already; says what it left out.
+pub(super) fn write<'a>(out: &mut Out, families: &'a [MetricFamily], written: &HashSet<String>) -> Vec<&'a str> {
+    let mut left_out = Vec::new();
     for family in families {
         let counter = family.get_field_type() == MetricType::COUNTER;
         let bare = family.name().strip_suffix("_total").filter(|_| counter).unwrap_or(family.name());
-        if family.get_metric().is_empty() || written.contains(bare) || LEFT_OUT.contains(&family.name()) {
+        if written.contains(bare) {
+            left_out.push(family.name());
             continue;
         }
         let (kind, typed) = match family.get_field_type() {
@@ -28,8 +27,13 @@ pub(super) fn write(out: &mut Out, families: &[MetricFamily], written: &HashSet<
             MetricType::SUMMARY | MetricType::UNTYPED => continue,
         };
         out.head(&typed, kind, family.help(), None);
+        let mut before = HashSet::new();
         for metric in family.get_metric() {
             let labels = labels(metric.get_label());
+            // Integers and floats of one name are two streams to the SDK.
+            if !before.insert(labels.clone()) {
+                continue;
+            }
             match family.get_field_type() {
                 MetricType::COUNTER => value(out, bare, "_total", &labels, metric.get_counter().get_value()),
                 MetricType::HISTOGRAM => histogram(out, bare, &labels, metric.get_histogram()),
@@ -37,6 +41,7 @@ pub(super) fn write(out: &mut Out, families: &[MetricFamily], written: &HashSet<
             }
         }
     }
+    left_out
 }
 
 fn value(out: &mut Out, name: &str, suffix: &str, labels: &str, v: f64) {
@@ -66,8 +71,7 @@ fn histogram(out: &mut Out, name: &str, labels: &str, h: &prometheus::proto::His
 
 fn labels(pairs: &[LabelPair]) -> String {
     let mut text = String::new();
-    // The scope is the agent on every one of them: it tells nothing.
-    for pair in pairs.iter().filter(|p| !p.name().starts_with("otel_scope_") && !p.value().is_empty()) {
+    for pair in pairs.iter().filter(|p| !p.value().is_empty()) {
         if !text.is_empty() {
             text.push(',');
         }
