@@ -22,6 +22,7 @@ LICENSE;
 #define VECTOR_SLOTS 16
 
 struct softirq_delay {
+	struct limited limited;
 	u64 time_ns;
 	u64 delay_ns;
 	u64 steal_ns;
@@ -29,18 +30,16 @@ struct softirq_delay {
 	u64 raised_in;
 	struct found_at at;
 	u32 vector;
-	/* records of this CPU that were over the limit since the last one */
-	u32 suppressed;
+	u32 reserved;
 };
 
 struct irq_held_off {
+	struct limited limited;
 	u64 time_ns;
 	u64 delay_ns;
 	u64 steal_ns;
 	u64 function;
 	struct found_at at;
-	u32 suppressed;
-	u32 reserved;
 };
 
 RECORDS(softirq_delay, 128 * 1024);
@@ -62,8 +61,6 @@ struct cpu_state {
 	u64 late_ns;
 	u64 late_seen_ns;
 	u64 late_steal_ns;
-	struct limiter softirq;
-	struct limiter held_off;
 	struct irq_held_off late;
 };
 
@@ -96,6 +93,7 @@ int PROBE(raise__btf, unsigned int vector)
 SEC("tp_btf/softirq_entry")
 int PROBE(entry__btf, unsigned int vector)
 {
+	struct limit_key key = { .reason = vector };
 	struct cpu_state *s = this_cpu();
 	struct softirq_delay *r;
 	struct raised *raised;
@@ -114,9 +112,10 @@ int PROBE(entry__btf, unsigned int vector)
 	steal = booked_steal((void *)bpf_get_current_task()) - raised->steal_ns;
 	if ((s64)steal < 0)
 		steal = 0;
-	if (delay < softirq_limit_ns + steal || !allowed(&s->softirq, now))
+	if (delay < softirq_limit_ns + steal)
 		return 0;
-	r = RESERVE(softirq_delay);
+	cgroup_of_any(&key.cgroup, (struct task_struct *)bpf_get_current_task(), cpu_cgrp_id);
+	r = RESERVE(softirq_delay, &key, now);
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
@@ -124,8 +123,6 @@ int PROBE(entry__btf, unsigned int vector)
 	r->steal_ns = steal;
 	r->raised_in = raised->in;
 	r->vector = vector;
-	r->suppressed = s->softirq.suppressed;
-	s->softirq.suppressed = 0;
 	find_current(ctx, &r->at);
 	SUBMIT(softirq_delay, r);
 	return 0;
@@ -134,20 +131,19 @@ int PROBE(entry__btf, unsigned int vector)
 static __always_inline void judge_late(struct cpu_state *s, u64 now)
 {
 	u64 steal = s->steal_ns - s->late_steal_ns;
+	struct limit_key key = { .cgroup = s->late.at.cgroup };
 	u64 late = s->late_ns;
 	struct irq_held_off *r;
 
 	s->late_ns = 0;
-	if (late < held_off_limit_ns + steal || !allowed(&s->held_off, now))
+	if (late < held_off_limit_ns + steal)
 		return;
-	r = RESERVE(irq_held_off);
+	r = RESERVE(irq_held_off, &key, now);
 	if (!r)
 		return;
-	__builtin_memcpy(r, &s->late, sizeof(*r));
+	__builtin_memcpy(&r->time_ns, &s->late.time_ns, sizeof(*r) - sizeof(r->limited));
 	r->delay_ns = late;
 	r->steal_ns = steal;
-	r->suppressed = s->held_off.suppressed;
-	s->held_off.suppressed = 0;
 	SUBMIT(irq_held_off, r);
 }
 

@@ -23,6 +23,7 @@
 
 mod attach;
 pub mod enums;
+mod limit;
 mod loader;
 mod map;
 mod memory;
@@ -39,6 +40,8 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+pub use limit::{LimitCount, LimitKey, Limited, Limiter};
+pub(crate) use limit::{Limits, Missing, Said, head};
 pub use loader::{Loader, Report};
 pub use map::Table;
 pub use memory::Memory;
