@@ -24,13 +24,12 @@ static __always_inline int report_arm(const void *section, u32 severity, s32 cpu
 {
 	struct arm_section head = {};
 	struct arm_info first = {};
+	struct limit_key key = {};
 	struct arm_error *r;
-	u32 suppressed;
 
 	bpf_probe_read_kernel(&head, sizeof(head), section);
-	if (!wanted(REASON(6, head.mpidr), &suppressed))
-		return 0;
-	r = RESERVE(arm_error);
+	key.reason = head.mpidr;
+	r = RESERVE(arm_error, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	if (head.errors)
@@ -50,7 +49,6 @@ static __always_inline int report_arm(const void *section, u32 severity, s32 cpu
 	r->info_type = first.type;
 	r->info_flags = first.flags;
 	r->multiple = first.multiple[0] | first.multiple[1] << 8;
-	r->suppressed = suppressed;
 	SUBMIT(arm_error, r);
 	return 0;
 }

@@ -3,12 +3,12 @@
  * The kernel's own detector (kernel/hung_task.c) takes a task for hung. It says so for each such
  * task at each of its rounds; what is to be known of the task is read when this arrives.
  */
-#include "probe.h"
-#include "limit_by.h"
+#include "limit.h"
 
 LICENSE;
 
 struct kernel_hung {
+	struct limited limited;
 	u64 time_ns;
 	u64 start_ns;
 	u64 switches;
@@ -18,20 +18,16 @@ struct kernel_hung {
 };
 
 RECORDS(kernel_hung, 32 * 1024);
-LIMIT_BY(limits, 1024);
 
 SEC("tp_btf/sched_process_hang")
 int PROBE(hang__btf, struct task_struct *task)
 {
 	struct limit_key key = {};
 	struct kernel_hung *r;
-	u32 suppressed;
 
 	cgroup_of(&key.cgroup, task, cpu_cgrp_id);
 	/* The walk finds the others too: this is only to be woken. */
-	if (!allowed_by(&limits, &key, bpf_ktime_get_ns(), &suppressed))
-		return 0;
-	r = RESERVE(kernel_hung);
+	r = RESERVE(kernel_hung, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();

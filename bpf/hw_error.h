@@ -2,7 +2,7 @@
 /* Records of hardware errors, and the kernel's types that they are read from. */
 #pragma once
 
-#include "limit_by.h"
+#include "limit.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -57,6 +57,7 @@ static __always_inline const struct mce *mce_of(const void *argument)
 }
 
 struct machine_check {
+	struct limited limited;
 	u64 time_ns;
 	u64 status;
 	u64 misc;
@@ -73,11 +74,12 @@ struct machine_check {
 	u32 microcode;
 	u32 bank;
 	u32 vendor;
-	u32 suppressed;
+	u32 reserved;
 };
 
 /* EDAC: a memory controller's driver. */
 struct memory_error {
+	struct limited limited;
 	u64 time_ns;
 	u64 address;
 	u64 syndrome;
@@ -88,18 +90,19 @@ struct memory_error {
 	s32 middle;
 	s32 low;
 	u32 grain_bits;
-	u32 suppressed;
+	u32 reserved;
 	char message[64];
 	char label[64];
 	char detail[128];
 };
 
 struct pcie_error {
+	struct limited limited;
 	u64 time_ns;
 	u32 status;
 	u32 severity;
 	u32 header_valid;
-	u32 suppressed;
+	u32 reserved;
 	u32 header[4];
 	char device[32];
 };
@@ -109,13 +112,12 @@ struct pcie_error {
 
 /* A section of a firmware's report that the kernel has no decoder for. */
 struct firmware_error {
+	struct limited limited;
 	u64 time_ns;
 	u8 section[16];
 	u8 fru[16];
 	u32 severity;
 	u32 length;
-	u32 suppressed;
-	u32 reserved;
 	/* fixed field of 20 bytes, not always ended by NUL (UEFI 2.10, N.2.2) */
 	char fru_text[24];
 	u8 data[SECTION_BYTES];
@@ -139,15 +141,17 @@ struct memory_section {
 };
 
 struct firmware_memory_error {
+	struct limited limited;
 	u64 time_ns;
 	struct memory_section memory;
 	u32 severity;
-	u32 suppressed;
+	u32 reserved;
 	char fru_text[24];
 };
 
 /* struct cper_sec_proc_arm and its first struct cper_arm_err_info: UEFI 2.10, N.2.4.4. */
 struct arm_error {
+	struct limited limited;
 	u64 time_ns;
 	u64 mpidr;
 	u64 midr;
@@ -163,21 +167,21 @@ struct arm_error {
 	u32 info_type;
 	u32 info_flags;
 	u32 multiple;
-	u32 suppressed;
+	u32 reserved;
 };
 
 /* A page that memory_failure() took out of use. */
 struct page_failure {
+	struct limited limited;
 	u64 time_ns;
 	u64 pfn;
 	u32 kind;
 	u32 result;
-	u32 suppressed;
-	u32 reserved;
 };
 
 /* Who had such a page mapped. */
 struct page_victim {
+	struct limited limited;
 	u64 time_ns;
 	u64 address;
 	/* in the memory controller's hierarchy */
@@ -185,17 +189,5 @@ struct page_victim {
 	struct thread_ref thread;
 	/* 0: notified, has not used the page */
 	u32 used;
-	u32 suppressed;
+	u32 reserved;
 };
-
-LIMIT_BY(limits, 512);
-
-/* Which record, and which part of the machine: a storm of one starves no other. */
-#define REASON(kind, part) (((u64)(kind) << 56) | ((u64)(part) & 0xffffffffffffff))
-
-static __always_inline bool wanted(u64 reason, u32 *suppressed)
-{
-	struct limit_key key = { .reason = reason };
-
-	return allowed_by(&limits, &key, bpf_ktime_get_ns(), suppressed);
-}

@@ -4,6 +4,7 @@
  * space; by whom, only the thread that does it knows, in which these hooks run
  * before rtnetlink's notice is made.
  */
+#include "limit.h"
 #include "netdev.h"
 
 LICENSE;
@@ -11,6 +12,7 @@ LICENSE;
 #define IFF_UP 1
 
 struct admin_change {
+	struct limited limited;
 	u64 time_ns;
 	/* in the cpu controller's hierarchy */
 	struct cgroup_ref cgroup;
@@ -26,18 +28,22 @@ RECORDS(admin_change, 16 * 1024);
 static __always_inline int report(const struct net_device *dev, u32 up)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
+	struct limit_key key = {};
 	struct admin_change *r;
 
 	if (!dev)
 		return 0;
-	r = RESERVE(admin_change);
+	cgroup_of_any(&key.cgroup, task, cpu_cgrp_id);
+	key.netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
+	key.reason = BPF_CORE_READ(dev, ifindex);
+	r = RESERVE(admin_change, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
-	cgroup_of_any(&r->cgroup, task, cpu_cgrp_id);
+	r->cgroup = key.cgroup;
 	current_thread(&r->thread);
-	r->ifindex = BPF_CORE_READ(dev, ifindex);
-	r->netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
+	r->ifindex = key.reason;
+	r->netns = key.netns;
 	r->up = up;
 	SUBMIT(admin_change, r);
 	return 0;

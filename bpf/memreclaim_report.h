@@ -10,7 +10,7 @@
 
 #include "call_stack.h"
 #include "filter.h"
-#include "limit_by.h"
+#include "limit.h"
 
 #define UNKNOWN_ORDER (-1)
 
@@ -28,6 +28,7 @@ struct reclaim_work {
 };
 
 struct reclaim_stall {
+	struct limited limited;
 	u64 time_ns;
 	/* of this one, or of all in the window */
 	u64 stall_ns;
@@ -49,11 +50,10 @@ struct reclaim_stall {
 	u32 gfp_mask;
 	/* 12: at first, 0: as hard as can be; of compaction 0 */
 	s32 priority;
-	u32 suppressed;
+	u32 reserved;
 };
 
 RECORDS(reclaim_stall, 64 * 1024);
-LIMIT_BY(limits, 1024);
 
 /* Short stalls of one kind that add up. */
 struct stall_window {
@@ -118,14 +118,11 @@ static __always_inline void report(void *ctx, struct task_stalls *s, struct task
 {
 	struct limit_key key = { .reason = kind << 1 | !!window };
 	struct reclaim_stall *r;
-	u32 suppressed;
 
 	cgroup_of_any(&key.cgroup, task, memory_cgrp_id);
 	if (FILTERED(reclaim_stall, &key.cgroup))
 		return;
-	if (!allowed_by(&limits, &key, now, &suppressed))
-		return;
-	r = RESERVE(reclaim_stall);
+	r = RESERVE(reclaim_stall, &key, now);
 	if (!r)
 		return;
 	r->order = UNKNOWN_ORDER;
@@ -142,7 +139,6 @@ static __always_inline void report(void *ctx, struct task_stalls *s, struct task
 	r->window_ns = window ? now - window->begun_ns : 0;
 	r->stalls = window ? window->stalls : 1;
 	r->kind = kind;
-	r->suppressed = suppressed;
 	r->cgroup = key.cgroup;
 	thread_of(&r->thread, task);
 	take_stack(ctx, &r->stack);

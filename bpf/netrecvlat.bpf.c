@@ -9,7 +9,7 @@
  */
 #include "net.h"
 #include "filter.h"
-#include "limit_by.h"
+#include "limit.h"
 
 LICENSE;
 
@@ -24,6 +24,7 @@ enum receive_stage {
 };
 
 struct receive_delay {
+	struct limited limited;
 	u64 time_ns;
 	u64 delay_ns;
 	/* of the packet; with the stages of a reader only its namespace */
@@ -37,8 +38,6 @@ struct receive_delay {
 	enum receive_stage stage;
 	u32 length_bytes;
 	u32 ifindex;
-	u32 suppressed;
-	u32 reserved;
 	char device[16];
 };
 
@@ -51,8 +50,6 @@ SETTING(u64, user_limit_ns, 200000000);
 SETTING(s64, wall_offset_ns, 0);
 /* CLOCK_BOOTTIME from which stamps are believed. */
 SETTING(u64, since_ns, ~0ULL);
-
-LIMIT_BY(delay_limits, 1024);
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -93,7 +90,6 @@ static __always_inline int late(void *ctx, const struct sk_buff *skb, struct soc
 	struct receive_delay *r;
 	struct flow flow = {};
 	u64 now, entered;
-	u32 suppressed;
 
 	if (!stamp)
 		return 0;
@@ -113,15 +109,13 @@ static __always_inline int late(void *ctx, const struct sk_buff *skb, struct soc
 		cgroup_of_any(&key.cgroup, task, memory_cgrp_id);
 	} else {
 		find_owner(&owner, skb, sk);
-		key.cgroup.id = owner.cgroup.id ?: owner.netns;
-		key.cgroup.hierarchy = owner.cgroup.id ? 0 : 1;
+		key.cgroup = owner.cgroup;
+		key.netns = owner.netns;
 	}
 	key.reason = stage;
 	if (FILTERED(receive_delay, stage == STAGE_USER ? &key.cgroup : &owner.cgroup))
 		return 0;
-	if (!allowed_by(&delay_limits, &key, now, &suppressed))
-		return 0;
-	r = RESERVE(receive_delay);
+	r = RESERVE(receive_delay, &key, now);
 	if (!r)
 		return 0;
 	r->time_ns = now;
@@ -129,7 +123,6 @@ static __always_inline int late(void *ctx, const struct sk_buff *skb, struct soc
 	r->owner = owner;
 	r->flow = flow;
 	r->stage = stage;
-	r->suppressed = suppressed;
 	r->length_bytes = skb->len;
 	r->ifindex = BPF_CORE_READ(more, skb_iif);
 	if (stage == STAGE_STACK)

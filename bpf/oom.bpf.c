@@ -10,6 +10,7 @@
  */
 #include "call_stack.h"
 #include "filter.h"
+#include "limit.h"
 
 LICENSE;
 
@@ -17,6 +18,7 @@ LICENSE;
 #define CONSTRAINT_UNKNOWN 0xffffffff
 
 struct oom_victim {
+	struct limited limited;
 	u64 time_ns;
 	/* in the memory controller's hierarchy */
 	struct cgroup_ref victim_cgroup;
@@ -115,7 +117,7 @@ static __always_inline int report(void *ctx, u32 pid, struct task_struct *task)
 	struct task_struct *current = (void *)bpf_get_current_task();
 	u32 tid = (u32)bpf_get_current_pid_tgid();
 	struct kill *kill = bpf_map_lookup_elem(&kills, &tid);
-	struct cgroup_ref victim_cgroup = {};
+	struct limit_key key = {};
 	struct oom_victim *r;
 
 	if (!task)
@@ -123,10 +125,10 @@ static __always_inline int report(void *ctx, u32 pid, struct task_struct *task)
 	if (!task && tid == pid)
 		task = current;
 	if (task)
-		cgroup_of_any(&victim_cgroup, task, memory_cgrp_id);
-	if (FILTERED(oom_victim, &victim_cgroup))
+		cgroup_of_any(&key.cgroup, task, memory_cgrp_id);
+	if (FILTERED(oom_victim, &key.cgroup))
 		goto out;
-	r = RESERVE(oom_victim);
+	r = RESERVE(oom_victim, &key, bpf_ktime_get_ns());
 	if (!r)
 		goto out;
 	r->time_ns = bpf_ktime_get_boot_ns();
@@ -142,7 +144,7 @@ static __always_inline int report(void *ctx, u32 pid, struct task_struct *task)
 		r->order = kill->order;
 		r->total_pages = kill->total_pages;
 	}
-	r->victim_cgroup = victim_cgroup;
+	r->victim_cgroup = key.cgroup;
 	if (task)
 		read_victim(r, task);
 	SUBMIT(oom_victim, r);

@@ -24,8 +24,8 @@ struct signal_data {
 static __always_inline int report_victim(int signal, const void *info, struct task_struct *task)
 {
 	struct signal_data data = {};
+	struct limit_key key = {};
 	struct page_victim *r;
-	u32 suppressed;
 
 	/* 0 and 1 stand for signals without data: SEND_SIG_NOINFO, SEND_SIG_PRIV */
 	if (signal != SIGBUS || (u64)info <= 1)
@@ -33,17 +33,15 @@ static __always_inline int report_victim(int signal, const void *info, struct ta
 	bpf_probe_read_kernel(&data, sizeof(data), info);
 	if (data.code != BUS_MCEERR_AR && data.code != BUS_MCEERR_AO)
 		return 0;
-	if (!wanted(REASON(8, BPF_CORE_READ(task, tgid)), &suppressed))
-		return 0;
-	r = RESERVE(page_victim);
+	cgroup_of_any(&key.cgroup, task, memory_cgrp_id);
+	r = RESERVE(page_victim, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
 	r->address = data.address;
 	thread_of(&r->thread, task);
-	cgroup_of_any(&r->cgroup, task, memory_cgrp_id);
+	r->cgroup = key.cgroup;
 	r->used = data.code == BUS_MCEERR_AR;
-	r->suppressed = suppressed;
 	SUBMIT(page_victim, r);
 	return 0;
 }

@@ -19,12 +19,13 @@ SEC("raw_tp/mce_record")
 int PROBE(mce__raw, const void *argument)
 {
 	const struct mce *m = mce_of(argument);
-	u32 bank = BPF_CORE_READ(m, bank), suppressed;
+	u32 bank = BPF_CORE_READ(m, bank);
+	struct limit_key key = {};
 	struct machine_check *r;
 
-	if (!wanted(REASON(1, bank | BPF_CORE_READ(m, socketid) << 8), &suppressed))
-		return 0;
-	r = RESERVE(machine_check);
+	/* Each part of the machine apart: a storm of one starves no other. */
+	key.reason = (u64)BPF_CORE_READ(m, socketid) << 32 | bank;
+	r = RESERVE(machine_check, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
@@ -43,7 +44,6 @@ int PROBE(mce__raw, const void *argument)
 	r->microcode = BPF_CORE_READ(m, microcode);
 	r->bank = bank;
 	r->vendor = BPF_CORE_READ(m, cpuvendor);
-	r->suppressed = suppressed;
 	SUBMIT(machine_check, r);
 	return 0;
 }
@@ -53,12 +53,11 @@ int PROBE(edac__raw, u32 severity, const char *message, const char *label, int c
 	  s8 middle, s8 low, u64 address, u8 grain_bits, u64 syndrome, const char *detail)
 {
 	u64 part = ((u64)controller << 24) | ((u8)top << 16) | ((u8)middle << 8) | (u8)low;
+	struct limit_key key = {};
 	struct memory_error *r;
-	u32 suppressed;
 
-	if (!wanted(REASON(2, part), &suppressed))
-		return 0;
-	r = RESERVE(memory_error);
+	key.reason = part;
+	r = RESERVE(memory_error, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
@@ -71,7 +70,6 @@ int PROBE(edac__raw, u32 severity, const char *message, const char *label, int c
 	r->middle = middle;
 	r->low = low;
 	r->grain_bits = grain_bits;
-	r->suppressed = suppressed;
 	bpf_probe_read_kernel_str(r->message, sizeof(r->message), message);
 	bpf_probe_read_kernel_str(r->label, sizeof(r->label), label);
 	bpf_probe_read_kernel_str(r->detail, sizeof(r->detail), detail);
@@ -83,23 +81,21 @@ SEC("raw_tp/aer_event")
 int PROBE(aer__raw, const char *device, u32 status, u8 severity, u8 header_valid, const void *header)
 {
 	char name[32] = {};
+	struct limit_key key = {};
 	struct pcie_error *r;
-	u32 suppressed;
 	u64 part;
 
 	bpf_probe_read_kernel_str(name, sizeof(name), device);
 	/* of 0000:00:03.0 what differs between devices */
 	__builtin_memcpy(&part, &name[4], sizeof(part));
-	if (!wanted(REASON(3, part), &suppressed))
-		return 0;
-	r = RESERVE(pcie_error);
+	key.reason = part;
+	r = RESERVE(pcie_error, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
 	r->status = status;
 	r->severity = severity;
 	r->header_valid = header_valid;
-	r->suppressed = suppressed;
 	/* struct aer_header_log_regs, since 6.10 struct pcie_tlp_log: both begin with the four words */
 	if (header_valid)
 		bpf_probe_read_kernel(r->header, sizeof(r->header), header);
@@ -113,13 +109,12 @@ int PROBE(ghes__raw, const void *section, const void *fru, const char *fru_text,
 	  u32 length)
 {
 	u64 part = 0, kept = length < SECTION_BYTES ? length : SECTION_BYTES;
+	struct limit_key key = {};
 	struct firmware_error *r;
-	u32 suppressed;
 
 	bpf_probe_read_kernel(&part, sizeof(part), section);
-	if (!wanted(REASON(4, part), &suppressed))
-		return 0;
-	r = RESERVE(firmware_error);
+	key.reason = part;
+	r = RESERVE(firmware_error, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
@@ -129,7 +124,6 @@ int PROBE(ghes__raw, const void *section, const void *fru, const char *fru_text,
 	bpf_probe_read_kernel_str(r->fru_text, 21, fru_text);
 	r->severity = severity;
 	r->length = length;
-	r->suppressed = suppressed;
 	/* The verifier wants to see the bound right before the read, whatever the compiler knows. */
 	barrier_var(kept);
 	if (kept <= SECTION_BYTES)
@@ -141,19 +135,16 @@ int PROBE(ghes__raw, const void *section, const void *fru, const char *fru_text,
 SEC("raw_tp/extlog_mem_event")
 int PROBE(extlog__raw, const void *memory, u32 sequence, const void *fru, const char *fru_text, u8 severity)
 {
+	struct limit_key key = {};
 	struct firmware_memory_error *r;
-	u32 suppressed;
 
-	if (!wanted(REASON(5, 0), &suppressed))
-		return 0;
-	r = RESERVE(firmware_memory_error);
+	r = RESERVE(firmware_memory_error, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
 	bpf_probe_read_kernel(&r->memory, sizeof(r->memory), memory);
 	bpf_probe_read_kernel_str(r->fru_text, 21, fru_text);
 	r->severity = severity;
-	r->suppressed = suppressed;
 	SUBMIT(firmware_memory_error, r);
 	return 0;
 }
@@ -175,19 +166,16 @@ int PROBE(arm__section, const void *section)
 SEC("raw_tp/memory_failure_event")
 int PROBE(page__raw, u64 pfn, int kind, int result)
 {
+	struct limit_key key = {};
 	struct page_failure *r;
-	u32 suppressed;
 
-	if (!wanted(REASON(7, 0), &suppressed))
-		return 0;
-	r = RESERVE(page_failure);
+	r = RESERVE(page_failure, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	r->time_ns = bpf_ktime_get_boot_ns();
 	r->pfn = pfn;
 	r->kind = page_kind(kind);
 	r->result = result;
-	r->suppressed = suppressed;
 	SUBMIT(page_failure, r);
 	return 0;
 }

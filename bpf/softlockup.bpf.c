@@ -10,6 +10,7 @@
  */
 #include "probe.h"
 #include "found_at.h"
+#include "limit.h"
 
 LICENSE;
 
@@ -23,6 +24,7 @@ enum lockup_phase {
 #define AGAIN 10
 
 struct lockup {
+	struct limited limited;
 	u64 time_ns;
 	u64 stuck_ns;
 	u64 steal_ns;
@@ -33,6 +35,7 @@ struct lockup {
 
 /* What a CPU did when all were asked. */
 struct cpu_seen {
+	struct limited limited;
 	u64 time_ns;
 	u64 question;
 	struct found_at at;
@@ -81,7 +84,10 @@ struct {
 
 static __always_inline struct lockup *report(struct cpu_state *s, enum lockup_phase phase)
 {
-	struct lockup *r = RESERVE(lockup);
+	u32 cpu = bpf_get_smp_processor_id();
+	/* Phases apart, so that none takes the token of an end. */
+	struct limit_key key = { .cgroup = s->cgroup, .reason = (u64)cpu << 32 | phase };
+	struct lockup *r = RESERVE(lockup, &key, bpf_ktime_get_ns());
 
 	if (!r)
 		return NULL;
@@ -91,7 +97,7 @@ static __always_inline struct lockup *report(struct cpu_state *s, enum lockup_ph
 	r->phase = phase;
 	r->at.cgroup = s->cgroup;
 	r->at.thread = s->thread;
-	r->at.cpu = bpf_get_smp_processor_id();
+	r->at.cpu = cpu;
 	return r;
 }
 
@@ -148,12 +154,13 @@ static __always_inline void stuck(struct bpf_perf_event_data *ctx, struct cpu_st
 static __always_inline void answer(struct bpf_perf_event_data *ctx, struct cpu_state *s, struct task_struct *task)
 {
 	u64 *question = bpf_map_lookup_elem(&questions, &(u32){ 0 });
+	struct limit_key key = { .reason = bpf_get_smp_processor_id() };
 	struct cpu_seen *r;
 
 	if (!question || *question == s->answered)
 		return;
 	s->answered = *question;
-	r = RESERVE(cpu_seen);
+	r = RESERVE(cpu_seen, &key, bpf_ktime_get_ns());
 	if (!r)
 		return;
 	r->time_ns = bpf_ktime_get_boot_ns();

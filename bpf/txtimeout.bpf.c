@@ -6,12 +6,13 @@
  * net/sched/sch_generic.c), just before the driver is asked to reset. Times in
  * the queue are in jiffies; user space derives their length from both clocks.
  */
-#include "limit_by.h"
+#include "limit.h"
 #include "netdev.h"
 
 LICENSE;
 
 struct tx_timeout {
+	struct limited limited;
 	u64 time_ns;
 	/* both clocks now */
 	u64 monotonic_ns;
@@ -25,11 +26,10 @@ struct tx_timeout {
 	u32 queues;
 	/* the driver's limit, in jiffies */
 	u32 limit_jiffies;
-	u32 suppressed;
+	u32 reserved;
 };
 
 RECORDS(tx_timeout, 16 * 1024);
-LIMIT_BY(limits, 256);
 
 SEC("tp_btf/net_dev_xmit_timeout")
 int PROBE(timeout__btf, struct net_device *dev, int queue)
@@ -38,12 +38,10 @@ int PROBE(timeout__btf, struct net_device *dev, int queue)
 	struct netdev_queue *txq;
 	struct limit_key key = {};
 	struct tx_timeout *r;
-	u32 suppressed;
 
-	key.reason = ((u64)BPF_CORE_READ(dev, nd_net.net, ns.inum) << 32) | (u32)BPF_CORE_READ(dev, ifindex);
-	if (!allowed_by(&limits, &key, bpf_ktime_get_ns(), &suppressed))
-		return 0;
-	r = RESERVE(tx_timeout);
+	key.netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
+	key.reason = BPF_CORE_READ(dev, ifindex);
+	r = RESERVE(tx_timeout, &key, bpf_ktime_get_ns());
 	if (!r)
 		return 0;
 	txq = (void *)BPF_CORE_READ(dev, _tx) + (u32)queue * size;
@@ -56,7 +54,6 @@ int PROBE(timeout__btf, struct net_device *dev, int queue)
 	r->queue = queue;
 	r->queues = BPF_CORE_READ(dev, num_tx_queues);
 	r->limit_jiffies = BPF_CORE_READ(dev, watchdog_timeo);
-	r->suppressed = suppressed;
 	SUBMIT(tx_timeout, r);
 	return 0;
 }

@@ -17,6 +17,8 @@ mod crates;
 mod keys;
 #[path = "architecture/processes.rs"]
 mod processes;
+#[path = "architecture/rings.rs"]
+mod rings;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MAX_FILE: usize = 600;

@@ -3,12 +3,13 @@
  * What every probe is written with. A probe file, in this order:
  *
  *	// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
- *	#include "probe.h"
+ *	#include "limit.h"
  *
  *	LICENSE;
  *
  *	struct late_wakeup {			// a record: fixed-size types, no holes, no pointers,
- *		u64 time_ns;			// no bool, no long, no bit-fields, no unions
+ *		struct limited limited;		// no bool, no long, no bit-fields, no unions
+ *		u64 time_ns;
  *		u64 wait_ns;
  *		struct cgroup_ref cgroup;	// → bianque::probe::CgroupRef
  *		struct thread_ref thread;	// → bianque::probe::ThreadRef
@@ -23,13 +24,15 @@
  *	SEC("tp_btf/sched_switch")		// slot `switched`, variant `btf`: the first variant in
  *	int PROBE(switched__btf, bool preempt, struct task_struct *prev, struct task_struct *next)
  *	{					// file order that loads and attaches is taken
+ *		struct limit_key key = {};	// of whom: each workload has a limit of its own
  *		struct late_wakeup *r;
  *		…
- *		r = RESERVE(late_wakeup);	// zeroed; NULL and counted as lost when the ring is full
- *		if (!r)
+ *		cgroup_of(&key.cgroup, next, memory_cgrp_id);
+ *		r = RESERVE(late_wakeup, &key, bpf_ktime_get_ns());
+ *		if (!r)				// over the limit, or the ring is full: counted
  *			return 0;
  *		r->time_ns = bpf_ktime_get_boot_ns();
- *		cgroup_of(&r->cgroup, next, memory_cgrp_id);
+ *		r->cgroup = key.cgroup;
  *		thread_of(&r->thread, next);
  *		SUBMIT(late_wakeup, r);
  *		return 0;
@@ -125,13 +128,10 @@ static __always_inline void probe_end(struct probe_stat *stat, u64 start)
 	PROBE_COUNTED(name, name##__body((void *)ctx)) \
 	static __always_inline int name##__body(arg)
 
-/* A ring buffer of `struct type`; `bytes` is a power of two, at least a page. */
-#define RECORDS(type, bytes) PROBE_RECORDS(type, bytes, 0)
+/* A ring's note for the skeleton generator, beside its flags. */
+#define PROBE_LIMITED 0x100
 
-/* The same, for more than 100 records a second: the reader looks every 100 ms. */
-#define POLLED_RECORDS(type, bytes) PROBE_RECORDS(type, bytes, BPF_RB_NO_WAKEUP)
-
-#define PROBE_RECORDS(type_, bytes, flags)                                               \
+#define PROBE_RING(type_, bytes, flags, note)                                            \
 	struct {                                                                         \
 		__uint(type, BPF_MAP_TYPE_RINGBUF);                                      \
 		__uint(max_entries, bytes);                                              \
@@ -140,10 +140,16 @@ static __always_inline void probe_end(struct probe_stat *stat, u64 start)
 	_Static_assert(type_##__stat < PROBE_STATS_MAX, "too many programs and rings");  \
 	_Static_assert(sizeof(struct type_) % 8 == 0, "a record's size is a multiple of 8"); \
 	static const struct type_ *const type_##__note PROBE_NOTE("rings") =             \
-		(const struct type_ *)(u64)(type_##__stat | (type_##__flags << 16))
+		(const struct type_ *)(u64)(type_##__stat | ((flags) | (note)) << 16)
 
-/* A zeroed record, or NULL, then counted as lost. */
-#define RESERVE(type) ((struct type *)probe_reserve(&type, sizeof(struct type), type##__stat))
+/*
+ * A ring buffer of what is no event, as samples: whoever fills it bounds it by itself. Rings of events
+ * are RECORDS of limit.h.
+ */
+#define UNLIMITED_RECORDS(type, bytes) PROBE_RING(type, bytes, 0, 0)
+
+/* A zeroed record of such a ring, or NULL, then counted as lost. */
+#define RESERVE_UNLIMITED(type) ((struct type *)probe_reserve(&type, sizeof(struct type), type##__stat))
 
 /* Hands the record over; it must not be touched afterwards. */
 #define SUBMIT(type, record) bpf_ringbuf_submit(record, type##__flags)

@@ -28,13 +28,13 @@ struct cgroup_change {
 /*
  * One ring for all, as order matters: a removal must not overtake its making.
  * On v1 a container is some 20 changes, so this holds two dozen containers that
- * start before the reader runs once.
+ * start before the reader runs once. Unlimited, as each change counts: after a loss all is read anew.
  */
-RECORDS(cgroup_change, 512 * 1024);
+UNLIMITED_RECORDS(cgroup_change, 512 * 1024);
 
 static __always_inline int report(struct cgroup *cgroup, const char *path, enum cgroup_event event)
 {
-	struct cgroup_change *r = RESERVE(cgroup_change);
+	struct cgroup_change *r = RESERVE_UNLIMITED(cgroup_change);
 
 	if (!r)
 		return 0;

@@ -31,7 +31,7 @@ struct cpu_sample {
 };
 
 /* Wakes the reader: while nobody samples, that costs less than a timer. */
-RECORDS(cpu_sample, 1024 * 1024);
+UNLIMITED_RECORDS(cpu_sample, 1024 * 1024);
 
 /* Subscribers to the whole node. */
 SETTING(u64, node_subscribers, 0);
@@ -122,7 +122,7 @@ int PROBE_CTX(sample__perf, struct bpf_perf_event_data *ctx)
 	history = for_history();
 	if (!subscribers && !history)
 		return 0;
-	r = RESERVE(cpu_sample);
+	r = RESERVE_UNLIMITED(cpu_sample);
 	if (!r) {
 		count_lost(subscribers, history);
 		return 0;

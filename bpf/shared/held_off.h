@@ -19,20 +19,19 @@ SETTING(u64, held_off_limit_ns, NEVER_NS);
 static __always_inline void judge_late(struct cpu_state *s, u64 now)
 {
 	u64 steal = s->steal_ns - s->late_steal_ns;
+	struct limit_key key = { .cgroup = s->late.at.cgroup };
 	u64 late = s->late_ns;
 	struct irq_held_off *r;
 
 	s->late_ns = 0;
-	if (late < held_off_limit_ns + steal || !allowed(&s->held_off, now))
+	if (late < held_off_limit_ns + steal)
 		return;
-	r = RESERVE(irq_held_off);
+	r = RESERVE(irq_held_off, &key, now);
 	if (!r)
 		return;
-	__builtin_memcpy(r, &s->late, sizeof(*r));
+	__builtin_memcpy(&r->time_ns, &s->late.time_ns, sizeof(*r) - sizeof(r->limited));
 	r->delay_ns = late;
 	r->steal_ns = steal;
-	r->suppressed = s->held_off.suppressed;
-	s->held_off.suppressed = 0;
 	SUBMIT(irq_held_off, r);
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "filter.h"
-#include "limit_by.h"
+#include "limit.h"
 #include "tally.h"
 #include "net_flows.h"
 
@@ -45,6 +45,7 @@ struct drop_key {
 };
 
 struct packet_drop {
+	struct limited limited;
 	u64 time_ns;
 	u64 location;
 	struct net_owner owner;
@@ -73,23 +74,26 @@ struct {
 	__type(value, u32);
 } reason_classes SEC(".maps");
 
-/* By what user space reads the counters; one that is idle for minutes it removes. */
+/*
+ * By what user space reads the counters. It removes one that is idle for minutes, and those that are
+ * idle the longest where the map fills.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 512);
+	__uint(max_entries, 2048);
 	__type(key, struct drop_key);
 	__type(value, struct tally);
 } drops SEC(".maps");
 
-/* For groups that found no room there: by reason alone. */
+/* For groups that found no room there: by reason and kind, reason << CROWDED_SHIFT | kind. */
+#define CROWDED_SHIFT 2
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, REASONS);
+	__uint(max_entries, REASONS << CROWDED_SHIFT);
 	__type(key, u32);
 	__type(value, struct tally);
 } crowded_drops SEC(".maps");
-
-LIMIT_BY(drop_limits, 1024);
 
 static __always_inline u32 kind_of_drop(u32 class, const struct sk_buff *skb, const struct net_owner *owner,
 					 const struct flow *flow, const struct segment *segment)
@@ -119,21 +123,24 @@ static __always_inline u32 kind_of_drop(u32 class, const struct sk_buff *skb, co
 	return DROP_LOSS;
 }
 
-static __always_inline struct tally *tally_of(const struct drop_key *key)
+static __always_inline struct tally *tally_of(const struct drop_key *key, bool *crowded)
 {
 	static const struct tally none;
 	struct tally *t = bpf_map_lookup_elem(&drops, key);
 	u32 reason = key->reason;
 
+	*crowded = false;
 	if (t)
 		return t;
 	bpf_map_update_elem(&drops, key, &none, BPF_NOEXIST);
 	t = bpf_map_lookup_elem(&drops, key);
 	if (t)
 		return t;
+	*crowded = true;
 	/* Reasons of subsystems have a number in the upper half. */
 	if (reason >= REASONS)
 		reason = 0;
+	reason = reason << CROWDED_SHIFT | key->kind;
 	return bpf_map_lookup_elem(&crowded_drops, &reason);
 }
 
@@ -167,30 +174,24 @@ static __always_inline void describe_drop(struct packet_drop *r, const struct dr
 	}
 }
 
+/* `crowded`: the tally is not of this owner alone, so that only the limit decides. */
 static __always_inline void report_drop(void *ctx, const struct drop *d, const struct net_owner *owner,
-					const struct net_device *dev, struct tally *t)
+					const struct net_device *dev, struct tally *t, bool crowded)
 {
-	struct limit_key limit = {};
+	struct limit_key limit = { .cgroup = owner->cgroup, .netns = owner->netns };
 	struct segment segment;
 	struct packet_drop *r;
-	u32 over;
 
 	/* Only here: a drop that is only counted costs no lookup in the filter. */
 	if (UNWANTED(packet_drop, &owner->cgroup)) {
 		COUNT_FILTERED(packet_drop, tally_untold(t));
 		return;
 	}
-	limit.cgroup.id = owner->cgroup.id ?: owner->netns;
-	limit.cgroup.hierarchy = owner->cgroup.id ? 0 : 1;
 	/* The upper bits of a kernel address are all the same. */
 	limit.reason = (u64)d->reason << 48 ^ d->location;
-	if (!allowed_by(&drop_limits, &limit, t->last_ns, &over))
+	r = RESERVE_TALLIED(packet_drop, &limit, t->last_ns, t, crowded);
+	if (!r)
 		return;
-	r = RESERVE(packet_drop);
-	if (!r) {
-		t->lost++;
-		return;
-	}
 	describe_drop(r, d, dev);
 	r->owner = *owner;
 	read_packet(&r->flow, &segment, d->skb);
@@ -198,7 +199,7 @@ static __always_inline void report_drop(void *ctx, const struct drop *d, const s
 		r->owner.socket = socket_inode(d->sk);
 	r->stack_bytes = bpf_get_stack(ctx, r->stack, sizeof(r->stack), OWN_FRAMES);
 	r->hits = t->hits;
-	r->suppressed = tally_told(t);
+	r->suppressed = crowded ? 0 : tally_told(t);
 	SUBMIT(packet_drop, r);
 }
 
@@ -213,6 +214,7 @@ static __always_inline int dropped(void *ctx, const struct drop *d)
 	struct net_device *dev = d->skb->dev;
 	struct tally *t;
 	u8 transport;
+	bool crowded;
 
 	if (!class || *class == REASON_LOCAL)
 		return 0;
@@ -241,8 +243,8 @@ static __always_inline int dropped(void *ctx, const struct drop *d)
 	key.netns = owner.netns;
 	key.cgroup = owner.cgroup.id;
 	key.hardware = d->hardware;
-	t = tally_of(&key);
-	if (t && tally_hit(t) && key.kind == DROP_LOSS)
-		report_drop(ctx, d, &owner, dev, t);
+	t = tally_of(&key, &crowded);
+	if (t && (tally_hit(t) || crowded) && key.kind == DROP_LOSS)
+		report_drop(ctx, d, &owner, dev, t, crowded);
 	return 0;
 }

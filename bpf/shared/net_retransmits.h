@@ -3,7 +3,7 @@
 #pragma once
 
 #include "filter.h"
-#include "limit_by.h"
+#include "limit.h"
 #include "tally.h"
 #include "net_flows.h"
 
@@ -68,6 +68,7 @@ enum retransmit_kind {
 };
 
 struct tcp_retransmit {
+	struct limited limited;
 	u64 time_ns;
 	struct net_owner owner;
 	struct flow flow;
@@ -103,7 +104,7 @@ struct retransmit_key {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, 256);
+	__uint(max_entries, 1024);
 	__type(key, struct retransmit_key);
 	__type(value, struct tally);
 } retransmits SEC(".maps");
@@ -115,8 +116,6 @@ struct {
 	__type(key, u32);
 	__type(value, struct tally);
 } crowded_retransmits SEC(".maps");
-
-LIMIT_BY(retransmit_limits, 512);
 
 static __always_inline u32 kind_of(const struct sock *sk, u8 state)
 {
@@ -136,16 +135,18 @@ static __always_inline u32 kind_of(const struct sock *sk, u8 state)
 										 : RETRANSMIT_FAST;
 }
 
-static __always_inline struct tally *retransmit_tally(const struct retransmit_key *key)
+static __always_inline struct tally *retransmit_tally(const struct retransmit_key *key, bool *crowded)
 {
 	static const struct tally none;
 	struct tally *t = bpf_map_lookup_elem(&retransmits, key);
 	u32 kind = key->kind & 7;
 
+	*crowded = false;
 	if (t)
 		return t;
 	bpf_map_update_elem(&retransmits, key, &none, BPF_NOEXIST);
 	t = bpf_map_lookup_elem(&retransmits, key);
+	*crowded = !t;
 	return t ? t : bpf_map_lookup_elem(&crowded_retransmits, &kind);
 }
 
@@ -193,31 +194,26 @@ static __always_inline void explain_by_drops(struct tcp_retransmit *r)
 static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *owner, u32 kind)
 {
 	struct retransmit_key key = { .cgroup = owner->cgroup.id, .netns = owner->netns, .kind = kind };
-	struct limit_key limit = { .reason = kind };
-	struct tally *t = retransmit_tally(&key);
+	struct limit_key limit = { .cgroup = owner->cgroup, .reason = kind, .netns = owner->netns };
 	struct tcp_retransmit *r;
-	u32 over;
+	bool crowded;
+	struct tally *t = retransmit_tally(&key, &crowded);
 
-	if (!t || !tally_hit(t))
+	/* A tally that is not of this owner alone leaves the choice to the limit. */
+	if (!t || !(tally_hit(t) || crowded))
 		return NULL;
 	if (UNWANTED(tcp_retransmit, &owner->cgroup)) {
 		COUNT_FILTERED(tcp_retransmit, tally_untold(t));
 		return NULL;
 	}
-	limit.cgroup.id = owner->cgroup.id ?: owner->netns;
-	limit.cgroup.hierarchy = owner->cgroup.id ? 0 : 1;
-	if (!allowed_by(&retransmit_limits, &limit, t->last_ns, &over))
+	r = RESERVE_TALLIED(tcp_retransmit, &limit, t->last_ns, t, crowded);
+	if (!r)
 		return NULL;
-	r = RESERVE(tcp_retransmit);
-	if (!r) {
-		t->lost++;
-		return NULL;
-	}
 	r->time_ns = bpf_ktime_get_boot_ns();
 	r->owner = *owner;
 	r->kind = kind;
 	r->hits = t->hits;
-	r->suppressed = tally_told(t);
+	r->suppressed = crowded ? 0 : tally_told(t);
 	return r;
 }
 

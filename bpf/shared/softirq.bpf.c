@@ -24,6 +24,7 @@ SWITCH(u32, delays);
 SWITCH(u32, latencies);
 
 struct softirq_delay {
+	struct limited limited;
 	u64 time_ns;
 	u64 delay_ns;
 	u64 steal_ns;
@@ -31,8 +32,7 @@ struct softirq_delay {
 	u64 raised_in;
 	struct found_at at;
 	u32 vector;
-	/* records of this CPU that were over the limit since the last one */
-	u32 suppressed;
+	u32 reserved;
 };
 
 RECORDS(softirq_delay, 128 * 1024);
@@ -75,6 +75,7 @@ static __always_inline void entered(u32 vector, u64 now, u64 raised_ns)
 static __always_inline void judge_delay(void *ctx, struct cpu_state *s, u32 vector, u64 now, u64 delay)
 {
 	struct raised *raised = &s->raised[vector & (VECTOR_SLOTS - 1)];
+	struct limit_key key = { .reason = vector };
 	struct softirq_delay *r;
 	u64 steal;
 
@@ -83,9 +84,10 @@ static __always_inline void judge_delay(void *ctx, struct cpu_state *s, u32 vect
 	steal = booked_steal((void *)bpf_get_current_task()) - raised->steal_ns;
 	if ((s64)steal < 0)
 		steal = 0;
-	if (delay < softirq_limit_ns + steal || !allowed(&s->softirq, now))
+	if (delay < softirq_limit_ns + steal)
 		return;
-	r = RESERVE(softirq_delay);
+	cgroup_of_any(&key.cgroup, (struct task_struct *)bpf_get_current_task(), cpu_cgrp_id);
+	r = RESERVE(softirq_delay, &key, now);
 	if (!r)
 		return;
 	r->time_ns = bpf_ktime_get_boot_ns();
@@ -93,8 +95,6 @@ static __always_inline void judge_delay(void *ctx, struct cpu_state *s, u32 vect
 	r->steal_ns = steal;
 	r->raised_in = raised->in;
 	r->vector = vector;
-	r->suppressed = s->softirq.suppressed;
-	s->softirq.suppressed = 0;
 	find_current(ctx, &r->at);
 	SUBMIT(softirq_delay, r);
 }

@@ -13,13 +13,12 @@
 #define NEVER_NS 0x7fffffffffffffffULL
 
 struct irq_held_off {
+	struct limited limited;
 	u64 time_ns;
 	u64 delay_ns;
 	u64 steal_ns;
 	u64 function;
 	struct found_at at;
-	u32 suppressed;
-	u32 reserved;
 };
 
 struct cpu_state {
@@ -38,8 +37,6 @@ struct cpu_state {
 	u64 late_ns;
 	u64 late_seen_ns;
 	u64 late_steal_ns;
-	struct limiter softirq;
-	struct limiter held_off;
 	struct irq_held_off late;
 };
 

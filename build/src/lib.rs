@@ -35,7 +35,6 @@ const HEADERS: &[(&str, &str)] = &[
     ("found_at.h", include_str!("../../bpf/include/found_at.h")),
     ("filter.h", include_str!("../../bpf/include/filter.h")),
     ("limit.h", include_str!("../../bpf/include/limit.h")),
-    ("limit_by.h", include_str!("../../bpf/include/limit_by.h")),
     ("netdev.h", include_str!("../../bpf/include/netdev.h")),
     ("net.h", include_str!("../../bpf/include/net.h")),
     ("tally.h", include_str!("../../bpf/include/tally.h")),

@@ -14,6 +14,8 @@ const LOCAL_STORAGE: &[u32] = &[24, 28, 29, 32];
 
 /// `BPF_RB_NO_WAKEUP`, as `POLLED_RECORDS` leaves it in a ring's note.
 const NO_WAKEUP: u32 = 1;
+/// `PROBE_LIMITED` of `probe.h`: its records begin with `struct limited`.
+const LIMITED: u32 = 0x100;
 
 /// Rust text of the module for `object`, which is in `OUT_DIR` under the name `file`.
 ///
@@ -68,10 +70,10 @@ fn records(object: &Object<'_>, btf: &Btf, types: &mut Types<'_>) -> Result<Reco
         let (_, Type::Ptr(record)) = btf.resolve(ty) else { bail!("{name}: not declared by RECORDS") };
         let rust = types.rust(*record, name)?;
         let (stat, flags, size) = (value & 0xffff, value >> 16, btf.size(*record));
-        let polled = flags & NO_WAKEUP != 0;
+        let (polled, limited) = (flags & NO_WAKEUP != 0, flags & LIMITED != 0);
         writeln!(
             defs,
-            "        bianque::probe::RingDef {{ name: {name:?}, size: {size}, polled: {polled}, stat: {stat} }},"
+            "        bianque::probe::RingDef {{ name: {name:?}, size: {size}, polled: {polled}, limited: {limited}, stat: {stat} }},"
         )?;
         writeln!(variants, "    {}(&'a {rust}),", camel(name))?;
         writeln!(
@@ -92,7 +94,8 @@ fn records(object: &Object<'_>, btf: &Btf, types: &mut Types<'_>) -> Result<Reco
         "/// A record of any ring.\n#[derive(Debug, Clone, Copy)]\npub enum Record{lifetime} {{\n{variants}}}\n\n\
          /// Decodes the records of all rings.\n#[derive(Debug)]\npub enum Records {{}}\n\n\
          impl bianque::probe::RecordSet for Records {{\n    type Ref<'a> = Record{lifetime};\n\n    \
-         fn decode(ring: usize, bytes: &[u8]) -> Result<Record{elided}, bianque::probe::DecodeError> {{\n        {body}\n    }}\n}}\n"
+         fn decode(ring: usize, bytes: &[u8]) -> Result<Record{elided}, bianque::probe::DecodeError> {{\n        {body}\n    }}\n\n    \
+         fn rings() -> &'static [bianque::probe::RingDef] {{\n        SKELETON.rings\n    }}\n}}\n"
     );
     Ok(Records { defs, text })
 }

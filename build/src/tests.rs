@@ -19,7 +19,7 @@ fn skeleton(declarations: &str) -> Result<String, String> {
 
 /// What it says of a record with this member.
 fn refused(member: &str) -> String {
-    skeleton(&format!("struct inner {{ u8 a; u32 b; }};\nunion either {{ u64 a; u64 b; }};\nstruct r {{ u64 first; {member} }};\nRECORDS(r, 4096);"))
+    skeleton(&format!("struct inner {{ u8 a; u32 b; }};\nunion either {{ u64 a; u64 b; }};\nstruct r {{ u64 first; {member} }};\nUNLIMITED_RECORDS(r, 4096);"))
         .unwrap_err()
 }
 
@@ -52,7 +52,7 @@ fn layouts_become_rust_types() {
     let text = skeleton(
         "enum color { RED = 1, BLUE = 4 };\ntypedef u32 port_t;\nstruct point { s16 x; s16 y; };\n\
          struct big_record { u64 id; struct point at[2]; char name[16]; enum color color; port_t type; long long left; };\n\
-         RECORDS(big_record, 4096);\nSETTING(u64, limit_ns, 5);\nSWITCH(enum color, shade);\n\
+         UNLIMITED_RECORDS(big_record, 4096);\nSETTING(u64, limit_ns, 5);\nSWITCH(enum color, shade);\n\
          struct key { u32 a; u32 b; };\n\
          struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 7); __type(key, struct key); __type(value, u64); } m SEC(\".maps\");",
     )

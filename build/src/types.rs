@@ -14,6 +14,10 @@ const SHARED: &[(&str, &str, u32)] = &[
     ("thread_ref", "bianque::probe::ThreadRef", 24),
     ("call_stack", "bianque::probe::CallStack", 648),
     ("latencies", "bianque::probe::Latencies", 224),
+    ("limit_key", "bianque::probe::LimitKey", 32),
+    ("limited", "bianque::probe::Limited", 48),
+    ("limiter", "bianque::probe::Limiter", 32),
+    ("limit_count", "bianque::probe::LimitCount", 16),
 ];
 
 const DERIVES: &str = "#[derive(Clone, Copy, Debug, bianque::zerocopy::FromBytes, bianque::zerocopy::IntoBytes, \

@@ -10,6 +10,7 @@ use super::collectors::{Builder, Built, features};
 use super::helper::Helpers;
 use super::housekeeping::Housekeeping;
 use super::kernel_filter::KernelFilter;
+use super::kernel_limits::KernelLimits;
 use super::outlet::Junction;
 use super::rear::Rear;
 use crate::collectors::Registration;
@@ -91,6 +92,7 @@ impl Front {
             sources,
             shared: self.shared.clone(),
             kernel_filter: self.junction.kernel_filter.clone(),
+            kernel_limits: KernelLimits::new(&self.built),
             births: self.shared.get::<Cgroups>().ok().map(|c| c.object().name()),
             workloads: self.workloads.clone(),
             facts: self.kubernetes.facts(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::kernel_filter::KernelFilter;
+use super::kernel_limits::KernelLimits;
 use crate::host::Clock;
 use crate::pipeline::metrics::{MetricState, SelfMetrics};
 use crate::probe::Object;
@@ -30,6 +31,7 @@ pub(super) struct Housekeeping {
     /// Probes that can lose figures besides records.
     pub shared: Shared,
     pub kernel_filter: Arc<KernelFilter>,
+    pub kernel_limits: KernelLimits,
     /// Name of the object that tells of cgroups, whose losses make the table incomplete.
     pub births: Option<&'static str>,
     pub workloads: Workloads,
@@ -90,6 +92,7 @@ impl Housekeeping {
         }
         self.symbols.trim(SYMBOLS_KEPT);
         let now = self.clock.now().wall;
+        self.kernel_limits.look(&self.workloads, &self.state, &self.own, now);
         self.state.sweep(now, |key| self.workloads.is_alive(key));
         let mut series = 0;
         for family in self.state.stats() {

@@ -8,6 +8,7 @@ mod front;
 mod helper;
 mod housekeeping;
 mod kernel_filter;
+mod kernel_limits;
 mod node;
 mod outlet;
 mod queries;

@@ -56,9 +56,11 @@ impl Outlet for Junction {
         self.state.update(collector, points, self.clock.now().wall);
     }
 
-    fn event(&self, collector: &'static str, event: Event) {
-        // What the kernel limited before it was of the same workload.
+    fn event(&self, collector: &'static str, mut event: Event, limited: u64) {
+        // What was suppressed before it was of the same workload.
         if self.wants(collector, event.workload.as_ref(), 1 + event.suppressed) {
+            self.own.suppressed(Stage::Collector(collector), "limit", event.suppressed);
+            event.suppressed += limited;
             self.sender.send(Input::Event { collector, event });
         }
     }

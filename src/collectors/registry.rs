@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{AutoTracer, Collector, Context, EventCollector, Events, Info, Kind, Limits, MetricCollector, Parts};
 use super::{Settings, Unavailable, declared};
 use crate::host::Now;
-use crate::probe::RecordSet;
+use crate::probe::{RecordSet, RingDef};
 use crate::settings::{self, Misfit};
 use crate::signal::{Capture, Change, MetricDef, Metrics, Trigger};
 
@@ -152,6 +152,8 @@ pub(crate) trait RunningMetrics: Send {
 /// Object-safe form of [`EventCollector`].
 pub(crate) trait RunningEvents: Send {
     fn on_record(&mut self, ring: usize, bytes: &[u8], out: &mut Events) -> anyhow::Result<()>;
+    /// Its rings, by their index in a record's call.
+    fn rings(&self) -> &'static [RingDef];
     fn period(&self) -> Option<Duration>;
     fn tick(&mut self, now: Now, out: &mut Events) -> anyhow::Result<()>;
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()>;
@@ -183,6 +185,9 @@ impl<C: EventCollector> RunningEvents for C {
         let result = EventCollector::on_record(self, C::Records::decode(ring, bytes)?, out);
         declared::assert_events(&C::INFO, out);
         result
+    }
+    fn rings(&self) -> &'static [RingDef] {
+        C::Records::rings()
     }
     fn period(&self) -> Option<Duration> {
         EventCollector::period(self)

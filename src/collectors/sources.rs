@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::host::Host;
 use crate::host::rtnl::{LinkListener, LinkNotice};
-use crate::probe::{DecodeError, Ready, RecordSet, Source};
+use crate::probe::{DecodeError, Ready, RecordSet, RingDef, Source};
 
 use super::Unavailable;
 
@@ -49,6 +49,10 @@ impl<O: RecordSet, S: RecordSet> RecordSet for Both<O, S> {
         } else {
             O::decode(ring, bytes).map(Either::Object)
         }
+    }
+
+    fn rings() -> &'static [RingDef] {
+        O::rings()
     }
 }
 

@@ -232,9 +232,8 @@ impl Pipeline {
 
     fn event(&mut self, collector: &'static str, mut event: Event, now: Moment, out: &mut Append) {
         let key = event.workload.as_ref().map(|w| w.key);
-        let carried = event.suppressed;
-        let passed = self.limits.pass(event.def.name, key, carried, now.steady);
-        self.observer.suppressed(Stage::Collector(collector), "limit", carried + u64::from(passed.is_none()));
+        let passed = self.limits.pass(event.def.name, key, event.suppressed, now.steady);
+        self.observer.suppressed(Stage::Collector(collector), "limit", u64::from(passed.is_none()));
         let Some(suppressed) = passed else {
             self.observer.event(&event, None);
             return;

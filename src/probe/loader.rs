@@ -7,6 +7,8 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use zerocopy::IntoBytes;
 
 use super::attach::{Link, attach, chain};
+use super::limit;
+use super::map::possible_cpus;
 use super::memory::Memory;
 use super::{Hook, LoadError, LoadOptions, Object, Skeleton, VariableDef};
 
@@ -116,10 +118,12 @@ impl Kernel {
         let fail = |reason: String| LoadError::Object { object: skeleton.name, reason };
         let btf = self.btf.as_ref().map_err(|e| fail(e.clone()))?;
         let object = patched(options).map_err(fail)?;
+        let cpus = possible_cpus().map_err(|e| fail(format!("{e:#}")))?;
         // The loader is one for all objects, so every map's size is said each time.
         for m in skeleton.maps {
             let asked = options.map_sizes.iter().rfind(|(name, _)| *name == m.name);
-            self.loader.map_max_entries(m.name, asked.map_or(m.max_entries, |(_, n)| *n));
+            let usual = if m.name == limit::LIMITS { limit::entries(m, cpus) } else { m.max_entries };
+            self.loader.map_max_entries(m.name, asked.map_or(usual, |(_, n)| *n));
         }
         if let Some((name, _)) = options.map_sizes.iter().find(|(n, _)| !skeleton.maps.iter().any(|m| m.name == *n)) {
             return Err(fail(format!("there is no map {name} to resize")));

@@ -107,6 +107,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
         }
     }
 
+    /// Entries that there is room for.
+    pub(super) fn capacity(&self) -> usize {
+        self.def.max_entries as usize
+    }
+
     /// The value of a key; of a per-CPU map use [`get_per_cpu`](Self::get_per_cpu).
     ///
     /// # Errors

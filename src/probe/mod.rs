@@ -24,6 +24,7 @@
 mod attach;
 pub mod enums;
 mod latencies;
+mod limit;
 mod loader;
 mod map;
 mod memory;
@@ -41,6 +42,8 @@ mod sys;
 mod tests;
 
 pub use latencies::Latencies;
+pub use limit::{LimitCount, LimitKey, Limited, Limiter};
+pub(crate) use limit::{Limits, Missing, Said, head};
 pub use loader::{Loader, Report};
 pub use map::Table;
 pub use memory::Memory;

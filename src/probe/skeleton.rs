@@ -127,6 +127,8 @@ pub struct RingDef {
     pub size: u32,
     /// Its records do not wake the reader, which looks every 100 ms.
     pub polled: bool,
+    /// A ring of events, of which each workload may make so many: `RECORDS` of `limit.h`.
+    pub limited: bool,
     /// Its entry in `probe_stats`.
     pub stat: u32,
 }
@@ -265,6 +267,12 @@ pub trait RecordSet: Send + 'static {
     /// # Errors
     /// The bytes are not a record of that ring.
     fn decode(ring: usize, bytes: &[u8]) -> Result<Self::Ref<'_>, DecodeError>;
+
+    /// The rings that they are from; none of a source that is no probe.
+    #[must_use]
+    fn rings() -> &'static [RingDef] {
+        &[]
+    }
 }
 
 /// Bytes that are no record.

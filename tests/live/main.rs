@@ -34,6 +34,7 @@ mod dropwatch;
 mod examples;
 mod faults;
 mod filters;
+mod flood;
 mod helper;
 mod hungtask;
 mod image;

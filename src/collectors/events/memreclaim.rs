@@ -211,7 +211,6 @@ impl EventCollector for MemReclaim {
         let mut e = Event::new(&STALL, self.clock.wall(r.time_ns), workload, String::new());
         e.duration = Some(Duration::from_nanos(r.stall_ns));
         e.thread = Some(r.thread.into());
-        e.suppressed = u64::from(r.suppressed);
         (e.kernel_stack, e.user_stack) = self.symbols.both(r.thread.tgid, &r.stack);
         self.say_work(&mut e, r);
         self.say_cgroup(&mut e, r);

@@ -267,7 +267,6 @@ impl NetRecvLat {
         let mut e = Event::new(&DELAY, self.clock.wall(r.time_ns), whose.workload, String::new());
         e.thread = whose.thread;
         e.duration = Some(delay);
-        e.suppressed = u64::from(r.suppressed);
         e.kernel_stack = stack;
         let (stage, waited_for) = stage(r.stage);
         let whose = Workload::whose(e.workload.as_ref());

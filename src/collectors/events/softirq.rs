@@ -158,7 +158,6 @@ impl Softirq {
         e.message = format!("softirq {vector} waited {} on CPU {}{}", ms(delay), r.at.cpu, running(&e));
         e.attributes.set(attr::LINUX_SOFTIRQ_VECTOR, vector).set(attr::CPU_LOGICAL_NUMBER, r.at.cpu);
         e.attributes.set(attr::LINUX_CPU_STEAL, r.steal_ns);
-        e.suppressed = u64::from(r.suppressed);
         e
     }
 
@@ -169,7 +168,6 @@ impl Softirq {
         e.attributes.set(attr::CPU_LOGICAL_NUMBER, r.at.cpu).set(attr::LINUX_CPU_STEAL, r.steal_ns);
         let function = self.symbols.kernel(&[r.function]).first().and_then(|f| f.symbol.clone());
         e.attributes.set_some(TIMER_FUNCTION, function.map(|f| f.to_string()));
-        e.suppressed = u64::from(r.suppressed);
         e
     }
 
@@ -223,11 +221,11 @@ mod tests {
         rig.symbol(0xffff_ffff_8100_0000, "tick_handler").unwrap();
         let mut softirq = rig.run(&crate::collectors::events::<Softirq>(), "").unwrap();
         let mut r = SoftirqDelay::new_zeroed();
-        (r.delay_ns, r.steal_ns, r.vector, r.suppressed) = (200_000_000, 50_000_000, 3, 4);
+        (r.delay_ns, r.steal_ns, r.vector) = (200_000_000, 50_000_000, 3);
         (r.at.cpu, r.at.thread.tgid, r.at.thread.tid, r.at.cgroup.id) = (1, 42, 43, cgroup.id);
         r.at.thread.comm[..4].copy_from_slice(b"spin");
         let e = softirq.record("softirq_delay", &r).unwrap().pop().unwrap();
-        assert_eq!((e.def.name, e.severity, e.suppressed), ("linux.softirq.delay", Severity::Warn, 4));
+        assert_eq!((e.def.name, e.severity), ("linux.softirq.delay", Severity::Warn));
         assert_eq!(e.message, "softirq NET_RX waited 150 ms on CPU 1; spin (pid 42) in a.service was running");
         assert_eq!(e.duration, Some(Duration::from_millis(150)));
         let mut r = IrqHeldOff::new_zeroed();

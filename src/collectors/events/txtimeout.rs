@@ -100,7 +100,6 @@ impl EventCollector for TxTimeout {
         let by = if driver.is_empty() { String::new() } else { format!(" ({driver})") };
         let long = e.duration.map(|d| format!(" for {:.1} s", d.as_secs_f64())).unwrap_or_default();
         e.message = format!("{name}{by}: transmit queue {} has been stopped{long}", r.queue);
-        e.suppressed = u64::from(r.suppressed);
         e.attributes
             .set(attr::NETWORK_INTERFACE_NAME, name)
             .set(attr::LINUX_NET_IFINDEX, r.dev.ifindex)

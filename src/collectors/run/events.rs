@@ -11,6 +11,7 @@ use super::task::{Task, Work};
 use crate::collectors::Events;
 use crate::collectors::registry::RunningEvents;
 use crate::host::Clock;
+use crate::probe::{Said, head};
 
 /// Records waiting for their collector.
 pub(super) const QUEUE: usize = 2048;
@@ -22,6 +23,7 @@ struct Listening {
     due: Option<Instant>,
     clock: Clock,
     out: Events,
+    said: Said,
 }
 
 pub(super) fn task(name: &'static str, collector: Box<dyn RunningEvents>, shared: &Shared) -> (Inbox, Task) {
@@ -29,7 +31,7 @@ pub(super) fn task(name: &'static str, collector: Box<dyn RunningEvents>, shared
     let progress = slot.progress.clone();
     let (inbox, outbox) = inbox(name, QUEUE, shared.outlet.clone());
     let due = slot.collector.period().map(|p| Instant::now() + p);
-    let work = Listening { slot, due, clock: shared.clock.clone(), out: Events::default() };
+    let work = Listening { slot, due, clock: shared.clock.clone(), out: Events::default(), said: Said::default() };
     (inbox, Task::new(name, progress, work, outbox))
 }
 
@@ -38,9 +40,11 @@ impl Listening {
         Some(Instant::now() + self.slot.collector.period()?)
     }
 
-    fn hand_on(&mut self) {
-        for event in self.out.drain() {
-            self.slot.outlet.event(self.slot.name, event);
+    /// `limited`: how many were suppressed before the first of them.
+    fn hand_on(&mut self, limited: u64) {
+        let limited = std::iter::once(limited).chain(std::iter::repeat(0));
+        for (event, limited) in self.out.drain().zip(limited) {
+            self.slot.outlet.event(self.slot.name, event, limited);
         }
     }
 }
@@ -54,7 +58,7 @@ impl Work for Listening {
         if self.slot.may_run() {
             let (now, out) = (self.clock.now(), &mut self.out);
             self.slot.run(|c| c.tick(now, out));
-            self.hand_on();
+            self.hand_on(0);
             if !self.out.metrics.points().is_empty() {
                 self.slot.outlet.metrics(self.slot.name, &mut self.out.metrics);
                 self.out.metrics.drain();
@@ -68,7 +72,10 @@ impl Work for Listening {
         if self.slot.run(|c| c.on_record(ring, bytes, out)).is_none() {
             self.slot.outlet.dropped(self.slot.name, "collector_failed", 1);
         }
-        self.hand_on();
+        // A record that is no event yet leaves them to the next one.
+        let head = head(self.slot.collector.rings(), ring, bytes).filter(|_| !self.out.is_empty());
+        let limited = head.map_or(0, |h| self.said.since_last(&h));
+        self.hand_on(limited);
         // It may want a tick now, or an earlier one; what it waits for already is not put off.
         let next = self.next_tick();
         self.due = self.due.zip(next).map(|(a, b)| a.min(b)).or(next);

@@ -36,7 +36,9 @@ pub(crate) use task::Task;
 /// Where collectors deliver; the agent's side of them.
 pub(crate) trait Outlet: Send + Sync {
     fn metrics(&self, collector: &'static str, points: &mut Metrics);
-    fn event(&self, collector: &'static str, event: Event);
+    /// `limited`: how many of its kind and workload the probe had suppressed since the last one, which
+    /// are counted already.
+    fn event(&self, collector: &'static str, event: Event, limited: u64);
     /// `false`: the workload is filtered out; its capture is not wanted either.
     fn change(&self, collector: &'static str, change: Change) -> bool;
     /// How far a capture is, and what it has.

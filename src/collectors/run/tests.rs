@@ -29,7 +29,7 @@ impl Seen {
 
 impl Outlet for Seen {
     fn metrics(&self, _: &'static str, _: &mut Metrics) {}
-    fn event(&self, _: &'static str, _: Event) {}
+    fn event(&self, _: &'static str, _: Event, _: u64) {}
     fn change(&self, _: &'static str, _: Change) -> bool {
         true
     }
@@ -86,6 +86,9 @@ impl RunningMetrics for OfMetrics {
 impl RunningEvents for OfEvents {
     fn on_record(&mut self, _: usize, _: &[u8], _: &mut Events) -> anyhow::Result<()> {
         self.0.call()
+    }
+    fn rings(&self) -> &'static [crate::probe::RingDef] {
+        &[]
     }
     fn period(&self) -> Option<Duration> {
         Some(Duration::from_millis(5))

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::host::{Host, ReadError, Reading, read, sys};
+use crate::host::{Host, ReadError, Reading, read, read_bytes, sys};
 use crate::signal::text::escaped;
 
 /// A process's or thread's state, proc_pid_stat(5).

@@ -40,9 +40,25 @@ pub static EVENTS_SUPPRESSED: MetricDef = MetricDef::counter(
      peak that was over before its window; `too_many_captures`; `unsupported`, the back end does not take such signals",
 )
 .by(BY_STAGE);
-pub static RECORDS_LOST: MetricDef =
-    MetricDef::counter("bianque.records.lost", "{record}", "Records that the kernel could not hand over")
-        .by(&[PROBE, REASON]);
+pub static RECORDS_LOST: MetricDef = MetricDef::counter(
+    "bianque.records.lost",
+    "{record}",
+    "Records that the kernel could not hand over: `ring_full`; `overrun`, of a source; `limits_full`, more workloads at once \
+     than a probe can limit apart; `map_full`, figures that are the node's only, as a probe's map had no room",
+)
+.by(&[PROBE, REASON]);
+pub static WORKLOAD_SUPPRESSED: MetricDef = MetricDef::counter(
+    "bianque.workload.events.suppressed",
+    "{event}",
+    "The workload's events that were over its limit in a probe; an event says so of those before it",
+)
+.by(&[COLLECTOR]);
+pub static WORKLOAD_LOST: MetricDef = MetricDef::counter(
+    "bianque.workload.records.lost",
+    "{record}",
+    "The workload's events that a probe could not hand over, as its ring was full",
+)
+.by(&[COLLECTOR]);
 pub static INCIDENT_COUNT: MetricDef =
     MetricDef::up_down_counter("bianque.incident.count", "{incident}", "Incidents that are open now");
 pub static COLLECTOR_STATE: MetricDef = MetricDef::gauge(
@@ -117,6 +133,8 @@ pub const ALL: &[&MetricDef] = &[
     &EVENTS_DROPPED,
     &EVENTS_SUPPRESSED,
     &RECORDS_LOST,
+    &WORKLOAD_SUPPRESSED,
+    &WORKLOAD_LOST,
     &INCIDENT_COUNT,
     &COLLECTOR_STATE,
     &COLLECTOR_DURATION,

@@ -21,6 +21,8 @@ const TRAPPED: &[Optional] =
     &[Optional { slot: "trapped", lost: "drops by hardware that reports them (devlink traps)" }];
 /// A group that was not hit for so long leaves the kernel's hash.
 const IDLE_NS: u64 = 300_000_000_000;
+/// As in `crowded_drops`: a reason and a kind make its key.
+const CROWDED_SHIFT: u32 = 2;
 /// Reasons that can be told apart; those of subsystems have higher numbers.
 pub const REASONS: u32 = 512;
 
@@ -58,7 +60,7 @@ pub struct DropGroup {
     pub location: u64,
     /// Of the socket, in the unified hierarchy; 0: not known.
     pub cgroup: u64,
-    /// Inode of the network namespace; 0: the group found no room, only the reason is known.
+    /// Inode of the network namespace; 0: the group found no room, only reason and kind are known.
     pub netns: u32,
     pub reason: u32,
     pub kind: DropKind,
@@ -187,6 +189,18 @@ impl SharedProbe for Net {
     fn object(&self) -> &Object {
         &self.0.object
     }
+
+    /// Drops and retransmits of groups that found no room: they are the node's only.
+    fn lost(&self) -> u64 {
+        let mut tables = self.tables();
+        let Tables { crowded_drops, crowded_retransmits, .. } = &mut *tables;
+        let mut sum = 0;
+        for table in [crowded_drops, crowded_retransmits] {
+            // What cannot be read is none so far.
+            let _ = table.for_each(|_, cpus| sum += hits(cpus));
+        }
+        sum
+    }
 }
 
 impl Net {
@@ -220,7 +234,7 @@ impl Net {
         Ok(self.tables().classes.get(&0)?.is_some_and(|class| class != 0))
     }
 
-    /// All drops so far, by group; groups that found no room under their reason alone.
+    /// All drops so far, by group; groups that found no room under their reason and kind.
     ///
     /// # Errors
     /// The kernel's reason.
@@ -234,8 +248,14 @@ impl Net {
             kind: DropKind::of(k.kind),
             hardware: k.hardware != 0,
         };
-        let crowded =
-            |reason| DropGroup { location: 0, cgroup: 0, netns: 0, reason, kind: DropKind::Loss, hardware: false };
+        let crowded = |key| DropGroup {
+            location: 0,
+            cgroup: 0,
+            netns: 0,
+            reason: key >> CROWDED_SHIFT,
+            kind: DropKind::of(key & ((1 << CROWDED_SHIFT) - 1)),
+            hardware: false,
+        };
         let mut all = tables.drops.read(now, group)?;
         all.extend(read_crowded(&mut tables.crowded_drops, crowded)?);
         Ok(all)
@@ -312,21 +332,27 @@ impl<K: Plain, G: Hash + Eq + Copy> Counted<K, G> {
         Ok(Counted { table: object.table(name)?, generations: Generations::default() })
     }
 
-    /// Sums over the CPUs, and makes room: a group that has been idle for minutes is reported once more.
+    /// Sums over the CPUs, and makes room: a group that has been idle for minutes, or the longest of all
+    /// where the map fills, is reported once more.
     fn read(&mut self, now: u64, group: impl Fn(K) -> G) -> Result<Vec<Total<G, u64>>> {
-        let (mut all, mut idle) = (Vec::new(), Vec::new());
+        let (mut all, mut ages) = (Vec::new(), Vec::new());
         let Counted { table, generations } = self;
         table.for_each(|key, cpus| {
             let last = cpus.iter().map(|t| t.last_ns).max().unwrap_or(0);
-            if now.saturating_sub(last) > IDLE_NS {
-                idle.push(*key);
-            }
             let group = group(*key);
             all.push(Total::new(group, generations.of(group), hits(cpus)));
+            ages.push((last, *key, hits(cpus)));
         })?;
-        for key in &idle {
-            table.remove(key)?;
-            generations.removed(&group(*key));
+        ages.sort_unstable_by_key(|(last, ..)| *last);
+        let room = table.capacity();
+        let over = if ages.len() > room / 4 * 3 { ages.len() - room / 2 } else { 0 };
+        let idle = ages.iter().take_while(|(last, ..)| now.saturating_sub(*last) > IDLE_NS).count();
+        for (_, key, read) in ages.iter().take(over.max(idle)) {
+            // One that was hit since it was read stays, as these hits would be nobody's.
+            if table.get_per_cpu(key)?.is_some_and(|cpus| hits(&cpus) == *read) {
+                table.remove(key)?;
+                generations.removed(&group(*key));
+            }
         }
         Ok(all)
     }
@@ -348,18 +374,4 @@ fn read_crowded<G>(table: &mut Table<u32, Tally>, group: impl Fn(u32) -> G) -> R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A group keeps its number for as long as it is counted, and has another after it was removed.
-    #[test]
-    fn a_removed_group_begins_anew() {
-        let mut generations = Generations::default();
-        let (first, other) = (generations.of(7), generations.of(8));
-        assert_ne!(first, other);
-        assert_eq!(generations.of(7), first);
-        generations.removed(&7);
-        assert!(![first, other].contains(&generations.of(7)));
-        assert_eq!(generations.of(8), other);
-    }
-}
+mod tests;

@@ -189,7 +189,6 @@ struct Report<'a> {
     /// The component.
     name: &'a str,
     time_ns: u64,
-    suppressed: u32,
 }
 
 impl Ras {
@@ -197,7 +196,6 @@ impl Ras {
         let mut e = Event::new(&HW_ERROR, self.clock.wall(r.time_ns), None, String::new());
         e.severity = r.sense.severity();
         e.message = format!("{} {} error of {}: {}", r.sense.name(), r.hw_type, r.name, r.kind);
-        e.suppressed = r.suppressed.into();
         e.attributes
             .set(HW_ERROR_SOURCE, r.source)
             .set(HW_ERROR_SEVERITY, r.sense.name())
@@ -216,7 +214,6 @@ impl Ras {
             kind,
             name: &format!("CPU {}, bank {}", r.cpu, r.bank),
             time_ns: r.time_ns,
-            suppressed: r.suppressed,
         });
         let registers = [
             ("misc", r.misc),
@@ -251,7 +248,6 @@ impl Ras {
             kind: text(&r.message),
             name: if label.is_empty() { "an unknown DIMM" } else { &label },
             time_ns: r.time_ns,
-            suppressed: r.suppressed,
         });
         e.attributes
             .set(HW_ERROR_COUNT, r.count)
@@ -279,7 +275,6 @@ impl Ras {
             kind,
             name: &text(&r.device),
             time_ns: r.time_ns,
-            suppressed: r.suppressed,
         });
         e.attributes.set(HW_ERROR_STATUS, Value::address(status)).set(HW_ERROR_FLAGS, flags);
         if r.header_valid != 0 {
@@ -299,7 +294,6 @@ impl Ras {
             kind,
             name: if fru.is_empty() { "a part that firmware does not name" } else { &fru },
             time_ns: r.time_ns,
-            suppressed: r.suppressed,
         });
         let kept = r.data.get(..r.length as usize).unwrap_or(&r.data);
         e.attributes
@@ -322,7 +316,6 @@ impl Ras {
             kind: if known { decode::memory_kind(m.kind) } else { "unknown" }.to_owned(),
             name: &name,
             time_ns: r.time_ns,
-            suppressed: r.suppressed,
         });
         if m.valid & decode::MEMORY_VALID_ADDRESS != 0 {
             e.attributes.set(HW_ERROR_ADDRESS, Value::address(m.address));
@@ -342,7 +335,6 @@ impl Ras {
             kind: kind.to_owned(),
             name: &name,
             time_ns: r.time_ns,
-            suppressed: r.suppressed,
         });
         let registers = [
             ("mpidr", r.mpidr),
@@ -377,7 +369,6 @@ impl Ras {
             kind: format!("{}: {outcome}", decode::page_kind(r.kind)),
             name: &format!("page {address:#x}"),
             time_ns: r.time_ns,
-            suppressed: r.suppressed,
         });
         e.attributes.set(HW_ERROR_ADDRESS, Value::address(address)).set(HW_ERROR_OUTCOME, outcome);
         e
@@ -394,7 +385,6 @@ impl Ras {
             kind: if r.used != 0 { "lost page used: SIGBUS" } else { "page lost: SIGBUS in advance" }.to_owned(),
             name: &format!("{} (pid {}){whose}", victim.comm, victim.pid),
             time_ns: r.time_ns,
-            suppressed: r.suppressed,
         });
         e.message = format!("{}{whose} lost a page to bad memory and got SIGBUS", victim.comm);
         e.workload = workload;

@@ -57,7 +57,7 @@ struct Noted(Mutex<Vec<String>>);
 
 impl Outlet for Noted {
     fn metrics(&self, _: &'static str, _: &mut Metrics) {}
-    fn event(&self, _: &'static str, _: Event) {}
+    fn event(&self, _: &'static str, _: Event, _: u64) {}
     fn change(&self, _: &'static str, _: Change) -> bool {
         true
     }
