@@ -127,41 +127,41 @@ impl Source {
                 continue;
             }
             let line = self.code[..at].matches('\n').count() + 1;
-            paths(&self.code[at + "crate::".len()..], "", &mut |path| out.push((line, path)));
+            let mut all = Vec::new();
+            leaves(&self.code[at + "crate::".len()..], &[], &mut all);
+            let mut two: Vec<String> = all.iter().map(|path| path[..path.len().min(2)].join("::")).collect();
+            two.dedup();
+            out.extend(two.into_iter().map(|path| (line, path)));
         }
         out
     }
 }
 
-/// Calls `each` with every path of a use tree, cut after two levels.
-fn paths(tree: &str, prefix: &str, each: &mut dyn FnMut(String)) -> usize {
-    let tree_len = tree.len();
+/// All paths of a use tree, in full; returns how many bytes it took.
+fn leaves(tree: &str, prefix: &[String], out: &mut Vec<Vec<String>>) -> usize {
     let mut rest = tree.trim_start();
     if let Some(inner) = rest.strip_prefix('{') {
         rest = inner;
         loop {
             rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
             if rest.is_empty() || rest.starts_with('}') {
-                return tree_len - rest.len() + 1;
+                return tree.len() - rest.len() + 1;
             }
-            let used = paths(rest, prefix, each).max(1);
+            let used = leaves(rest, prefix, out).max(1);
             rest = rest.get(used..).unwrap_or("");
         }
     }
     let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
-    let path = if prefix.is_empty() { rest[..end].to_owned() } else { format!("{prefix}::{}", &rest[..end]) };
+    let path = if end == 0 { prefix.to_vec() } else { [prefix, &[rest[..end].to_owned()]].concat() };
     rest = &rest[end..];
-    let deeper = path.matches("::").count() == 0;
-    if let Some(more) = rest.strip_prefix("::").filter(|_| deeper) {
-        return tree_len - more.len() + paths(more, &path, each);
+    if let Some(more) = rest.strip_prefix("::").filter(|_| end > 0) {
+        return tree.len() - more.len() + leaves(more, &path, out);
     }
-    each(path);
-    // What follows deeper down belongs to the same path.
-    while let Some(more) = rest.strip_prefix("::") {
-        let used = paths(more, "", &mut |_| {});
-        rest = more.get(used..).unwrap_or("");
+    out.push(path);
+    if let Some(name) = rest.strip_prefix(" as ") {
+        rest = name.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
     }
-    tree_len - rest.len()
+    tree.len() - rest.len()
 }
 
 /// What stands before the tests of a file: they are last, by custom.

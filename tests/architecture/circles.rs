@@ -7,10 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Source, none, rust};
-
-/// Circles that stand, by folder and members: each with what will cut it.
-const EXCEPTIONS: &[(&str, &[&str], &str)] = &[];
+use super::{Source, leaves, none, rust};
 
 type Path = Vec<String>;
 
@@ -19,22 +16,11 @@ type Edges = BTreeMap<String, BTreeMap<String, String>>;
 
 #[test]
 fn nobody_imports_each_other() {
-    let mut problems = Vec::new();
-    let mut excepted = BTreeSet::new();
-    for (folder, edges) in by_folder(&rust("src")) {
-        for members in circles(&edges) {
-            let known = EXCEPTIONS.iter().position(|(f, m, _)| *f == folder && members.iter().eq(m.iter()));
-            match known {
-                Some(at) => _ = excepted.insert(at),
-                None => problems.push(describe(&folder, &members, &edges)),
-            }
-        }
-    }
-    for (at, (folder, members, _)) in EXCEPTIONS.iter().enumerate() {
-        if !excepted.contains(&at) {
-            problems.push(format!("{folder}: {members:?} is no circle any more: take it off the exceptions"));
-        }
-    }
+    let folders = by_folder(&rust("src"));
+    let of = |(folder, edges): (&String, &Edges)| {
+        circles(edges).into_iter().map(|members| describe(folder, &members, edges)).collect::<Vec<_>>()
+    };
+    let problems: Vec<String> = folders.iter().flat_map(of).collect();
     none(&problems, "no circles: move what both sides need to a file of its own");
 }
 
@@ -145,33 +131,6 @@ fn mentions(code: &str, module: &[String]) -> Vec<(usize, Path, Path)> {
         }
     }
     out
-}
-
-/// All paths of a use tree, in full; returns how many bytes it took.
-fn leaves(tree: &str, prefix: &[String], out: &mut Vec<Path>) -> usize {
-    let mut rest = tree.trim_start();
-    if let Some(inner) = rest.strip_prefix('{') {
-        rest = inner;
-        loop {
-            rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
-            if rest.is_empty() || rest.starts_with('}') {
-                return tree.len() - rest.len() + 1;
-            }
-            let used = leaves(rest, prefix, out).max(1);
-            rest = rest.get(used..).unwrap_or("");
-        }
-    }
-    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
-    let path = if end == 0 { prefix.to_vec() } else { [prefix, &[rest[..end].to_owned()]].concat() };
-    rest = &rest[end..];
-    if let Some(more) = rest.strip_prefix("::").filter(|_| end > 0) {
-        return tree.len() - more.len() + leaves(more, &path, out);
-    }
-    out.push(path);
-    if let Some(name) = rest.strip_prefix(" as ") {
-        rest = name.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
-    }
-    tree.len() - rest.len()
 }
 
 /// Groups of members that reach each other.
