@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::collectors::registry::{BuildError, Running};
 use crate::collectors::run::{State, Statuses};
 use crate::collectors::sources::Named;
-use crate::collectors::{Context, Registration, SharedRecords};
+use crate::collectors::{Around, Context, Registration, SharedRecords};
 use crate::config::Config;
 use crate::host::{Clock, Host};
 use crate::pipeline::metrics::{MetricState, SelfMetrics};
@@ -97,19 +97,15 @@ impl Builder<'_> {
         interval: Duration,
         loader: &mut Loader,
     ) -> Result<Built, BuildError> {
-        let mut cx = Context {
+        let around = Around {
             host: &self.host,
             workloads: &self.workloads,
             filters: &self.filters,
             clock: &self.clock,
             symbols: &self.symbols,
-            info: r.info,
             shared: &self.shared,
-            loader,
-            objects: Vec::new(),
-            sources: Vec::new(),
-            rings: Vec::new(),
         };
+        let mut cx = Context::new(around, r.info, loader);
         let running = (r.build)(settings, &mut cx)?;
         Ok(Built { name: r.info.name, running, interval, objects: cx.objects, sources: cx.sources, rings: cx.rings })
     }

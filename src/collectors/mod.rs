@@ -332,11 +332,31 @@ pub struct Context<'a> {
     pub(crate) rings: Vec<SharedRecords>,
 }
 
+/// What all collectors of an agent, or of a rig, have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Around<'a> {
+    pub host: &'a Host,
+    pub workloads: &'a Workloads,
+    pub filters: &'a Filters,
+    pub clock: &'a Clock,
+    pub symbols: &'a Symbols,
+    pub shared: &'a Shared,
+}
+
 /// One ring of a shared probe.
 #[derive(Clone)]
 pub(crate) struct SharedRecords {
     pub object: Object,
     pub ring: usize,
+}
+
+impl<'a> Context<'a> {
+    /// What a collector of `around` is built with.
+    pub(crate) fn new(around: Around<'a>, info: &'static Info, loader: &'a mut Loader) -> Self {
+        let Around { host, workloads, filters, clock, symbols, shared } = around;
+        let (objects, sources, rings) = (Vec::new(), Vec::new(), Vec::new());
+        Context { host, workloads, filters, clock, symbols, info, shared, loader, objects, sources, rings }
+    }
 }
 
 impl Context<'_> {

@@ -31,7 +31,7 @@ use anyhow::Context as _;
 
 use super::registry::{BuildError, Registration};
 use super::sources::Named;
-use super::{Collector, Context, Info, SharedRecords, Unavailable};
+use super::{Around, Collector, Context, Info, SharedRecords, Unavailable};
 use crate::host::rtnl::Link;
 use crate::host::{Cgroups, Clock, Host};
 use crate::probe::shared::{self, Feature, Shared};
@@ -219,19 +219,15 @@ impl Rig {
         let mut loader = Loader::in_memory(&self.kernel);
         let needs: Vec<Feature> = [shared::Cgroups::LIVES].into_iter().chain(needs.iter().copied()).collect();
         let shared = Shared::load(&mut loader, &needs);
-        let mut cx = Context {
+        let around = Around {
             host: &self.host,
             workloads: &self.workloads,
             filters: &self.filters,
             clock: &self.clock,
             symbols: &self.symbols,
-            info,
             shared: &shared,
-            loader: &mut loader,
-            objects: Vec::new(),
-            sources: Vec::new(),
-            rings: Vec::new(),
         };
+        let mut cx = Context::new(around, info, &mut loader);
         let built = build(&mut cx);
         let Context { objects, sources, rings, .. } = cx;
         (built, Asked { objects, sources, rings, shared })
