@@ -3,6 +3,9 @@
 //! so that its memory can be measured; `benches/workload.rs` measures its time.
 #![expect(clippy::unwrap_used, reason = "a test may end so")]
 
+#[path = "common/smaps.rs"]
+mod smaps;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -91,9 +94,7 @@ fn node() -> tempfile::TempDir {
 /// This process's own memory. Its resident size would count pages of the program too, which come as
 /// they are touched, by how much of the file is in the page cache; and a process's counters lag.
 fn anonymous() -> u64 {
-    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
-    let line = rollup.lines().find_map(|l| l.strip_prefix("Anonymous:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    smaps::kib(std::process::id(), "Anonymous").unwrap() << 10
 }
 
 /// Starts what names workloads as the agent starts it, and waits until all are named.

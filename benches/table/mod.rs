@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Figures against their bars, as benches print them.
 
+#[path = "../../tests/common/smaps.rs"]
+mod smaps;
+
 /// What was measured, against its bar where it has one.
 #[derive(Default)]
 pub struct Table {
@@ -26,7 +29,5 @@ impl Table {
 
 /// Memory of a process in bytes, with its share of what it has in common with others.
 pub fn pss(pid: u32) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = text.lines().find_map(|l| l.strip_prefix("Pss:")).unwrap();
-    line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap() * 1024.0
+    smaps::kib(pid, "Pss").unwrap() as f64 * 1024.0
 }

@@ -3,6 +3,9 @@
 //!
 //! The same on every kernel.
 
+#[path = "../common/smaps.rs"]
+mod smaps;
+
 use std::fs;
 use std::time::Duration;
 
@@ -22,11 +25,11 @@ fn quiet_node_stays_quiet() {
     let agent = Agent::start("[metrics]\ninterval = \"15s\"\n");
     let _quiet: Vec<Container> = (0..3).map(|_| Container::start("soak", &[], &["sleep", "86400"])).collect();
     std::thread::sleep(Duration::from_secs(10));
-    let (cpu, memory) = (cpu_seconds(agent.pid()), pss_kib(agent.pid()));
+    let (cpu, memory) = (cpu_seconds(agent.pid()), smaps::kib(agent.pid(), "Pss").unwrap());
     std::thread::sleep(length());
     let minutes = length().as_secs_f64() / 60.0;
     let used = (cpu_seconds(agent.pid()) - cpu) / minutes;
-    let grown = pss_kib(agent.pid()).saturating_sub(memory);
+    let grown = smaps::kib(agent.pid(), "Pss").unwrap().saturating_sub(memory);
     eprintln!("{used:.3} s of CPU a minute; memory {memory} KiB, grown by {grown} KiB");
     // A debug build in a shared machine: the release build's bars are kept by the benchmarks.
     assert!(used < 3.0, "{used} s of CPU a minute on a quiet node");
@@ -70,10 +73,4 @@ fn cpu_seconds(pid: u32) -> f64 {
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     // utime and stime, in clock ticks of 10 ms (proc_pid_stat(5)).
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
-}
-
-fn pss_kib(pid: u32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

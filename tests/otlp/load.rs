@@ -21,7 +21,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 
 use crate::agent::Agent;
 use crate::server::{Answer, Server};
-use crate::{ANY_PORT, bulk, settings};
+use crate::{ANY_PORT, bulk, settings, smaps};
 
 /// What the process is to do: `FOLDER ADDRESS RUN RATE SECONDS ELASTICSEARCH`; the last is `-` for none.
 const CHILD: &str = "BIANQUE_TEST_LOAD";
@@ -193,7 +193,7 @@ async fn long_load_is_delivered_and_memory_stays() {
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(seconds) {
             std::thread::sleep(Duration::from_secs(1));
-            memory.extend(pss_kib(child.id()));
+            memory.extend(smaps::kib(child.id(), "Pss"));
         }
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let told = lines.filter_map(|l| l.split_once("made ").map(|(_, t)| t.to_owned())).last();
@@ -222,9 +222,4 @@ async fn long_load_is_delivered_and_memory_stays() {
     assert_eq!(made, RATE * seconds);
     assert!(lost * 10 < made, "{lost} of {made} were lost on the way to the log");
     assert!(after < before + (8 << 10), "memory grew from {before} to {after} KiB: {memory:?}");
-}
-
-fn pss_kib(pid: u32) -> Option<u64> {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    rollup.lines().find_map(|l| l.strip_prefix("Pss:")?.trim().trim_end_matches(" kB").parse().ok())
 }

@@ -10,6 +10,8 @@ mod bulk;
 mod counted;
 mod load;
 mod server;
+#[path = "../common/smaps.rs"]
+mod smaps;
 mod source;
 mod tls;
 
