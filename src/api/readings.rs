@@ -94,7 +94,6 @@ fn line(family: &Family, series: &Series) -> Json {
     o.insert("attributes".into(), form::attributes(series.attributes()));
     match series.reading() {
         Reading::Int(v) => o.insert("value".into(), form::uint(*v)),
-        Reading::SignedInt(v) => o.insert("value".into(), form::int(*v)),
         Reading::Double(v) => o.insert("value".into(), json!(v)),
         Reading::Histogram(h) => {
             let buckets: Vec<Json> = (h.offset..)

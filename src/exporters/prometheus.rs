@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use prometheus::proto::MetricFamily;
 
-use crate::pipeline::metrics::{Exemplar, Family, MetricState, Series};
+use crate::pipeline::metrics::{Family, MetricState, Series};
 use crate::signal::metric::Reading;
 use crate::signal::{Attributes, Histogram, Instrument, Workload};
 use names::Name;
@@ -152,17 +152,16 @@ fn write_family(out: &mut Out, family: &Family, name: &Name) {
     for series in family.series() {
         let labels = series.text(labels_of);
         match series.reading() {
-            Reading::Histogram(h) => histogram(out, &name.family, labels, h, series.exemplars(), &bounds),
+            Reading::Histogram(h) => histogram(out, &name.family, labels, h, &bounds),
             reading => {
                 out.sample(&name.sample, "", labels);
                 match reading {
                     Reading::Int(v) => out.uint(*v),
-                    Reading::SignedInt(v) => out.int(*v),
                     Reading::Double(v) => out.float(*v),
                     Reading::Histogram(_) => {}
                 }
                 if family.def().instrument == Instrument::Counter {
-                    out.exemplar(series.exemplars().first());
+                    out.exemplar(series.exemplar());
                 }
                 out.end();
             }
@@ -178,11 +177,10 @@ fn labels_of(series: &Series) -> String {
 /// Writes the cumulative buckets of one series. Bucket `i` ends at 2^(i+1), so the first bound, 2^lo,
 /// holds what is below the resolution. Without a sum, OpenMetrics allows no count either, and plain
 /// text gets no invented sum.
-fn histogram(out: &mut Out, name: &str, labels: &str, h: &Histogram, exemplars: &[Exemplar], bounds: &[text::Bound]) {
+fn histogram(out: &mut Out, name: &str, labels: &str, h: &Histogram, bounds: &[text::Bound]) {
     let mut sum = h.zero_count;
     let mut counts = h.counts.iter();
     let mut next = h.offset;
-    let mut below = f64::NEG_INFINITY;
     for bound in bounds {
         // The bucket that ends here has the exponent before the bound's.
         if bound.exponent > next {
@@ -192,13 +190,10 @@ fn histogram(out: &mut Out, name: &str, labels: &str, h: &Histogram, exemplars: 
             next += 1;
         }
         out.bucket(name, labels, &bound.label, sum);
-        out.exemplar(exemplars.iter().find(|e| e.value > below && e.value <= bound.value));
         out.end();
-        below = bound.value;
     }
     let count = h.count();
     out.bucket(name, labels, text::INFINITY, count);
-    out.exemplar(exemplars.iter().find(|e| e.value > below));
     out.end();
     if let Some(sum) = h.sum {
         out.sample(name, "_sum", labels);

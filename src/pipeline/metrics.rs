@@ -91,18 +91,6 @@ impl MetricState {
         }
     }
 
-    /// Ends every series of a collector, because it does not run any more.
-    pub fn unregister(&self, collector: &str) {
-        let Inner { families, owners, runs } = &mut *self.lock();
-        families.retain(|_, f| {
-            if f.collector() == collector {
-                f.clear(owners);
-            }
-            f.collector() != collector
-        });
-        runs.remove(collector);
-    }
-
     /// Counts one event, on the node's counter and, when it has a workload, on the workload's. Of
     /// the event's attributes, those that the counter declares tell series apart; the trace becomes
     /// the exemplar.
@@ -136,20 +124,6 @@ impl MetricState {
         let Inner { families, owners, .. } = &mut *self.lock();
         let family = families.entry(def.name).or_insert_with(|| Family::counted(def, AGENT));
         change(family, Room { start: self.start, max: self.max_series, owners });
-    }
-
-    /// Points from a bucket of a histogram to the incident in which `value` was seen. Without such
-    /// a series nothing happens.
-    pub fn exemplar(
-        &self,
-        def: &MetricDef,
-        workload: Option<WorkloadKey>,
-        attributes: &Attributes,
-        exemplar: Exemplar,
-    ) {
-        if let Some(family) = self.lock().families.get_mut(def.name) {
-            family.exemplar(workload, attributes, exemplar);
-        }
     }
 
     /// Takes what is newly known of a workload over to its series.

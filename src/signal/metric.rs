@@ -141,7 +141,6 @@ impl Histogram {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reading {
     Int(u64),
-    SignedInt(i64),
     Double(f64),
     Histogram(Histogram),
 }

@@ -290,11 +290,10 @@ fn number(out: &mut Vec<u8>, s: &Series, with_start: bool) {
     wire::fixed64(out, 3, s.time().0);
     match s.reading() {
         Reading::Int(n) => wire::fixed64(out, 6, i64::try_from(*n).unwrap_or(i64::MAX) as u64),
-        Reading::SignedInt(n) => wire::fixed64(out, 6, *n as u64),
         Reading::Double(v) => wire::double(out, 4, *v),
         Reading::Histogram(_) => {}
     }
-    s.exemplars().iter().for_each(|e| exemplar(out, 5, e));
+    s.exemplar().into_iter().for_each(|e| exemplar(out, 5, e));
     wire::attributes(out, 7, s.attributes());
 }
 
@@ -313,7 +312,6 @@ fn histogram(out: &mut Vec<u8>, s: &Series, h: &Histogram, unit: &str) {
         wire::sint(out, 1, h.offset);
         wire::nested(out, 2, |out| h.counts.iter().for_each(|n| wire::varint(out, *n)));
     });
-    s.exemplars().iter().for_each(|e| exemplar(out, 11, e));
     if unit == "s" && h.offset >= RESOLUTION_EXPONENT {
         wire::double(out, 14, f64::from(RESOLUTION_EXPONENT).exp2());
     }

@@ -65,11 +65,6 @@ fn sample() -> (Arc<MetricState>, Prometheus) {
     m.histogram(&DELAY, None, &[(attr::CPU_MODE, "a".into())], counts(-2, &[5, 0, 1], Some(2.5)));
     m.histogram(&DELAY, None, &[(attr::CPU_MODE, "b".into())], counts(-1, &[7], None));
     state.update("cpu", &mut m, Timestamp(1));
-    let exemplar = |n, value| Exemplar { trace: TraceId([n; 16]), value, time: Timestamp(1_700_000_000_123_000_000) };
-    let mut a = Attributes::new();
-    a.set(attr::CPU_MODE, "a");
-    state.exemplar(&DELAY, None, &a, exemplar(1, 0.3));
-    state.exemplar(&DELAY, None, &a, exemplar(2, 9.0));
     state.register_events("oom", &[&KILL], Timestamp(0));
     let time = Timestamp(1_700_000_000_000_000_000);
     state.count_event(&KILL, Some(&w), &Attributes::new(), Some(TraceId([0xab; 16])), time);
@@ -150,12 +145,6 @@ fn open_metrics() {
     has("# UNIT linux_container_cpu_time_seconds seconds");
     has("# TYPE linux_oom_kills counter");
     has(r#"linux_oom_kills_total 1 # {trace_id="abababababababababababababababab"} 1.0 1700000000.000"#);
-    has(
-        r#"linux_runqueue_delay_seconds_bucket{cpu_mode="a",le="0.5"} 7 # {trace_id="01010101010101010101010101010101"} 0.3 1700000000.123"#,
-    );
-    has(
-        r#"linux_runqueue_delay_seconds_bucket{cpu_mode="a",le="+Inf"} 8 # {trace_id="02020202020202020202020202020202"} 9.0 1700000000.123"#,
-    );
     has(r#"linux_runqueue_delay_seconds_bucket{cpu_mode="b",le="1.0"} 9"#);
     assert!(!out.contains(r#"delay_seconds_count{cpu_mode="b"}"#), "a count without a sum");
     has("# TYPE acme_reads counter");

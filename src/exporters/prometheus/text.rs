@@ -16,16 +16,12 @@ pub(super) const INFINITY: &str = r#"le="+Inf""#;
 /// A bucket's upper bound.
 pub(super) struct Bound {
     pub exponent: i32,
-    pub value: f64,
     pub label: String,
 }
 
 /// 2^lo to 2^hi.
 pub(super) fn bounds(format: Format, lo: i32, hi: i32) -> Vec<Bound> {
-    let bound = |exponent| {
-        let value = 2_f64.powi(exponent);
-        Bound { exponent, value, label: format!(r#"le="{}""#, canonical(format, value)) }
-    };
+    let bound = |exponent| Bound { exponent, label: format!(r#"le="{}""#, canonical(format, 2_f64.powi(exponent))) };
     (lo..=hi).map(bound).collect()
 }
 
@@ -164,10 +160,6 @@ impl Out {
     }
 
     pub fn uint(&mut self, v: u64) {
-        self.push(itoa::Buffer::new().format(v));
-    }
-
-    pub fn int(&mut self, v: i64) {
         self.push(itoa::Buffer::new().format(v));
     }
 

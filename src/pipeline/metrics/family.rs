@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::series::{Exemplar, Moment, Series, end, exponent_of, hash_value, merge, total};
+use super::series::{Exemplar, Moment, Series, end, hash_value, merge, total};
 use super::{FamilyStats, Owners, Room};
 use crate::signal::metric::Reading;
 use crate::signal::semconv::attr;
@@ -164,7 +164,7 @@ impl Family {
         }
         series.time = series.time.max(time);
         if let Some(e) = exemplar {
-            series.exemplars = vec![e];
+            series.exemplar = Some(e);
         }
     }
 
@@ -228,15 +228,6 @@ impl Family {
         }
     }
 
-    pub(super) fn exemplar(&mut self, workload: Option<WorkloadKey>, attributes: &Attributes, exemplar: Exemplar) {
-        if let Ok(i) = self.find(workload, attributes) {
-            let kept = &mut self.series[i].exemplars;
-            let bucket = exponent_of(exemplar.value);
-            kept.retain(|e| exponent_of(e.value) != bucket);
-            kept.push(exemplar);
-        }
-    }
-
     pub(super) fn rename(&mut self, workload: &Arc<Workload>) {
         for s in &mut self.series {
             if s.workload.as_ref().is_some_and(|w| w.key == workload.key) {
@@ -261,10 +252,6 @@ impl Family {
             s.gone = if gone { s.gone.or(Some(now)) } else { None };
         }
         self.retain(owners, |s| s.gone.is_none_or(|since| now.since(since) < keep));
-    }
-
-    pub(super) fn clear(&mut self, owners: &mut Owners) {
-        self.retain(owners, |_| false);
     }
 
     fn add(&mut self, hash: u64, series: Series, owners: &mut Owners) {

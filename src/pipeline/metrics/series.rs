@@ -25,7 +25,7 @@ pub struct Series {
     pub(super) reading: Reading,
     pub(super) start: Timestamp,
     pub(super) time: Timestamp,
-    pub(super) exemplars: Vec<Exemplar>,
+    pub(super) exemplar: Option<Exemplar>,
     /// The run of its collector that wrote it last.
     pub(super) seen: u64,
     /// Since when its workload is gone.
@@ -46,7 +46,7 @@ impl Series {
             reading,
             start,
             time: start,
-            exemplars: Vec::new(),
+            exemplar: None,
             seen: 0,
             gone: None,
             text: OnceLock::new(),
@@ -81,10 +81,10 @@ impl Series {
         self.time
     }
 
-    /// At most one for a counter; for a histogram at most one for each bucket.
+    /// The last event that a counter counted.
     #[must_use]
-    pub fn exemplars(&self) -> &[Exemplar] {
-        &self.exemplars
+    pub fn exemplar(&self) -> Option<&Exemplar> {
+        self.exemplar.as_ref()
     }
 
     /// The text that a writer keeps with the series, such as its labels; made anew when they change.
@@ -126,16 +126,10 @@ pub(super) struct Moment {
     pub now: Timestamp,
 }
 
-/// The exponent of the bucket `(2^i, 2^(i+1)]` that holds a value.
-pub(super) fn exponent_of(value: f64) -> i32 {
-    if value > 0.0 { (value.log2().ceil() as i32).saturating_sub(1) } else { i32::MIN }
-}
-
 /// What must not fall in a cumulative series.
 pub(super) fn total(reading: &Reading) -> f64 {
     match reading {
         Reading::Int(n) => *n as f64,
-        Reading::SignedInt(n) => *n as f64,
         Reading::Double(v) => *v,
         Reading::Histogram(h) => h.count() as f64,
     }
@@ -146,9 +140,6 @@ pub(super) fn merge(instrument: Instrument, a: Reading, b: Reading) -> Reading {
     let level = instrument == Instrument::Gauge;
     match (a, b) {
         (Reading::Int(a), Reading::Int(b)) => Reading::Int(if level { a.max(b) } else { a.saturating_add(b) }),
-        (Reading::SignedInt(a), Reading::SignedInt(b)) => {
-            Reading::SignedInt(if level { a.max(b) } else { a.saturating_add(b) })
-        }
         (Reading::Histogram(a), Reading::Histogram(b)) => Reading::Histogram(add(a, &b)),
         (a, b) => {
             let (a, b) = (total(&a), total(&b));

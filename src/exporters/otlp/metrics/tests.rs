@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::metrics::v1::{NumberDataPoint, Sum, metric, numb
 use super::*;
 use crate::signal::ids::TraceId;
 use crate::signal::semconv::{Key, attr};
-use crate::signal::{Attributes, MetricDef, Metrics, Panel, Timestamp, Value, WorkloadKind};
+use crate::signal::{Attributes, EventDef, MetricDef, Metrics, Panel, Severity, Timestamp, Value, WorkloadKind};
 
 const fn def(name: &'static str, instrument: Instrument, unit: &'static str) -> MetricDef {
     MetricDef { name, instrument, unit, help: "help", attributes: &[], panel: Panel::None }
@@ -16,6 +16,14 @@ static GAUGE: MetricDef = def("b.gauge", Instrument::Gauge, "By");
 static LEVEL: MetricDef = def("c.level", Instrument::UpDownCounter, "1");
 static DELAY: MetricDef = def("d.delay", Instrument::Histogram, "s");
 const KEY: Key = Key::new("k", "");
+static SEEN: EventDef = EventDef {
+    name: "e.seen",
+    summary: "",
+    severity: Severity::Warn,
+    attributes: &[],
+    counter: &COUNTER,
+    container_counter: None,
+};
 
 fn workload(key: u64) -> Arc<Workload> {
     Arc::new(Workload {
@@ -152,15 +160,11 @@ fn workloads_have_their_own_resources() {
 #[test]
 fn exemplars_lead_to_incidents() {
     let state = MetricState::new(100, Timestamp(1));
-    let mut m = Metrics::default();
-    m.histogram(&DELAY, None, &[], Histogram { counts: vec![1], ..Histogram::default() });
-    state.update("cpu", &mut m, Timestamp(2));
     let trace = TraceId([9; 16]);
-    let e = Exemplar { trace, value: 1.5, time: Timestamp(2) };
-    state.exemplar(&DELAY, None, &Attributes::new(), e);
+    state.count_event(&SEEN, None, &Attributes::new(), Some(trace), Timestamp(2));
     let all = read(&state);
-    let Some(metric::Data::ExponentialHistogram(h)) = &all[0].scope_metrics[0].metrics[0].data else { panic!() };
-    let e = &h.data_points[0].exemplars[0];
+    let Some(metric::Data::Sum(sum)) = &all[0].scope_metrics[0].metrics[0].data else { panic!() };
+    let e = &sum.data_points[0].exemplars[0];
     assert_eq!((e.trace_id.as_slice(), e.time_unix_nano), (&trace.0[..], 2));
     assert_eq!(e.span_id, ids::span_id(trace, &trace.0).0);
 }
