@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("signal", &[]),
     ("probe", &["signal"]),
     ("host", &["signal"]),
-    ("helper", &["signal", "host::capabilities"]),
+    ("helper", &["signal", "host::capabilities", "workload::service", "workload::runtime"]),
     ("workload", &["signal", "host", "probe"]),
     ("settings", &[]),
     ("collectors", &["signal", "probe", "host", "workload", "settings"]),

@@ -43,6 +43,8 @@ impl Front {
         let workloads = Workloads::new(host, clock);
         let kubernetes = Kubernetes::new(&config.workload, env, &workloads);
         let resolver = NameResolver::new(&workloads).with_facts(kubernetes.facts());
+        let helpers = Arc::new(Helpers::default());
+        let resolver = resolver.with_strangers(helpers.clone());
         let mut loader = Loader::new();
         let shared = Shared::load(&mut loader, &features(registrations, config));
         // Births are recorded from now on, so the scan cannot miss one.
@@ -57,7 +59,7 @@ impl Front {
             clock: clock.clone(),
             workloads: workloads.clone(),
             filters: filters.clone(),
-            symbols: Symbols::with_user(Arc::new(Helpers::default())),
+            symbols: Symbols::with_user(helpers),
             shared: shared.clone(),
             statuses: statuses.clone(),
             config,

@@ -6,6 +6,7 @@ mod known;
 mod lane;
 mod session;
 mod start;
+mod strangers;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::helper::messages::{Answer, DEPTH, Query};
 use crate::probe::stacks::{Urgency, UserSymbols};
 use crate::signal::Frame;
 use known::Known;
@@ -50,8 +52,11 @@ impl UserSymbols for Helpers {
         if until <= Instant::now() {
             return None;
         }
-        let mut pair = lane.take(until)?;
-        self.ask(&mut pair, pid, addresses, until)
+        let query = Query::Frames { pid, addresses: addresses.iter().copied().take(DEPTH).collect() };
+        match self.ask(lane, query, until)? {
+            Answer::Frames { frames, .. } => Some(trusted(frames, addresses)).filter(|f| !f.is_empty()),
+            _ => None,
+        }
     }
 
     fn trim(&self, quiet: Duration) {
@@ -84,15 +89,16 @@ impl Helpers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(&self, pair: &mut Pair, pid: u32, addresses: &[u64], until: Instant) -> Option<Vec<Frame>> {
-        self.settle(pair);
-        let devices = self.known().devices(pid)?;
+    fn ask(&self, lane: &Lane, query: Query, until: Instant) -> Option<Answer> {
+        let mut pair = lane.take(until)?;
+        self.settle(&mut pair);
+        let devices = self.known().devices(&query.subject())?;
         // Two that are late are waited for no longer than is asked.
-        let slot = self.free(pair)?;
+        let slot = self.free(&mut pair)?;
         let session = slot.as_mut()?;
-        let asked = session.ask(pid, devices, addresses);
+        let asked = session.ask(query, devices);
         match if asked { session.hear(until, &self.known) } else { Heard::Failed } {
-            Heard::Frames(frames) => Some(trusted(frames, addresses)).filter(|f| !f.is_empty()),
+            Heard::Answer(answer) => Some(answer),
             Heard::Late => None,
             Heard::Failed => {
                 self.failed(slot.take());
@@ -133,7 +139,7 @@ impl Helpers {
         for slot in pair {
             let Some(session) = slot.as_mut().filter(|s| s.busy_with().is_some()) else { continue };
             match session.hear(Instant::now(), &self.known) {
-                Heard::Frames(_) => {}
+                Heard::Answer(_) => {}
                 Heard::Late if session.hangs(self.hangs) => self.leave(slot.take()),
                 Heard::Late => {}
                 Heard::Failed => self.failed(slot.take()),
@@ -158,9 +164,9 @@ impl Helpers {
     fn leave(&self, session: Option<Session>) {
         let Some(session) = session else { return };
         let mut known = self.known();
-        if let Some(pid) = session.busy_with() {
-            tracing::debug!(pid, device = session.device, "a helper did not answer in time and is ended");
-            known.avoid(pid);
+        if let Some(about) = session.busy_with() {
+            tracing::debug!(?about, device = session.device, "a helper did not answer in time and is ended");
+            known.avoid(about);
         }
         if session.device != 0 {
             known.devices.insert(session.device, Instant::now());
@@ -172,9 +178,9 @@ impl Helpers {
     fn failed(&self, session: Option<Session>) {
         let Some(session) = session else { return };
         let mut known = self.known();
-        if let Some(pid) = session.busy_with() {
-            tracing::debug!(pid, "a helper failed");
-            known.avoid(pid);
+        if let Some(about) = session.busy_with() {
+            tracing::debug!(?about, "a helper failed");
+            known.avoid(about);
         }
         known.warn_if_none_works();
         known.end(session.running.processes, session.device);

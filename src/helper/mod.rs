@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What strangers can make wait or break runs here, in processes of its own: names for addresses of their
-//! programs. A file system that does not answer, a file that is cut while it is read, and symbols made to
+//! programs, what processes say of their service, containers of users. A file system that does not answer, a file that is cut while it is read, and symbols made to
 //! exhaust who reads them, cost a helper and never the agent.
 //!
 //! A helper is two processes of the agent's own binary. The agent asks the *opener*, which opens files of
-//! the process in question and parses nothing; it hands descriptors to the *parser*, which opens nothing,
+//! the process or home in question and parses nothing; it hands descriptors to the *parser*, which opens nothing,
 //! has no capability, and answers the agent. `agent/helper.rs` starts them, sets them a time, and ends them.
 
 mod elf;
+mod homes;
+pub(crate) mod messages;
 mod names;
 mod opener;
 mod parser;
 mod perf_map;
 mod processes;
 mod sandbox;
+mod service;
 #[cfg(test)]
 mod tests;
 pub(crate) mod wire;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The opener: has the capabilities to open files of other processes, and hands them to the parser
-//! without reading a byte of them. It opens those of the process that the agent asked about, and no other's.
+//! without reading a byte of them. It opens those of the process or home that the agent asked about, and no
+//! other's.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -8,7 +9,8 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat, openat2};
 use rustix::io::{Errno, Result};
 
-use super::wire::{Ask, DONE, LARGEST, Socket, Wanted};
+use super::messages::{Ask, DONE, Subject, Wanted};
+use super::wire::{LARGEST, Socket};
 
 /// Serves until the agent or the parser is gone. `limit` starts the clock for a question, and stops it.
 pub fn run(agent: &Socket, parser: &Socket, limit: impl Fn(bool)) -> Result<()> {
@@ -17,38 +19,45 @@ pub fn run(agent: &Socket, parser: &Socket, limit: impl Fn(bool)) -> Result<()> 
         let Some(ask) = Ask::decode(message) else { continue };
         limit(true);
         parser.send(message)?;
-        serve(ask.pid, parser)?;
+        serve(&ask.query.subject(), parser)?;
         limit(false);
     }
     Ok(())
 }
 
 /// Opens what the parser wants for one question.
-fn serve(pid: u32, parser: &Socket) -> Result<()> {
-    // Of this process whatever comes: a descriptor of its folder is none of a later one with its pid.
-    let process = open(format!("/proc/{pid}"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+fn serve(subject: &Subject, parser: &Socket) -> Result<()> {
+    let folder = |path: &str| open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let (folder, open): (_, Open) = match subject {
+        // Of this process whatever comes: a descriptor of its folder is none of a later one with its pid.
+        Subject::Process(pid) => (folder(&format!("/proc/{pid}")), open_of_process),
+        Subject::Folder(home) => (folder(home), open_in_home),
+    };
     let mut buffer = vec![0; LARGEST];
     loop {
         match parser.receive(&mut buffer)? {
             None => return Err(Errno::PIPE),
             Some(DONE) => return Ok(()),
             Some(wish) => {
-                let process = process.as_ref().ok();
-                let file = Wanted::decode(wish).zip(process).and_then(|(w, p)| open_wanted(p, w).ok());
+                let file = Wanted::decode(wish).zip(folder.as_ref().ok()).and_then(|(w, f)| open(f, w).ok());
                 parser.send_file(file.as_ref())?;
             }
         }
     }
 }
 
+type Open = fn(&OwnedFd, Wanted<'_>) -> Result<File>;
+
 /// A file of the process. Never waits for the other end of a FIFO.
-pub fn open_wanted(process: &OwnedFd, wanted: Wanted<'_>) -> Result<File> {
+fn open_of_process(process: &OwnedFd, wanted: Wanted<'_>) -> Result<File> {
     let kernel = |name: &str| openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(File::from);
     let path = OFlags::PATH | OFlags::CLOEXEC;
     match wanted {
         Wanted::Stat => kernel("stat"),
         Wanted::Status => kernel("status"),
         Wanted::Maps => kernel("maps"),
+        Wanted::Environment => kernel("environ"),
+        Wanted::Memory => kernel("mem"),
         Wanted::Mapped { start, end } => {
             regular(&openat(process, format!("map_files/{start:x}-{end:x}"), path, Mode::empty())?)
         }
@@ -56,6 +65,27 @@ pub fn open_wanted(process: &OwnedFd, wanted: Wanted<'_>) -> Result<File> {
             let root = openat(process, "root", path | OFlags::DIRECTORY, Mode::empty())?;
             in_root(&root, file)
         }
+        Wanted::InHome(_) | Wanted::FolderInHome(_) => Err(Errno::INVAL),
+    }
+}
+
+/// A file or folder below a home, which symbolic links do not leave; a file only where it is of the home's owner.
+fn open_in_home(home: &OwnedFd, wanted: Wanted<'_>) -> Result<File> {
+    let within = |path: &str, flags: OFlags| {
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        openat2(home, path, flags | OFlags::CLOEXEC, Mode::empty(), how)
+    };
+    match wanted {
+        Wanted::FolderInHome(path) => within(path, OFlags::RDONLY | OFlags::DIRECTORY).map(File::from),
+        Wanted::InHome(path) => {
+            let held = within(path, OFlags::PATH)?;
+            let owner = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|s| s.st_uid);
+            if owner(&held)? != owner(home)? {
+                return Err(Errno::ACCESS);
+            }
+            regular(&held)
+        }
+        _ => Err(Errno::INVAL),
     }
 }
 
@@ -80,6 +110,28 @@ fn regular(held: &OwnedFd) -> Result<File> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    /// A home's files are its owner's, and none elsewhere.
+    #[test]
+    fn only_files_of_the_homes_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("ann")).unwrap();
+        let home = OwnedFd::from(File::open(dir.path().join("ann")).unwrap());
+        let put = |file: &str| std::fs::write(dir.path().join(file), "inside").unwrap();
+        let opens = |file: &str| open_in_home(&home, Wanted::InHome(file)).is_ok();
+        put("ann/list");
+        put("beside");
+        symlink("../beside", dir.path().join("ann/out")).unwrap();
+        symlink("list", dir.path().join("ann/link")).unwrap();
+        assert!(opens("list") && opens("link"));
+        assert!(!opens("out") && !opens("../beside") && !opens("/etc/passwd"));
+        assert!(open_in_home(&home, Wanted::FolderInHome(".")).is_ok());
+        assert!(open_in_home(&home, Wanted::Memory).is_err());
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path().join("ann/list"), Some(65534), None).unwrap();
+            assert!(!opens("list") && !opens("link"));
+        }
+    }
 
     /// A symbolic link that a container put in place of its perf map leads nowhere outside of it; a FIFO
     /// and a device are not opened.

@@ -7,8 +7,10 @@ use std::os::unix::fs::FileExt as _;
 
 use rustix::io::Result;
 
+use super::messages::{Answer, Ask, DONE, Devices, Query, Wanted};
 use super::processes::{Files, Processes};
-use super::wire::{Answer, Ask, DONE, Devices, LARGEST, Socket, Wanted};
+use super::wire::{LARGEST, Socket};
+use super::{homes, service};
 
 /// Answers until the opener or the agent is gone. `limit` starts the clock for a question, and stops it.
 pub fn run(opener: &Socket, agent: &Socket, mut processes: Processes, limit: impl Fn(bool)) -> Result<()> {
@@ -17,13 +19,28 @@ pub fn run(opener: &Socket, agent: &Socket, mut processes: Processes, limit: imp
         let Some(ask) = Ask::decode(message) else { continue };
         limit(true);
         let mut files = Remote { opener, agent, devices: &ask.devices, touched: None, lost: Ok(()) };
-        let frames = processes.frames(&mut files, ask.pid, &ask.addresses);
+        let answer = answer(ask.id, ask.query, &mut files, &mut processes);
         files.lost?;
         opener.send(DONE)?;
-        agent.send(&Answer::Frames { id: ask.id, frames }.encode())?;
+        agent.send(&answer.encode())?;
         limit(false);
     }
     Ok(())
+}
+
+fn answer(id: u64, query: Query, files: &mut dyn Files, processes: &mut Processes) -> Answer {
+    let json = match query {
+        Query::Frames { pid, addresses } => {
+            return Answer::Frames { id, frames: processes.frames(files, pid, &addresses) };
+        }
+        Query::Environment { .. } => serde_json::to_vec(&service::environment(files)),
+        Query::Published { .. } => serde_json::to_vec(&service::published(files)),
+        Query::Homes { .. } => serde_json::to_vec(&homes::homes(files)),
+        Query::Container { id, .. } => serde_json::to_vec(&homes::container(files, &id)),
+        Query::Names { file, .. } => serde_json::to_vec(&homes::names(files, &file)),
+    };
+    // What is no JSON has no form that can be sent: there is none.
+    Answer::Facts { id, json: json.unwrap_or_default() }
 }
 
 /// Files that the opener opens.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::elf::{ElfFiles, FileKey};
+use super::messages::Wanted;
 use super::perf_map::PerfMap;
-use super::wire::Wanted;
 use crate::signal::Frame;
 
 /// Processes whose mappings are kept, and bytes of their perf maps together.
@@ -186,11 +186,16 @@ impl Known {
     }
 }
 
-/// As far as the limit; names of programs need not be UTF-8.
-fn text(file: File, limit: u64) -> Option<String> {
+/// As far as the limit.
+pub fn bytes(file: File, limit: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    Some(bytes)
+}
+
+/// As far as the limit; names of programs need not be UTF-8.
+fn text(file: File, limit: u64) -> Option<String> {
+    Some(String::from_utf8_lossy(&bytes(file, limit)?).into_owned())
 }
 
 /// Of `/proc/PID/stat`.

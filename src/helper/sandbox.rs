@@ -50,6 +50,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_newfstatat,
     libc::SYS_statx,
     libc::SYS_lseek,
+    libc::SYS_getdents64,
     libc::SYS_fcntl,
     libc::SYS_mmap,
     libc::SYS_munmap,

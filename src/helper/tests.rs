@@ -6,8 +6,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use super::Role;
+use super::messages::{Answer, Ask, Devices, Query};
 use super::processes::Processes;
-use super::wire::{Answer, Ask, Devices, LARGEST, Socket};
+use super::wire::{LARGEST, Socket};
 use super::{opener, parser, sandbox};
 use crate::signal::Frame;
 
@@ -40,11 +41,13 @@ impl Names {
 
     /// Frames, and the devices that were touched.
     fn ask(&self, pid: u32, addresses: &[u64], devices: Devices) -> (Vec<Frame>, Vec<u64>) {
-        self.asks.send(&Ask { id: 7, pid, devices, addresses: addresses.to_vec() }.encode()).unwrap();
+        let query = Query::Frames { pid, addresses: addresses.to_vec() };
+        self.asks.send(&Ask { id: 7, devices, query }.encode()).unwrap();
         let (mut buffer, mut touched) = (vec![0; LARGEST], Vec::new());
         loop {
             match Answer::decode(self.answers.receive(&mut buffer).unwrap().unwrap()).unwrap() {
                 Answer::Touches(device) => touched.push(device),
+                Answer::Facts { .. } => panic!("nobody asked for them"),
                 Answer::Frames { id, frames } => {
                     assert_eq!(id, 7);
                     return (frames, touched);
@@ -127,7 +130,8 @@ fn a_file_that_is_cut_costs_one_helper() {
     assert!(names.user(program.id(), &[start + 0x1000])[0].module.is_some());
     std::fs::File::options().write(true).open(&copy).unwrap().set_len(4096).unwrap();
     let addresses = (0..100).map(|i| start + 0x1000 + i * 0x1000).collect();
-    let ask = Ask { id: 8, pid: program.id(), devices: Devices::AllBut(Vec::new()), addresses };
+    let query = Query::Frames { pid: program.id(), addresses };
+    let ask = Ask { id: 8, devices: Devices::AllBut(Vec::new()), query };
     names.asks.send(&ask.encode()).unwrap();
     let mut buffer = vec![0; LARGEST];
     while let Ok(Some(_)) = names.answers.receive(&mut buffer) {}

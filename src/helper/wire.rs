@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Messages between the agent and its helper processes, and the sockets that carry them: one message a
-//! packet (`SOCK_SEQPACKET`, unix(7)), each with bounds, as the parser may have been taken over by
-//! what it reads.
+//! The sockets between the agent and its helper processes, which carry one message a packet
+//! (`SOCK_SEQPACKET`, unix(7)), and the parts that messages are made of.
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,18 +15,10 @@ use rustix::net::{
     SendFlags, SocketFlags, SocketType,
 };
 
-use crate::signal::Frame;
-
 /// Bytes of a message. By default a socket takes 208 KiB (`net.core.wmem_default`).
 pub const LARGEST: usize = 160 << 10;
-/// Frames that are named of one stack; the kernel walks 127 at most (`kernel.perf_event_max_stack`).
-pub const DEPTH: usize = 128;
-/// Bytes of a name, of a function or module. [`DEPTH`] frames of them fit a message.
+/// Bytes of a name, of a function or module.
 pub const NAME: usize = 512;
-/// And of a build id, which is 40 as a rule.
-const BUILD_ID: usize = 128;
-/// Devices that a request names.
-pub const DEVICES: usize = 64;
 
 /// One end of a connection.
 pub struct Socket(OwnedFd);
@@ -133,6 +123,15 @@ impl Writer {
         self
     }
 
+    /// How many, and each.
+    pub fn numbers(&mut self, all: &[u64]) -> &mut Self {
+        self.number(all.len() as u64);
+        for n in all {
+            self.number(*n);
+        }
+        self
+    }
+
     fn length(&mut self, n: usize) -> &mut Self {
         self.0.extend_from_slice(&u16::try_from(n).unwrap_or(u16::MAX).to_le_bytes());
         self
@@ -156,8 +155,13 @@ impl<'m> Reader<'m> {
     }
 
     /// A number of things, at most `most`.
-    fn count(&mut self, most: usize) -> Option<usize> {
+    pub fn count(&mut self, most: usize) -> Option<usize> {
         self.number().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= most)
+    }
+
+    /// Numbers, at most `most`.
+    pub fn numbers(&mut self, most: usize) -> Option<Vec<u64>> {
+        (0..self.count(most)?).map(|_| self.number()).collect()
     }
 
     pub fn text(&mut self) -> Option<Option<&'m str>> {
@@ -173,187 +177,9 @@ impl<'m> Reader<'m> {
     }
 }
 
-/// Which file systems may be touched, by device number as `/proc/PID/maps` gives it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Devices {
-    AllBut(Vec<u64>),
-    /// Too many have not answered: none that has not been seen to do so.
-    Only(Vec<u64>),
-}
-
-impl Devices {
-    pub fn allow(&self, device: u64) -> bool {
-        match self {
-            Devices::AllBut(none) => !none.contains(&device),
-            Devices::Only(these) => these.contains(&device),
-        }
-    }
-}
-
-/// A question of the agent: names for addresses of a process, as the host numbers it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
-    pub id: u64,
-    pub pid: u32,
-    pub devices: Devices,
-    pub addresses: Vec<u64>,
-}
-
-impl Ask {
-    pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::default();
-        let (only, devices) = match &self.devices {
-            Devices::AllBut(d) => (0, d),
-            Devices::Only(d) => (1, d),
-        };
-        w.number(self.id).number(self.pid.into()).number(only);
-        for list in [&devices[..devices.len().min(DEVICES)], &self.addresses[..self.addresses.len().min(DEPTH)]] {
-            w.number(list.len() as u64);
-            for n in list {
-                w.number(*n);
-            }
-        }
-        w.0
-    }
-
-    pub fn decode(message: &[u8]) -> Option<Ask> {
-        let mut r = Reader(message);
-        let (id, pid, only) = (r.number()?, u32::try_from(r.number()?).ok()?, r.number()?);
-        let mut list = |most| (0..r.count(most)?).map(|_| r.number()).collect::<Option<Vec<u64>>>();
-        let (devices, addresses) = (list(DEVICES)?, list(DEPTH)?);
-        let devices = if only == 0 { Devices::AllBut(devices) } else { Devices::Only(devices) };
-        Some(Ask { id, pid, devices, addresses })
-    }
-}
-
-/// What the parser says to the agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// From now on it may wait for this device; 0: for one that it does not know.
-    Touches(u64),
-    Frames {
-        id: u64,
-        frames: Vec<Frame>,
-    },
-}
-
-impl Answer {
-    pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::default();
-        match self {
-            Answer::Touches(device) => drop(w.number(0).number(*device)),
-            Answer::Frames { id, frames } => {
-                w.number(1).number(*id).number(frames.len().min(DEPTH) as u64);
-                for f in frames.iter().take(DEPTH) {
-                    w.text(f.symbol.as_deref()).text(f.module.as_deref());
-                    w.text(f.build_id.as_deref().map(|id| cut(id, BUILD_ID)));
-                    w.number(f.offset).number(f.address);
-                }
-            }
-        }
-        w.0
-    }
-
-    pub fn decode(message: &[u8]) -> Option<Answer> {
-        let mut r = Reader(message);
-        if r.number()? == 0 {
-            return r.number().map(Answer::Touches);
-        }
-        let id = r.number()?;
-        let text = |r: &mut Reader<'_>| Some(r.text()?.map(Arc::from));
-        let frame = |r: &mut Reader<'_>| {
-            let (symbol, module, build_id) = (text(r)?, text(r)?, text(r)?);
-            Some(Frame { symbol, module, build_id, offset: r.number()?, address: r.number()? })
-        };
-        let frames = (0..r.count(DEPTH)?).map(|_| frame(&mut r)).collect::<Option<_>>()?;
-        Some(Answer::Frames { id, frames })
-    }
-}
-
-/// A file of the process that a question is about; the parser asks the opener for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted<'a> {
-    /// `/proc/PID/stat`, `status`, `maps`: texts of the kernel's.
-    Stat,
-    Status,
-    Maps,
-    /// The file of a mapping, by its bounds.
-    Mapped {
-        start: u64,
-        end: u64,
-    },
-    /// A path as the process sees it.
-    InRoot(&'a str),
-}
-
-/// What ends the parser's wishes for one question.
-pub const DONE: &[u8] = b"done";
-
-impl<'a> Wanted<'a> {
-    pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::default();
-        match self {
-            Wanted::Stat => drop(w.number(0)),
-            Wanted::Status => drop(w.number(1)),
-            Wanted::Maps => drop(w.number(2)),
-            Wanted::Mapped { start, end } => drop(w.number(3).number(*start).number(*end)),
-            // Not cut: another path would be another file. One that is longer is refused when it is read.
-            Wanted::InRoot(path) => {
-                w.number(4);
-                w.0.extend_from_slice(path.as_bytes());
-            }
-        }
-        w.0
-    }
-
-    pub fn decode(message: &'a [u8]) -> Option<Self> {
-        let mut r = Reader(message);
-        Some(match r.number()? {
-            0 => Wanted::Stat,
-            1 => Wanted::Status,
-            2 => Wanted::Maps,
-            3 => Wanted::Mapped { start: r.number()?, end: r.number()? },
-            4 => Wanted::InRoot(std::str::from_utf8(r.0).ok().filter(|p| p.len() < libc::PATH_MAX as usize)?),
-            _ => return None,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    fn frame() -> Frame {
-        let name = |n: usize| Some("\u{1f99c}".repeat(n).into());
-        Frame { symbol: name(2), module: None, build_id: name(1), offset: 7, address: u64::MAX }
-    }
-
-    /// What is sent is what is received, at the limits, too; the largest answer fits a packet.
-    #[test]
-    fn messages_survive() {
-        let devices = Devices::Only(vec![1, u64::MAX]);
-        let ask = Ask { id: 1, pid: 2, devices, addresses: vec![3; DEPTH] };
-        assert_eq!(Ask::decode(&ask.encode()), Some(ask));
-        let answer = Answer::Frames { id: 3, frames: vec![frame(); 3] };
-        assert_eq!(Answer::decode(&answer.encode()), Some(answer));
-        assert_eq!(Answer::decode(&Answer::Touches(9).encode()), Some(Answer::Touches(9)));
-        let wanted = [Wanted::Stat, Wanted::Mapped { start: 1, end: 2 }, Wanted::InRoot("/a b")];
-        assert!(wanted.iter().all(|w| Wanted::decode(&w.encode()) == Some(*w)));
-
-        let long: Option<Arc<str>> = Some("x".repeat(5000).into());
-        let huge = Frame { symbol: long.clone(), module: long.clone(), build_id: long, offset: 0, address: 0 };
-        let message = Answer::Frames { id: 0, frames: vec![huge; 5000] }.encode();
-        let Some(Answer::Frames { frames, .. }) = Answer::decode(&message) else { panic!("unreadable") };
-        assert_eq!((frames.len(), frames[0].symbol.as_deref().map(str::len)), (DEPTH, Some(NAME)));
-        assert!(message.len() <= LARGEST && Ask::decode(&[0; 8]).is_none());
-        let (a, b) = Socket::pair().unwrap();
-        a.send(&message).unwrap();
-        let mut buffer = vec![0; LARGEST];
-        assert_eq!(b.receive(&mut buffer).unwrap(), Some(&message[..]));
-        drop(a);
-        assert_eq!(b.receive(&mut buffer).unwrap(), None);
-    }
 
     /// A descriptor arrives with what is behind it; so does that there is none.
     #[test]
@@ -368,18 +194,5 @@ mod tests {
         assert!(b.receive_file().unwrap().is_none());
         drop(a);
         assert!(b.receive_file().is_err());
-    }
-
-    proptest! {
-        /// No message makes the readers panic, take much memory, or give more than the limits.
-        #[test]
-        fn malformed_messages(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0_u64..6) {
-            let mut message = kind.to_le_bytes().to_vec();
-            message.extend(bytes);
-            let _ = (Ask::decode(&message), Wanted::decode(&message));
-            if let Some(Answer::Frames { frames, .. }) = Answer::decode(&message) {
-                prop_assert!(frames.len() <= DEPTH);
-            }
-        }
     }
 }

@@ -15,6 +15,7 @@ pub mod path;
 pub mod runtime;
 pub mod service;
 pub mod settings;
+pub(crate) mod strangers;
 mod table;
 mod texts;
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message as _;
+use serde::{Deserialize, Serialize};
 
-use crate::host::{Host, Reading};
 use crate::signal::Workload;
 use crate::signal::semconv::{Key, attr};
 
@@ -17,7 +17,7 @@ const NAME: &str = "OTEL_SERVICE_NAME";
 const RESOURCE: &str = "OTEL_RESOURCE_ATTRIBUTES";
 
 /// What the environment of a process says of its service. Nothing else of it is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct ServiceEnv {
     pub name: Option<String>,
     pub namespace: Option<String>,
@@ -47,10 +47,10 @@ impl ServiceEnv {
         Self::new(name, resource)
     }
 
-    /// From a process's environment.
-    pub fn of_process(host: &Host, pid: u32) -> Reading<Self> {
-        let [name, resource] = host.environment(pid, [NAME, RESOURCE])?;
-        Ok(Self::new(name.as_deref(), resource.as_deref()))
+    /// No name is longer than [`MAX_NAME`].
+    pub fn bounded(self) -> Self {
+        let cut = |text: Option<String>| text.as_deref().map(plain);
+        ServiceEnv { name: cut(self.name), namespace: cut(self.namespace), version: cut(self.version) }
     }
 
     /// From the process context that it has published: OTEP 4719. Any process can publish anything, so

@@ -15,6 +15,26 @@ fn only_probe_and_host_read_proc_and_sys() {
     none(&problems, "only src/probe, src/host and src/helper read /proc and /sys: add a reading to host");
 }
 
+/// What the memory of a process and its mappings lie on may not answer, and no more may any file system but
+/// the kernel's own: `src/helper` asks them, in a process of its own.
+#[test]
+fn only_helpers_ask_what_strangers_have() {
+    const FILES: &[&str] = &["maps", "smaps", "map_files", "numa_maps", "environ", "cmdline", "mem", "root", "cwd"];
+    let of_process = |text: &str| FILES.iter().any(|f| text == *f || text.ends_with(&format!("/{f}")));
+    let mut problems = literals("src", |source, text| {
+        let elsewhere = source.module() != "helper" && source.path != "src/host/mod.rs";
+        (elsewhere && of_process(text))
+            .then(|| format!("{text:?} is a file of a process that may make its reader wait"))
+    });
+    for source in rust("src").into_iter().filter(|s| s.module() != "helper") {
+        problems.extend(source.find(|l| {
+            let calls = ["statfs", "statvfs", "process_vm_readv"];
+            calls.iter().find(|c| has_word(l, c)).map(|c| format!("{c} may wait for a stranger's file system"))
+        }));
+    }
+    none(&problems, "what is strangers' is read by src/helper: add a question to its messages");
+}
+
 /// What runs, and how it is stopped, is seen in one place. (`spawn_blocking` is fine: who calls it
 /// waits for it.)
 #[test]

@@ -115,3 +115,67 @@ fn a_file_system_that_does_not_answer_holds_up_nobody() {
     assert!(took < patience(1), "it took {took:?} to end it");
     drop(server);
 }
+
+/// A container of no runtime, by its cgroup alone, with a process in it.
+struct Bare {
+    id: String,
+    dir: String,
+    _process: Process,
+}
+
+impl Bare {
+    fn start(within: &Group, digit: char, line: &str) -> Self {
+        let id = format!("{:0>64}", format!("{:x}{digit}", std::process::id()));
+        let dir = format!("{}/{id}", within.dir());
+        std::fs::create_dir(&dir).unwrap();
+        let process = Process::start(&format!("echo $$ >{dir}/cgroup.procs; {line}"));
+        Bare { id, dir, _process: process }
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let procs = format!("{}/cgroup.procs", self.dir);
+        wait_for("an empty cgroup", patience(10), || {
+            shell(&format!("kill -9 $(cat {procs})"));
+            std::fs::remove_dir(&self.dir).ok()
+        });
+    }
+}
+
+/// Memory of a process that lies on a file system which does not answer, its environment and what it publishes of
+/// itself, holds a helper: other workloads are named by theirs, and nothing holds the agent when it is ended by force.
+#[test]
+fn memory_that_does_not_answer_holds_up_nobody() {
+    let _place = place!(Need::Agent, Need::Compiler);
+    if !Path::new("/dev/fuse").exists() && !shell("modprobe fuse && test -e /dev/fuse").0 {
+        eprintln!("skipped: no FUSE");
+        return;
+    }
+    let mut agent = Agent::start("");
+    let (silent, dir) = program("silentmem", include_str!("../provoke/silentmem.c"));
+    let group = Group::of("memory", "silentmem");
+    let mut silents = Vec::new();
+    for (digit, mode) in [('a', "environ"), ('b', "published")] {
+        let (mount, said) = (dir.path().join(mode), dir.path().join(format!("{mode}.said")));
+        std::fs::create_dir(&mount).unwrap();
+        let line = format!("exec unshare -m {} {} {mode} >{}", silent.display(), mount.display(), said.display());
+        silents.push(Bare::start(&group, digit, &line));
+        wait_for(&format!("somebody who is held by the {mode}"), patience(40), || {
+            std::fs::read_to_string(&said).ok().filter(|t| t.contains("held"))
+        });
+    }
+    let line = "export OTEL_SERVICE_NAME=beside; exec sh -c 'while sleep 0.05; do :; done'";
+    let beside = Bare::start(&group, 'c', line);
+    wait_for("the service of a workload beside them", patience(60), || {
+        agent.metric("linux_workload_info", &[("container_id", &beside.id), ("service_name", "beside")])
+    });
+    wait_for("word of the file systems", patience(20), || {
+        agent.get("/readyz").contains("2 helper processes wait for file systems that do not answer").then_some(())
+    });
+    let begin = Instant::now();
+    agent.kill();
+    let took = begin.elapsed();
+    eprintln!("SIGKILL ended the agent within {took:?}");
+    assert!(took < patience(1), "it took {took:?} to end it");
+}

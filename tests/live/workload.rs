@@ -175,17 +175,18 @@ fn a_container_that_ends_at_once_is_named() {
 #[test]
 fn a_published_process_context_names_the_service() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
-    let fed = Fed::new();
+    let agent = Agent::start("");
     let (_program, dir) = program("publish", include_str!("../provoke/publish.c"));
     let volume = format!("{}:/work:ro", dir.path().display());
     let options =
         ["--volume", &volume, "--env", "OTEL_SERVICE_NAME=env", "--env", "OTEL_RESOURCE_ATTRIBUTES=service.version=7"];
     let c = Container::start("wl-ctx", &options, &["/work/publish"]);
-    let text = |t: &Option<Arc<str>>| t.as_deref().map(str::to_owned);
-    let service = || fed.container(&c.id).map(|w| (text(&w.service_name), text(&w.service_version)));
-    let of = |name: &str| Some((Some(name.to_owned()), Some("7".to_owned())));
-    wait_for("service of the environment", patience(4), || (service() == of("env")).then_some(()));
-    wait_for("published service", patience(10), || (service() == of("published")).then_some(()));
+    let service = |name: &str| {
+        let labels = [("container_id", &*c.id), ("service_name", name), ("service_version", "7")];
+        agent.metric("linux_workload_info", &labels)
+    };
+    wait_for("service of the environment", patience(30), || service("env"));
+    wait_for("published service", patience(40), || service("published"));
 }
 
 /// A container that podman renames soon appears under its new name, and no more under the old one.

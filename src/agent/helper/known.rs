@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::start::Process;
-use crate::helper::wire::{DEVICES, Devices};
+use crate::helper::messages::{DEVICES, Devices, Subject};
 
 /// At most so many are left behind; no more are started until one of them is gone.
 pub(super) const LEFT: usize = 4;
@@ -26,8 +26,8 @@ pub(super) struct Known {
     left: Vec<Left>,
     /// One that is not gone so long after it was ended is held by a file system.
     dies: Duration,
-    /// Processes that are not asked about.
-    processes: HashMap<u32, Instant>,
+    /// Processes and homes that are not asked about.
+    subjects: HashMap<Subject, Instant>,
     /// File systems that did not answer.
     pub devices: HashMap<u64, Instant>,
     /// File systems that did.
@@ -53,10 +53,10 @@ impl Known {
         Known { dies, ..Known::default() }
     }
 
-    /// Which file systems a helper may ask for the names of this process; `None`: it is to be left alone.
-    pub fn devices(&mut self, pid: u32) -> Option<Devices> {
+    /// Which file systems a helper may ask; `None`: this process or home is to be left alone.
+    pub fn devices(&mut self, about: &Subject) -> Option<Devices> {
         self.look();
-        if self.processes.contains_key(&pid) {
+        if self.subjects.contains_key(about) {
             return None;
         }
         let some = |all: &mut dyn Iterator<Item = u64>| all.take(DEVICES).collect();
@@ -87,9 +87,9 @@ impl Known {
         }
     }
 
-    pub fn avoid(&mut self, pid: u32) {
-        if self.processes.len() < KNOWN {
-            self.processes.insert(pid, Instant::now());
+    pub fn avoid(&mut self, about: &Subject) {
+        if self.subjects.len() < KNOWN {
+            self.subjects.insert(about.clone(), Instant::now());
         }
     }
 
@@ -148,7 +148,7 @@ impl Known {
         }
         let held: HashSet<u64> = self.left.iter().map(|l| l.device).collect();
         self.devices.retain(|device, since| held.contains(device) || since.elapsed() < PAUSE);
-        self.processes.retain(|_, since| since.elapsed() < PAUSE);
+        self.subjects.retain(|_, since| since.elapsed() < PAUSE);
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::known::Known;
 use super::start::Running;
-use crate::helper::wire::{Answer, Ask, DEPTH, Devices, LARGEST};
-use crate::signal::Frame;
+use crate::helper::messages::{Answer, Ask, DEPTH, Devices, Query, Subject};
+use crate::helper::wire::LARGEST;
 
 /// A helper that runs.
 pub(super) struct Session {
@@ -22,16 +22,16 @@ pub(super) struct Session {
 }
 
 /// A question that is not answered yet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Open {
     id: u64,
-    pid: u32,
+    about: Subject,
     since: Instant,
 }
 
 /// What came of a wait for an answer.
 pub(super) enum Heard {
-    Frames(Vec<Frame>),
+    Answer(Answer),
     Late,
     /// It has ended, or said nonsense.
     Failed,
@@ -42,14 +42,14 @@ impl Session {
         Session { running, buffer: vec![0; LARGEST], next: 1, open: None, device: 0, used: Instant::now() }
     }
 
-    /// The process that it has not answered about yet.
-    pub fn busy_with(&self) -> Option<u32> {
-        self.open.map(|o| o.pid)
+    /// What it has not answered about yet.
+    pub fn busy_with(&self) -> Option<&Subject> {
+        self.open.as_ref().map(|o| &o.about)
     }
 
     /// Whether it works on one question for so long.
     pub fn hangs(&self, limit: Duration) -> bool {
-        self.open.is_some_and(|o| o.since.elapsed() >= limit)
+        self.open.as_ref().is_some_and(|o| o.since.elapsed() >= limit)
     }
 
     /// Whether it has worked, and nobody has asked it for so long.
@@ -57,12 +57,11 @@ impl Session {
         self.next > 1 && self.open.is_none() && self.used.elapsed() >= quiet
     }
 
-    pub fn ask(&mut self, pid: u32, devices: Devices, addresses: &[u64]) -> bool {
+    pub fn ask(&mut self, query: Query, devices: Devices) -> bool {
         let (id, since) = (self.next, Instant::now());
-        let addresses = addresses.iter().copied().take(DEPTH).collect();
         (self.next, self.device, self.used) = (id + 1, 0, since);
-        self.open = Some(Open { id, pid, since });
-        self.running.asks.send(&Ask { id, pid, devices, addresses }.encode()).is_ok()
+        self.open = Some(Open { id, about: query.subject(), since });
+        self.running.asks.send(&Ask { id, devices, query }.encode()).is_ok()
     }
 
     pub fn hear(&mut self, until: Instant, known: &Mutex<Known>) -> Heard {
@@ -78,10 +77,12 @@ impl Session {
             }
             match answer {
                 Some(Answer::Touches(device)) => self.device = device,
-                Some(Answer::Frames { id, frames }) if self.open.is_some_and(|o| o.id == id) => {
+                Some(answer @ (Answer::Frames { id, .. } | Answer::Facts { id, .. }))
+                    if self.open.as_ref().is_some_and(|o| o.id == id) =>
+                {
                     self.open = None;
                     known.lock().unwrap_or_else(PoisonError::into_inner).works = true;
-                    return Heard::Frames(frames);
+                    return Heard::Answer(answer);
                 }
                 _ => return Heard::Failed,
             }

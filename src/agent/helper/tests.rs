@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::known::{LEFT, STARTS};
 use super::start::Process;
 use super::*;
-use crate::helper::wire::{Answer, Ask, Devices, LARGEST, Socket};
+use crate::helper::messages::{Ask, Devices, Subject};
+use crate::helper::wire::{LARGEST, Socket};
 
 const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(30);
@@ -51,6 +52,13 @@ fn helpers(
     (Helpers::starting(Box::new(start), SHORT, Duration::ZERO), started)
 }
 
+fn pid(ask: &Ask) -> u32 {
+    match ask.query.subject() {
+        Subject::Process(pid) => pid,
+        Subject::Folder(_) => panic!("of no process"),
+    }
+}
+
 fn answer(ask: &Ask, tells: &Socket) -> bool {
     let frames = vec![Frame { symbol: Some("f".into()), address: 99, ..Frame::default() }; 3];
     tells.send(&Answer::Frames { id: ask.id, frames }.encode()).is_ok()
@@ -84,8 +92,8 @@ fn at_most_four_are_left_behind() {
     let held = Arc::new(AtomicBool::new(true));
     let silent = |ask: Ask, tells: &Socket| {
         let unknown = Devices::AllBut(Vec::new());
-        ask.devices == unknown && tells.send(&Answer::Touches(5 << 32 | u64::from(ask.pid)).encode()).is_ok()
-            || ask.devices != unknown && ask.pid < 50
+        ask.devices == unknown && tells.send(&Answer::Touches(5 << 32 | u64::from(pid(&ask))).encode()).is_ok()
+            || ask.devices != unknown && pid(&ask) < 50
             || answer(&ask, tells)
     };
     let (helpers, started) = helpers(&held, silent);
@@ -97,8 +105,8 @@ fn at_most_four_are_left_behind() {
     assert_eq!(started.load(Ordering::Relaxed), LEFT);
     assert!(helpers.impaired().unwrap().starts_with("4 helper processes wait"), "{:?}", helpers.impaired());
     assert!(helpers.known().devices.contains_key(&(5 << 32 | 1)), "{:?}", helpers.known().devices);
-    assert_eq!(helpers.known().devices(77), Some(Devices::Only(Vec::new())));
-    assert_eq!(helpers.known().devices(1), None, "left alone");
+    assert_eq!(helpers.known().devices(&Subject::Process(77)), Some(Devices::Only(Vec::new())));
+    assert_eq!(helpers.known().devices(&Subject::Process(1)), None, "left alone");
     held.store(false, Ordering::Relaxed);
     assert_eq!(helpers.impaired(), None);
     helpers.known().devices.insert(6, Instant::now());
@@ -108,7 +116,7 @@ fn at_most_four_are_left_behind() {
 /// A helper that ends on a process costs that process its names for a while, and no other.
 #[test]
 fn failure_is_of_one_process() {
-    let (helpers, started) = helpers(&Arc::default(), |ask, tells| ask.pid != 13 && answer(&ask, tells));
+    let (helpers, started) = helpers(&Arc::default(), |ask, tells| pid(&ask) != 13 && answer(&ask, tells));
     let named = |pid| helpers.frames(pid, &[1], Urgency::Event, by(LONG)).is_some();
     assert!(named(1) && !named(13) && !named(13) && named(2));
     assert_eq!(started.load(Ordering::Relaxed), 2);
@@ -128,7 +136,7 @@ fn starts_are_limited() {
 #[test]
 fn captures_hold_up_no_event() {
     let late = |ask: Ask, tells: &Socket| {
-        if ask.pid == 1 {
+        if pid(&ask) == 1 {
             std::thread::sleep(Duration::from_millis(300));
         }
         answer(&ask, tells)

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/proc` as typed readings: proc(5), Documentation/filesystems/proc.rst.
 
-mod context;
 mod process;
 mod stat;
 

@@ -117,34 +117,6 @@ impl Host {
     pub fn comm(&self, pid: u32) -> Reading<String> {
         Ok(read(&self.pid_file(pid, "comm"))?.trim_end_matches('\n').to_owned())
     }
-
-    /// A process's command line, its arguments parted by spaces; empty for kernel threads.
-    ///
-    /// # Errors
-    /// [`ReadError`]
-    pub fn command_line(&self, pid: u32) -> Reading<String> {
-        Ok(read(&self.pid_file(pid, "cmdline"))?.trim_end_matches('\0').replace('\0', " "))
-    }
-
-    /// One variable of the environment that a process was started with. The environment may hold
-    /// secrets: only what is asked for leaves here.
-    ///
-    /// # Errors
-    /// [`ReadError`]
-    pub fn environment<const N: usize>(&self, pid: u32, names: [&str; N]) -> Reading<[Option<String>; N]> {
-        let bytes = read_bytes(&self.pid_file(pid, "environ"))?;
-        let mut found = [const { None }; N];
-        for variable in bytes.split(|b| *b == 0) {
-            let Some(eq) = variable.iter().position(|b| *b == b'=') else { continue };
-            let (name, value) = variable.split_at(eq);
-            if let Some(i) = names.iter().position(|n| n.as_bytes() == name)
-                && let Some(slot) = found.get_mut(i)
-            {
-                *slot = String::from_utf8(value.get(1..).unwrap_or_default().to_vec()).ok();
-            }
-        }
-        Ok(found)
-    }
 }
 
 #[cfg(test)]
@@ -181,18 +153,8 @@ mod tests {
         let mine = table.0.iter().find(|p| p.pid == me).unwrap();
         assert!(mine.rss_bytes > 0);
         assert_eq!(host.process(me).unwrap().start_ticks, mine.start_ticks);
-        assert!(!host.command_line(me).unwrap().is_empty() && !host.comm(me).unwrap().is_empty());
+        assert!(!host.comm(me).unwrap().is_empty());
         assert!(host.process(u32::MAX).unwrap_err().is_missing());
-    }
-
-    /// Only the variables asked for, whatever else is in the environment.
-    #[test]
-    fn environment() {
-        let d = tempfile::tempdir().unwrap();
-        let host = Host::under(d.path());
-        std::fs::create_dir_all(d.path().join("proc/7")).unwrap();
-        std::fs::write(d.path().join("proc/7/environ"), b"PASSWORD=x\0A=1=2\0odd\0B=\xff\0").unwrap();
-        assert_eq!(host.environment(7, ["A", "B", "C"]).unwrap(), [Some("1=2".to_owned()), None, None]);
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{Names, oci};
-use crate::host::Host;
+use crate::host::{Host, read_bytes};
 use crate::workload::image::SANDBOX;
 use crate::workload::path;
 
@@ -15,7 +15,7 @@ const BUNDLES: &str = "run/containerd/io.containerd.runtime.v2.task";
 pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
     let namespaces = std::fs::read_dir(host.root.join(BUNDLES)).ok()?;
     let (namespace, spec) = namespaces.flatten().find_map(|namespace| {
-        let spec = oci::read(&namespace.path().join(id).join("config.json"))?;
+        let spec = oci::parse(&read_bytes(&namespace.path().join(id).join("config.json")).ok()?)?;
         Some((namespace.file_name(), spec))
     })?;
     // Docker's own containers are in this namespace; Docker knows more of them.
@@ -33,6 +33,7 @@ pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
         service: spec.service,
         annotations: spec.annotations,
         complete: true,
+        renamed: false,
         kept: None,
     })
 }

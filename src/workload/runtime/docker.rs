@@ -46,11 +46,12 @@ struct Config {
 pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
     let file = data_root(host).join("containers").join(id).join("config.v2.json");
     let stored = read_bytes(&file).ok();
-    let kept = stored.is_some().then_some(Kept { file, names });
+    let kept = stored.is_some().then_some(Kept { file, home: None, names });
     let bytes = stored.or_else(|| ask(host, id).ok().flatten())?;
     let c: Container = serde_json::from_slice(&bytes).ok()?;
     let name = c.name.trim_start_matches('/');
     Some(Names {
+        renamed: kept.is_some(),
         kept,
         complete: !name.is_empty(),
         name: (!name.is_empty()).then(|| name.to_owned()),

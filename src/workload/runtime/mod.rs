@@ -10,7 +10,7 @@ mod containerd;
 mod docker;
 mod oci;
 mod renames;
-mod storage;
+pub(crate) mod storage;
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
@@ -19,10 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::image::{SANDBOX, split_image};
 use super::kubernetes::Facts;
 use super::service::{self, ServiceEnv};
 use super::settings::Settings;
+use super::strangers::{Nobody, Strangers};
 use super::{Changes, Workloads, path};
 use crate::host::{Cgroups, Host};
 use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
@@ -50,26 +53,59 @@ const MAX_PROCESSES: usize = 4;
 const NOTHING: Duration = Duration::from_secs(3600);
 
 /// What a runtime knows of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Names {
     pub name: Option<String>,
     /// The image's whole reference.
     pub image: Option<String>,
-    pub runtime: Option<&'static str>,
+    #[serde(deserialize_with = "runtime")]
+    pub runtime: Option<Runtime>,
     pub labels: BTreeMap<String, String>,
     /// Kubernetes' and the runtimes' own annotations.
     pub annotations: BTreeMap<String, String>,
     pub service: ServiceEnv,
     /// Nothing more is to be had.
     pub complete: bool,
+    /// Its name may change where it is listed.
+    renamed: bool,
     /// Where the name would change.
+    #[serde(skip)]
     kept: Option<Kept>,
+}
+
+/// One of those in [`path`]. By another name than its type's, serde does not take it for a borrowed text.
+type Runtime = &'static str;
+
+fn runtime<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Runtime>, D::Error> {
+    let name = Option::<String>::deserialize(from)?;
+    let known = [path::PODMAN, path::CRI_O, path::DOCKER, path::CONTAINERD];
+    Ok(known.into_iter().find(|known| name.as_deref() == Some(*known)))
+}
+
+/// Bytes of a name or a value.
+const MAX_TEXT: usize = 512;
+
+impl Names {
+    /// As far as it is used, and no longer than a name by rights is: users write these files.
+    pub fn bounded(self) -> Self {
+        let short = |text: Option<String>| text.filter(|t| t.len() <= MAX_TEXT);
+        let mut annotations = self.annotations;
+        let is_used = |k: &str| service::is_telling(k) || k.starts_with("io.kubernetes.");
+        annotations.retain(|k, v| is_used(k) && k.len().max(v.len()) <= MAX_TEXT);
+        let few = |texts: BTreeMap<String, String>| texts.into_iter().take(MAX_LABELS).collect();
+        let mut room = MAX_LABELS_LEN;
+        let mut labels: BTreeMap<String, String> = few(self.labels);
+        labels.retain(|k, v| room.checked_sub(k.len() + v.len()).map(|left| room = left).is_some());
+        let (name, image, service) = (short(self.name), short(self.image), self.service.bounded());
+        Names { name, image, service, labels, annotations: few(annotations), ..self }
+    }
 }
 
 /// Resolves names on a thread of its own.
 pub struct NameResolver {
     workloads: Workloads,
     facts: Facts,
+    strangers: Arc<dyn Strangers>,
     born: Changes,
     jobs: Vec<Job>,
     renames: Renames,
@@ -97,6 +133,7 @@ impl NameResolver {
         NameResolver {
             workloads: workloads.clone(),
             facts,
+            strangers: Arc::new(Nobody),
             born: workloads.changes(),
             jobs: Vec::new(),
             renames: Renames::default(),
@@ -109,6 +146,11 @@ impl NameResolver {
         NameResolver { facts, ..self }
     }
 
+    /// Also uses what processes say of themselves, and what users' own runtimes keep.
+    pub(crate) fn with_strangers(self, strangers: Arc<dyn Strangers>) -> Self {
+        NameResolver { strangers, ..self }
+    }
+
     /// Works until stopped, which it notices when [woken](Workloads::wake). Blocks: give it a thread.
     pub fn run(mut self, stop: &AtomicBool) {
         for w in self.workloads.all() {
@@ -117,7 +159,7 @@ impl NameResolver {
         while !stop.load(Ordering::Relaxed) {
             self.apply_facts();
             self.work();
-            self.renames.work(&self.workloads, Instant::now());
+            self.renames.work(&self.workloads, &*self.strangers, Instant::now());
             let due = self.jobs.iter().map(Job::due).chain(self.renames.due()).min();
             let next = due.map(|due| due.saturating_duration_since(Instant::now()));
             self.jobs.shrink_to(2 * self.jobs.len());
@@ -172,7 +214,7 @@ impl NameResolver {
     fn attempt(&mut self, job: &mut Job, now: Instant, cgroups: &impl Deref<Target = Option<Cgroups>>) -> bool {
         let Some(w) = self.workloads.by_key(job.key) else { return false };
         if job.naming {
-            let names = look_up(self.workloads.host(), &w);
+            let names = look_up(self.workloads.host(), &*self.strangers, &w);
             job.attempt += 1;
             // What Kubernetes names is not renamed.
             if let Some(kept) = names.as_ref().and_then(|n| n.kept.as_ref()).filter(|_| w.pod.is_none()) {
@@ -200,8 +242,10 @@ impl NameResolver {
             }
         }
         if job.look_after().is_some_and(|after| now >= job.since + after) {
-            let found =
-                cgroups.as_ref().map(|c| service_env(&self.workloads, c, &w, job.look == 0)).unwrap_or_default();
+            let found = cgroups
+                .as_ref()
+                .map(|c| service_env(&self.workloads, &*self.strangers, c, &w, job.look == 0))
+                .unwrap_or_default();
             self.workloads.update(job.key, |w| found.apply(w));
             job.look += 1;
         }
@@ -221,30 +265,36 @@ impl Job {
 }
 
 /// Looks the container up in the runtime that the path names, or, for a bare id, in all of them.
-fn look_up(host: &Host, w: &Workload) -> Option<Names> {
+fn look_up(host: &Host, strangers: &dyn Strangers, w: &Workload) -> Option<Names> {
     let id = w.container_id.as_deref()?;
     match w.runtime {
-        Some(path::PODMAN | path::CRI_O) => storage::look_up(host, id),
+        Some(path::PODMAN | path::CRI_O) => storage::look_up(host, strangers, id),
         Some(path::DOCKER) => docker::look_up(host, id),
         // Docker's shim for Kubernetes names its cgroups as containerd does.
         Some(path::CONTAINERD) => containerd::look_up(host, id).or_else(|| docker::look_up(host, id)),
-        _ => docker::look_up(host, id).or_else(|| containerd::look_up(host, id)).or_else(|| storage::look_up(host, id)),
+        _ => docker::look_up(host, id)
+            .or_else(|| containerd::look_up(host, id))
+            .or_else(|| storage::look_up(host, strangers, id)),
     }
 }
 
 /// What the workload's processes say of their service, the oldest first: those in its own cgroup, or in
 /// the one that podman makes in it on v2. The environment stays what it was: it is read once.
-fn service_env(workloads: &Workloads, cgroups: &Cgroups, w: &Workload, first: bool) -> ServiceEnv {
+fn service_env(
+    workloads: &Workloads,
+    strangers: &dyn Strangers,
+    cgroups: &Cgroups,
+    w: &Workload,
+    first: bool,
+) -> ServiceEnv {
     let inner = format!("{}/container", w.cgroup);
     let of = |hierarchy| [w.cgroup.as_str(), &inner].into_iter().filter_map(move |p| cgroups.pids(hierarchy, p).ok());
     let own = workloads.cgroups_of(w.key);
     let mut pids = own.into_iter().flat_map(|id| of(id.hierarchy)).find(|p| !p.is_empty()).unwrap_or_default();
     pids.sort_unstable();
-    let host = workloads.host();
-    let env = pids.first().filter(|_| first).and_then(|pid| ServiceEnv::of_process(host, *pid).ok());
-    let mut published = pids.iter().take(MAX_PROCESSES).filter_map(|pid| host.process_context(*pid).ok().flatten());
-    let context = published.next().map(|payload| ServiceEnv::of_context(&payload));
-    env.unwrap_or_default().after(context.unwrap_or_default())
+    let env = pids.first().filter(|_| first).and_then(|pid| strangers.environment(*pid));
+    let published = pids.iter().take(MAX_PROCESSES).find_map(|pid| strangers.published(*pid));
+    env.unwrap_or_default().after(published.unwrap_or_default())
 }
 
 /// Labels that are kept of a container, and their length in all: some tools hide whole files in them.

@@ -2,11 +2,9 @@
 //! The `config.json` of a container's bundle: opencontainers/runtime-spec, config.md.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::host::read_bytes;
 use crate::workload::service::ServiceEnv;
 
 /// What of a container's specification is of interest.
@@ -30,9 +28,9 @@ struct Process {
     env: Vec<String>,
 }
 
-/// Reads a specification; `None`: not there, or only half written yet.
-pub(super) fn read(file: &Path) -> Option<Spec> {
-    let config: Config = serde_json::from_slice(&read_bytes(file).ok()?).ok()?;
+/// Reads a specification; `None`: only half written yet.
+pub(super) fn parse(file: &[u8]) -> Option<Spec> {
+    let config: Config = serde_json::from_slice(file).ok()?;
     let service = ServiceEnv::of_list(config.process.env.iter().map(String::as_str));
     Some(Spec { annotations: config.annotations, service })
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::host::read_bytes;
 use crate::signal::WorkloadKey;
+use crate::workload::strangers::Strangers;
 use crate::workload::{Workloads, service, table};
 
 /// How often the files' stamps are looked at.
@@ -26,6 +27,8 @@ type ReadNames = fn(&[u8]) -> Option<BTreeMap<String, String>>;
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
     pub file: PathBuf,
+    /// The user's home that the file is below.
+    pub home: Option<PathBuf>,
     /// By the format of the runtime that wrote it.
     pub names: ReadNames,
 }
@@ -33,7 +36,7 @@ pub(super) struct Kept {
 impl PartialEq for Kept {
     fn eq(&self, other: &Self) -> bool {
         // A file has one format; addresses of functions are no identity.
-        self.file == other.file
+        self.file == other.file && self.home == other.home
     }
 }
 
@@ -55,7 +58,7 @@ impl Stamp {
 }
 
 struct Watched {
-    names: ReadNames,
+    kept: Kept,
     /// When it was last read; `None`: a container came since, and may have been renamed before it was watched.
     stamp: Option<Stamp>,
     containers: HashSet<WorkloadKey>,
@@ -64,6 +67,7 @@ struct Watched {
 /// The files that are looked at.
 #[derive(Default)]
 pub(super) struct Renames {
+    /// By the whole path.
     files: HashMap<PathBuf, Watched>,
     last: Option<Instant>,
 }
@@ -71,8 +75,9 @@ pub(super) struct Renames {
 impl Renames {
     /// From now on the container is reported by the name in this file.
     pub fn watch(&mut self, container: WorkloadKey, kept: &Kept) {
-        let fresh = || Watched { names: kept.names, stamp: None, containers: HashSet::new() };
-        let watched = self.files.entry(kept.file.clone()).or_insert_with(fresh);
+        let fresh = || Watched { kept: kept.clone(), stamp: None, containers: HashSet::new() };
+        let file = kept.home.as_ref().map_or_else(|| kept.file.clone(), |home| home.join(&kept.file));
+        let watched = self.files.entry(file).or_insert_with(fresh);
         if watched.containers.insert(container) {
             watched.stamp = None;
         }
@@ -84,16 +89,22 @@ impl Renames {
     }
 
     /// Looks, if it is time.
-    pub fn work(&mut self, workloads: &Workloads, now: Instant) {
+    pub fn work(&mut self, workloads: &Workloads, strangers: &dyn Strangers, now: Instant) {
         if self.files.is_empty() || self.last.is_some_and(|last| last + EVERY > now) {
             return;
         }
         self.last = Some(now);
         self.files.retain(|file, watched| {
+            if let Some(home) = &watched.kept.home {
+                watched.containers.retain(|key| workloads.is_alive(*key));
+                let names = strangers.names(home, &watched.kept.file);
+                names.iter().flatten().for_each(|(id, name)| watched.rename(workloads, id, name));
+                return !watched.containers.is_empty();
+            }
             // Docker's goes with its container; a store's, when it is taken down.
             let Some(stamp) = Stamp::of(file) else { return false };
             if watched.stamp.as_ref() != Some(&stamp) {
-                let names = read_bytes(file).ok().and_then(|bytes| (watched.names)(&bytes));
+                let names = read_bytes(file).ok().and_then(|bytes| (watched.kept.names)(&bytes));
                 watched.stamp = names.is_some().then_some(stamp);
                 watched.containers.retain(|key| workloads.is_alive(*key));
                 names.iter().flatten().for_each(|(id, name)| watched.rename(workloads, id, name));

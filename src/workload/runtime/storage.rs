@@ -14,6 +14,7 @@ use super::{Names, oci};
 use crate::host::{Host, read, read_bytes};
 use crate::workload::image::names_image;
 use crate::workload::path;
+use crate::workload::strangers::Strangers;
 
 /// More homes than this are not searched for rootless containers.
 const MAX_HOMES: usize = 256;
@@ -58,11 +59,47 @@ struct Image {
     names: Option<Vec<String>>,
 }
 
-pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
-    roots(host).iter().find_map(|root| drivers(root).iter().find_map(|d| in_driver(root, d, id)))
+/// A folder that holds stores, by paths below it.
+pub(crate) trait Folder {
+    fn read(&mut self, path: &Path) -> Option<Vec<u8>>;
+    /// Names of the folders in one.
+    fn list(&mut self, path: &Path) -> Vec<String>;
 }
 
-/// The stores of the node: the configured one, root's (and its volatile part), then each user's.
+/// The node's own, which nobody but root writes.
+pub(super) struct Own;
+
+impl Folder for Own {
+    fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        read_bytes(path).ok()
+    }
+
+    fn list(&mut self, path: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter_map(|e| e.file_name().into_string().ok()).collect()
+    }
+}
+
+/// In the stores of the node, then in each user's.
+pub(super) fn look_up(host: &Host, strangers: &dyn Strangers, id: &str) -> Option<Names> {
+    let kept = |names, file, home| Names { kept: Some(Kept { file, home, names: self::names }), ..names };
+    let watched = |names: Names, file, home| if names.renamed { kept(names, file, home) } else { names };
+    if let Some((names, file)) = roots(host).iter().find_map(|root| look_up_in(&mut Own, root, id)) {
+        return Some(watched(names, file, None));
+    }
+    let homes = strangers.homes(&host.root.join("home"));
+    homes.into_iter().take(MAX_HOMES).find_map(|home| {
+        let (names, file) = strangers.container(&home, id)?;
+        Some(watched(names, file, Some(home)))
+    })
+}
+
+/// In one store, and the file that lists it.
+pub(crate) fn look_up_in(folder: &mut dyn Folder, root: &Path, id: &str) -> Option<(Names, PathBuf)> {
+    drivers(folder, root).iter().find_map(|driver| in_driver(folder, root, driver, id))
+}
+
+/// The stores of the node: the configured one, root's and its volatile part.
 fn roots(host: &Host) -> Vec<PathBuf> {
     let below = |p: &str| host.root.join(p.trim_start_matches('/'));
     let mut roots: Vec<PathBuf> = ["etc/containers/storage.conf", "usr/share/containers/storage.conf"]
@@ -71,8 +108,6 @@ fn roots(host: &Host) -> Vec<PathBuf> {
         .map(|p| below(&p))
         .collect();
     roots.extend(["var/lib/containers/storage", "run/containers/storage"].map(below));
-    let homes = std::fs::read_dir(host.root.join("home")).into_iter().flatten().flatten().take(MAX_HOMES);
-    roots.extend(homes.map(|home| home.path().join(".local/share/containers/storage")));
     roots
 }
 
@@ -84,20 +119,19 @@ fn configured(text: &str) -> Option<String> {
 }
 
 /// Folders `overlay-containers`, `vfs-containers`, … by the storage driver.
-fn drivers(root: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    entries.filter_map(|e| Some(e.file_name().to_str()?.strip_suffix("-containers")?.to_owned())).collect()
+fn drivers(folder: &mut dyn Folder, root: &Path) -> Vec<String> {
+    folder.list(root).iter().filter_map(|name| Some(name.strip_suffix("-containers")?.to_owned())).collect()
 }
 
-fn in_driver(root: &Path, driver: &str, id: &str) -> Option<Names> {
-    let folder = root.join(format!("{driver}-containers"));
+fn in_driver(folder: &mut dyn Folder, root: &Path, driver: &str, id: &str) -> Option<(Names, PathBuf)> {
+    let containers = root.join(format!("{driver}-containers"));
     let (file, listed) = ["containers.json", "volatile-containers.json"].into_iter().find_map(|list| {
-        let file = folder.join(list);
-        let all: Vec<Container> = serde_json::from_slice(&read_bytes(&file).ok()?).ok()?;
+        let file = containers.join(list);
+        let all: Vec<Container> = serde_json::from_slice(&folder.read(&file)?).ok()?;
         Some((file, all.into_iter().find(|c| c.id == id)?))
     })?;
     let metadata = listed.metadata();
-    let spec = oci::read(&folder.join(id).join("userdata/config.json"));
+    let spec = folder.read(&containers.join(id).join("userdata/config.json")).and_then(|s| oci::parse(&s));
     let complete = spec.is_some();
     let spec = spec.unwrap_or_default();
     let annotation = |key: &str| spec.annotations.get(key).cloned();
@@ -106,38 +140,45 @@ fn in_driver(root: &Path, driver: &str, id: &str) -> Option<Names> {
     let in_pod = annotation("io.kubernetes.container.name");
     let crio = in_pod.is_some();
     let image = Some(metadata.image_name).filter(|i| names_image(i));
-    Some(Names {
+    let names = Names {
         name: in_pod.or_else(|| listed.name()),
-        kept: (!crio).then_some(Kept { file, names }),
+        renamed: !crio,
+        kept: None,
         image: image
             .or_else(|| annotation("io.kubernetes.cri-o.ImageName"))
-            .or_else(|| image_name(root, driver, &listed.image)),
+            .or_else(|| image_name(folder, root, driver, &listed.image)),
         runtime: if podman { Some(path::PODMAN) } else { crio.then_some(path::CRI_O) },
-        labels: labels(root, &spec.annotations, id),
+        labels: labels(folder, root, &spec.annotations, id),
         service: spec.service,
         annotations: spec.annotations,
         complete,
-    })
+    };
+    Some((names, file))
 }
 
 /// Every container of a list.
-pub(super) fn names(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
+pub(crate) fn names(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
     let all: Vec<Container> = serde_json::from_slice(bytes).ok()?;
     Some(all.into_iter().filter_map(|c| Some((c.id.clone(), c.name()?))).collect())
 }
 
-fn image_name(root: &Path, driver: &str, image: &str) -> Option<String> {
+fn image_name(folder: &mut dyn Folder, root: &Path, driver: &str, image: &str) -> Option<String> {
     let file = root.join(format!("{driver}-images/images.json"));
-    let all: Vec<Image> = serde_json::from_slice(&read_bytes(&file).ok()?).ok()?;
+    let all: Vec<Image> = serde_json::from_slice(&folder.read(&file)?).ok()?;
     all.into_iter().find(|i| i.id == image)?.names?.into_iter().next()
 }
 
 /// CRI-O repeats the labels in an annotation; podman has them in its database.
-fn labels(root: &Path, annotations: &BTreeMap<String, String>, id: &str) -> BTreeMap<String, String> {
+fn labels(
+    folder: &mut dyn Folder,
+    root: &Path,
+    annotations: &BTreeMap<String, String>,
+    id: &str,
+) -> BTreeMap<String, String> {
     if let Some(json) = annotations.get("io.kubernetes.cri-o.Labels") {
         return serde_json::from_str(json).unwrap_or_default();
     }
-    let database = read_bytes(&root.join("libpod/bolt_state.db")).unwrap_or_default();
+    let database = folder.read(&root.join("libpod/bolt_state.db")).unwrap_or_default();
     labels_in(&database, id).unwrap_or_default()
 }
 

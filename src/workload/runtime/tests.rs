@@ -2,7 +2,7 @@
 //! Names from what each runtime keeps, on made-up nodes; the real podman is tests/live's.
 
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::*;
@@ -18,9 +18,43 @@ fn put(root: &Path, file: &str, text: &str) {
     std::fs::write(path, text).unwrap();
 }
 
+/// Reads homes itself.
+struct Direct;
+
+struct Below<'a>(&'a Path);
+
+impl storage::Folder for Below<'_> {
+    fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        std::fs::read(self.0.join(path)).ok()
+    }
+
+    fn list(&mut self, path: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.join(path)).into_iter().flatten().flatten();
+        entries.map(|e| e.file_name().into_string().unwrap()).collect()
+    }
+}
+
+impl Strangers for Direct {
+    fn environment(&self, _: u32) -> Option<ServiceEnv> {
+        None
+    }
+    fn published(&self, _: u32) -> Option<ServiceEnv> {
+        None
+    }
+    fn homes(&self, folder: &Path) -> Vec<PathBuf> {
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect()
+    }
+    fn container(&self, home: &Path, id: &str) -> Option<(Names, PathBuf)> {
+        storage::look_up_in(&mut Below(home), Path::new(".local/share/containers/storage"), id)
+    }
+    fn names(&self, home: &Path, file: &Path) -> Option<BTreeMap<String, String>> {
+        storage::names(&std::fs::read(home.join(file)).ok()?)
+    }
+}
+
 fn named(root: &Path, cgroup: &str) -> Option<Workload> {
     let mut w = crate::workload::table::describe(WorkloadKey(1), &cgroup.replace("ID", ID), true);
-    apply(&look_up(&Host::under(root), &w)?, &mut w);
+    apply(&look_up(&Host::under(root), &Direct, &w)?, &mut w);
     Some(w)
 }
 
@@ -232,7 +266,7 @@ fn renamed() {
     let mut renames = Renames::default();
     assert!(renames.due().is_none(), "it would wake for nothing");
     for w in workloads.all() {
-        let names = look_up(workloads.host(), &w).unwrap();
+        let names = look_up(workloads.host(), &Direct, &w).unwrap();
         workloads.update(w.key, |w| apply(&names, w));
         renames.watch(w.key, &names.kept.unwrap());
     }
@@ -243,24 +277,24 @@ fn renamed() {
     let both = |name: &str| assert_eq!([called(ID), called(&other)], [(); 2].map(|()| (name.into(), name.into())));
     let start = Instant::now();
     let later = |seconds| start + Duration::from_secs(seconds);
-    renames.work(&workloads, later(0));
+    renames.work(&workloads, &Direct, later(0));
     both("old");
     write("newer");
-    renames.work(&workloads, later(1));
+    renames.work(&workloads, &Direct, later(1));
     both("old");
-    renames.work(&workloads, later(6));
+    renames.work(&workloads, &Direct, later(6));
     both("newer");
     put(d.path(), list, "[{\"id\":");
     std::fs::remove_file(d.path().join(&docker)).unwrap();
-    renames.work(&workloads, later(12));
+    renames.work(&workloads, &Direct, later(12));
     both("newer");
     write("newest");
-    renames.work(&workloads, later(18));
+    renames.work(&workloads, &Direct, later(18));
     assert_eq!(called(ID).0, "newest");
     assert_eq!(called(&other).0, "newer", "its file had gone, as when a container goes");
     workloads.on_rmdir(CgroupId { hierarchy: 0, id: 1 });
     put(d.path(), list, "[]");
-    renames.work(&workloads, later(24));
+    renames.work(&workloads, &Direct, later(24));
     assert!(renames.due().is_none(), "it looks at files of containers that are gone");
 }
 
@@ -295,4 +329,42 @@ fn late_names_and_no_names() {
     stop.store(true, Ordering::Relaxed);
     w.wake();
     thread.join().unwrap();
+}
+
+/// A container of a user that is renamed is seen by its home's list, however that is read.
+#[test]
+fn a_users_container_is_renamed() {
+    let d = tempfile::tempdir().unwrap();
+    let list = "home/ann/.local/share/containers/storage/overlay-containers/containers.json";
+    put(d.path(), list, &format!(r#"[{{"id":"{ID}","names":["old"]}}]"#));
+    let host = Host::under(d.path());
+    let workloads = Workloads::new(&host, &Clock::fixed(Timestamp(1), 1));
+    workloads.on_mkdir(CgroupId { hierarchy: 0, id: 1 }, &format!("/user.slice/libpod-{ID}.scope"));
+    let w = workloads.of_container(ID).unwrap();
+    let names = look_up(&host, &Direct, &w).unwrap();
+    assert_eq!(names.name.as_deref(), Some("old"));
+    let mut renames = Renames::default();
+    renames.watch(w.key, &names.kept.unwrap());
+    put(d.path(), list, &format!(r#"[{{"id":"{ID}","names":["new"]}}]"#));
+    renames.work(&workloads, &Direct, Instant::now());
+    assert_eq!(workloads.of_container(ID).unwrap().container_name.as_deref(), Some("new"));
+    workloads.on_rmdir(CgroupId { hierarchy: 0, id: 1 });
+    renames.work(&workloads, &Direct, Instant::now() + Duration::from_secs(60));
+    assert!(renames.due().is_none());
+}
+
+/// What a user wrote is taken as far as it is used, and no longer than names are.
+#[test]
+fn names_of_users_are_bounded() {
+    let long = || "x".repeat(MAX_TEXT + 1);
+    let labels = (0..1000).map(|i| (i.to_string(), "v".repeat(200))).collect();
+    let annotations = [("io.kubernetes.pod.name", "p"), ("other", "o")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let service = ServiceEnv { name: Some(long()), ..ServiceEnv::default() };
+    let (name, annotations) = (Some(long()), BTreeMap::from(annotations));
+    let names = Names { name, labels, annotations, service, runtime: Some(path::PODMAN), ..Names::default() }.bounded();
+    assert!(names.name.is_none() && names.annotations.len() == 1 && names.labels.len() < MAX_LABELS);
+    assert!(names.service.name.as_deref().is_some_and(|n| n.len() < MAX_TEXT));
+    let sent = serde_json::to_vec(&names).unwrap();
+    assert!(sent.len() < 80 << 10);
+    assert_eq!(serde_json::from_slice::<Names>(&sent).unwrap(), names);
 }
