@@ -75,7 +75,9 @@ impl KernelLimits {
         }
         counts.retain(|(key, _), _| workloads.is_alive(*key));
         for ((_, collector), c) in counts.iter() {
-            for (def, n) in [(&WORKLOAD_SUPPRESSED, c.suppressed), (&WORKLOAD_LOST, c.lost)].into_iter().filter(|(_, n)| *n > 0) {
+            for (def, n) in
+                [(&WORKLOAD_SUPPRESSED, c.suppressed), (&WORKLOAD_LOST, c.lost)].into_iter().filter(|(_, n)| *n > 0)
+            {
                 points.count(def, Some(&c.workload), &[(COLLECTOR, Value::from(*collector))], n);
             }
         }

@@ -5,7 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::ENV_PREFIX;
-use super::layers::File;
+
+/// Which file to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum File {
+    /// [`DEFAULT_FILE`](super::DEFAULT_FILE), if it is there.
+    #[default]
+    Default,
+    /// This one; it is an error when it is missing.
+    Named(PathBuf),
+    None,
+}
 
 /// Names the configuration file, where no flag does.
 pub const FILE_VARIABLE: &str = "BIANQUE_CONFIG";

@@ -2,23 +2,13 @@
 //! Where settings come from, each source as one layer of keys and values.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::environment::File;
 use super::error::{ConfigError, Origin, Problem, line_of};
 use super::{DEFAULT_FILE, environment};
-
-/// Which file to read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum File {
-    /// [`DEFAULT_FILE`], if it is there.
-    #[default]
-    Default,
-    /// This one; it is an error when it is missing.
-    Named(PathBuf),
-    None,
-}
 
 /// A setting given on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]

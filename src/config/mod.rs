@@ -26,8 +26,9 @@ use crate::exporters::{elasticsearch, otlp};
 use crate::signal::{ByteSize, HumanDuration};
 use crate::workload;
 
+pub use environment::File;
 pub use error::{ConfigError, Origin, Problem};
-pub use layers::{File, Flag, Sources};
+pub use layers::{Flag, Sources};
 pub use load::{Loaded, load};
 
 /// Where the file is looked for when no other is named.

@@ -10,7 +10,7 @@ use rustix::fs::{FileType, RawDir};
 
 use super::messages::Wanted;
 use super::processes::{Files, bytes};
-use crate::workload::runtime::Names;
+use crate::workload::names::Names;
 use crate::workload::runtime::storage::{self, Folder};
 
 /// No file that is read is larger by rights: some KiB a container.

@@ -10,6 +10,7 @@ mod changes;
 pub mod filter;
 mod image;
 pub mod kubernetes;
+pub(crate) mod names;
 pub mod netns;
 pub mod path;
 pub mod runtime;

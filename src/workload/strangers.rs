@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::runtime::Names;
+use super::names::Names;
 use super::service::ServiceEnv;
 
 /// Reads what is strangers'. What is not there, and what does not answer in time, is `None`.

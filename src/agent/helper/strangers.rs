@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::Helpers;
 use crate::helper::messages::{Answer, Query};
-use crate::workload::runtime::Names;
+use crate::workload::names::Names;
 use crate::workload::service::ServiceEnv;
 use crate::workload::strangers::Strangers;
 

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Names, oci};
+use super::oci;
 use crate::host::{Host, read_bytes};
 use crate::workload::image::SANDBOX;
+use crate::workload::names::Names;
 use crate::workload::path;
 
 const BUNDLES: &str = "run/containerd/io.containerd.runtime.v2.task";

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Names;
-use super::renames::Kept;
 use crate::host::{Host, read, read_bytes};
+use crate::workload::names::{Kept, Names};
 use crate::workload::path;
 use crate::workload::service::ServiceEnv;
 

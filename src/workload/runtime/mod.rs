@@ -19,17 +19,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::image::{SANDBOX, split_image};
 use super::kubernetes::Facts;
+use super::names::Names;
 use super::service::{self, ServiceEnv};
 use super::settings::Settings;
 use super::strangers::{Nobody, Strangers};
 use super::{Changes, Workloads, path};
 use crate::host::{Cgroups, Host};
 use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
-use renames::{Kept, Renames};
+use renames::Renames;
 
 /// When a container is looked up, after its birth; the last one is what exporters wait for at most.
 const ATTEMPTS: [Duration; 7] = [
@@ -51,36 +50,6 @@ const MAX_PROCESSES: usize = 4;
 
 /// How long to wait when there is nothing to look up.
 const NOTHING: Duration = Duration::from_secs(3600);
-
-/// What a runtime knows of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Names {
-    pub name: Option<String>,
-    /// The image's whole reference.
-    pub image: Option<String>,
-    #[serde(deserialize_with = "runtime")]
-    pub runtime: Option<Runtime>,
-    pub labels: BTreeMap<String, String>,
-    /// Kubernetes' and the runtimes' own annotations.
-    pub annotations: BTreeMap<String, String>,
-    pub service: ServiceEnv,
-    /// Nothing more is to be had.
-    pub complete: bool,
-    /// Its name may change where it is listed.
-    renamed: bool,
-    /// Where the name would change.
-    #[serde(skip)]
-    kept: Option<Kept>,
-}
-
-/// One of those in [`path`]. By another name than its type's, serde does not take it for a borrowed text.
-type Runtime = &'static str;
-
-fn runtime<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Runtime>, D::Error> {
-    let name = Option::<String>::deserialize(from)?;
-    let known = [path::PODMAN, path::CRI_O, path::DOCKER, path::CONTAINERD];
-    Ok(known.into_iter().find(|known| name.as_deref() == Some(*known)))
-}
 
 /// Bytes of a name or a value.
 const MAX_TEXT: usize = 512;

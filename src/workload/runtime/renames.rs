@@ -7,40 +7,19 @@
 //! for each of Docker's containers out of what all programs of the user share, a thread that waits on it, and has to be
 //! laid anew for stores that come later.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::host::read_bytes;
 use crate::signal::WorkloadKey;
+use crate::workload::names::Kept;
 use crate::workload::strangers::Strangers;
 use crate::workload::{Workloads, service, table};
 
 /// How often the files' stamps are looked at.
 const EVERY: Duration = Duration::from_secs(5);
-
-/// Reads names by the containers' ids; `None` for a file that is half written.
-type ReadNames = fn(&[u8]) -> Option<BTreeMap<String, String>>;
-
-/// Where a container's name was found.
-#[derive(Debug, Clone)]
-pub(super) struct Kept {
-    pub file: PathBuf,
-    /// The user's home that the file is below.
-    pub home: Option<PathBuf>,
-    /// By the format of the runtime that wrote it.
-    pub names: ReadNames,
-}
-
-impl PartialEq for Kept {
-    fn eq(&self, other: &Self) -> bool {
-        // A file has one format; addresses of functions are no identity.
-        self.file == other.file && self.home == other.home
-    }
-}
-
-impl Eq for Kept {}
 
 /// What distinguishes a file from its rewritten successor: all runtimes write beside it and rename.
 #[derive(Debug, PartialEq, Eq)]

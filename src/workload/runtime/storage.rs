@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::renames::Kept;
-use super::{Names, oci};
+use super::oci;
 use crate::host::{Host, read, read_bytes};
 use crate::workload::image::names_image;
+use crate::workload::names::{Kept, Names};
 use crate::workload::path;
 use crate::workload::strangers::Strangers;
 
