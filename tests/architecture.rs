@@ -31,7 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("signal", &[]),
     ("probe", &["signal"]),
     ("host", &["signal"]),
-    ("helper", &["signal", "host::capabilities", "workload::service", "workload::names"]),
+    ("helper", &["signal", "host::capabilities", "workload::service", "workload::names", "workload::runtime"]),
     ("workload", &["signal", "host", "probe"]),
     ("settings", &[]),
     ("collectors", &["signal", "probe", "host", "workload", "settings"]),
