@@ -149,29 +149,32 @@ fn vanishing_cgroups_are_no_error() {
     assert!(!agent.log().contains("ERROR"), "{}", agent.log());
 }
 
-/// More records than the ring holds while its reader is stopped: each kill is reported, suppressed or counted
-/// as lost.
+/// More records than the ring holds while its reader is stopped, of as many cgroups as it takes for each to stay
+/// within its limit: each kill is reported, suppressed or counted as lost.
 #[test]
 fn overrun_is_counted() {
     let _place = place!(Need::Agent);
     let mut agent = Agent::start("");
     agent.signal("STOP");
     let group = unique("overrun");
-    let times = KILLS.to_string();
-    provoke("oom-memcg", &["--limit-mb", "4", "--times", &times, "--cgroup", &group]);
+    for i in 0..GROUPS {
+        let group = format!("{group}-{i}");
+        provoke("oom-memcg", &["--limit-mb", "4", "--times", &EACH.to_string(), "--cgroup", &group]);
+    }
     agent.signal("CONT");
     let (told, suppressed, lost) = wait_for("an account of all kills", patience(30), || {
         let page = agent.try_get("/metrics")?.1;
         let told = agent.json(&["events", "--name", OOM]).len() as f64;
         let (suppressed, lost) = (sum(&page, "bianque_events_suppressed"), sum(&page, "bianque_records_lost"));
-        (told + suppressed + lost >= f64::from(KILLS)).then_some((told, suppressed, lost))
+        (told + suppressed + lost >= f64::from(GROUPS * EACH)).then_some((told, suppressed, lost))
     });
     assert!(lost >= 20.0, "{told} reported, {suppressed} suppressed, {lost} lost: the ring did not overrun");
     assert!(told >= 1.0 && agent.is_running(), "{}", agent.log());
 }
 
-/// More than the ring of `bpf/oom.bpf.c` holds.
-const KILLS: u32 = 260;
+/// Together more than the ring of `bpf/oom.bpf.c` holds; each no more than the limit of a cgroup.
+const GROUPS: u32 = 13;
+const EACH: u32 = 20;
 
 /// All series of metrics whose names begin so.
 fn sum(page: &str, name: &str) -> f64 {
