@@ -19,9 +19,8 @@ use tonic::codegen::Service;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How connections to one address are made.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub enum Route {
-    #[default]
     Direct,
     /// Requests are handed to the proxy, which sends them on: HTTP without TLS.
     Forward(Proxy),

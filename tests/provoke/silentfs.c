@@ -2,34 +2,24 @@
 /*
  * silentfs DIR CGROUP: mounts a FUSE file system on DIR whose one file, a program's by its head, answers for its
  * first page only. Code in that page takes memory in the memory cgroup CGROUP (a folder with a limit of 16 MiB)
- * until another process there is killed for it, again until somebody waits for the file. Who reads the file's symbols waits, too, until the
- * process with the file system ends. To be run in a mount namespace of its own.
+ * until another process there is killed for it, again until somebody waits for the file. Who reads the file's
+ * symbols waits, too, until the process with the file system ends. To be run in a mount namespace of its own.
  */
 #define _GNU_SOURCE
 #include <elf.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/fuse.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#define PAGE 4096
+#include "silent.h"
+
 #define CODE 2048
 #define SIZE (1 << 20)
 #define VICTIM (10 << 20)
 #define TAKEN (12 << 20)
 #define ROUNDS 10
 
-static int device;
 /* Somebody waits for the file. */
 static volatile int held;
 /* How many processes of the cgroup have all the memory that they wanted. */
@@ -43,66 +33,14 @@ __attribute__((noinline)) static void greedy(volatile char *at, volatile char *e
 		*at = 1;
 }
 
-static void reply(uint64_t unique, int error, const void *data, size_t size)
+static void on_read(const struct fuse_in_header *h, const struct fuse_read_in *read)
 {
-	char message[PAGE + sizeof(struct fuse_out_header)];
-	struct fuse_out_header header = { sizeof(header) + size, error, unique };
-
-	memcpy(message, &header, sizeof(header));
-	memcpy(message + sizeof(header), data, size);
-	if (write(device, message, header.len) < 0)
-		perror("reply");
-}
-
-static struct fuse_attr attributes(uint64_t inode)
-{
-	struct fuse_attr a = { .ino = inode, .nlink = 1, .blksize = PAGE };
-
-	a.mode = inode == 1 ? S_IFDIR | 0755 : S_IFREG | 0755;
-	a.size = inode == 1 ? 0 : SIZE;
-	return a;
-}
-
-static void answer(struct fuse_in_header *h)
-{
-	struct fuse_init_out init = { .major = 7, .minor = 31, .max_readahead = PAGE, .max_write = PAGE };
-	struct fuse_attr_out attr = { .attr_valid = 1000, .attr = attributes(h->nodeid) };
-	struct fuse_entry_out entry = { .nodeid = 2, .entry_valid = 1000, .attr_valid = 1000, .attr = attributes(2) };
-	struct fuse_open_out open = { .fh = 1 };
-	struct fuse_read_in *read = (void *)(h + 1);
-
-	switch (h->opcode) {
-	case FUSE_INIT: reply(h->unique, 0, &init, sizeof(init)); break;
-	case FUSE_GETATTR: reply(h->unique, 0, &attr, sizeof(attr)); break;
-	case FUSE_LOOKUP: reply(h->unique, 0, &entry, sizeof(entry)); break;
-	case FUSE_OPEN: reply(h->unique, 0, &open, sizeof(open)); break;
-	case FUSE_READ:
-		if (read->offset == 0 && read->size == PAGE) {
-			reply(h->unique, 0, head, PAGE);
-		} else {
-			printf("held %u\n", h->pid);
-			fflush(stdout);
-			held = 1;
-		}
-		break;
-	case FUSE_FORGET:
-	case FUSE_BATCH_FORGET:
-	case FUSE_INTERRUPT: break;
-	default: reply(h->unique, -ENOSYS, NULL, 0);
-	}
-}
-
-static void *serve(void *unused)
-{
-	static char message[1 << 17];
-
-	for (;;) {
-		ssize_t n = read(device, message, sizeof(message));
-
-		if (n >= 0)
-			answer((void *)message);
-		else if (errno != EINTR)
-			return unused;
+	if (read->offset == 0 && read->size == PAGE) {
+		reply(h->unique, 0, head, PAGE);
+	} else {
+		printf("held %u\n", h->pid);
+		fflush(stdout);
+		held = 1;
 	}
 }
 
@@ -169,25 +107,19 @@ static void end(pid_t pid)
 
 int main(int argc, char **argv)
 {
-	char text[4096];
-	pthread_t thread;
 	int file;
 	char *code;
 
 	if (argc < 3)
 		return 2;
 	write_head();
-	device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-	snprintf(text, sizeof(text), "fd=%d,rootmode=40000,user_id=0,group_id=0", device);
-	if (device < 0 || mount("silent", argv[1], "fuse", MS_NOSUID | MS_NODEV, text))
-		return perror("fuse"), 1;
-	pthread_create(&thread, NULL, serve, NULL);
-	snprintf(text, sizeof(text), "%s/program", argv[1]);
-	file = open(text, O_RDONLY);
+	file = mount_silent(argv[1], "program", SIZE);
+	if (file < 0)
+		return 1;
 	posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);
 	code = mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
-	if (file < 0 || code == MAP_FAILED)
-		return perror(text), 1;
+	if (code == MAP_FAILED)
+		return perror("program"), 1;
 	madvise(code, PAGE, MADV_RANDOM);
 	taken = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	/* A kill whose stack nobody had the time to ask for holds nobody: again. */

@@ -244,14 +244,15 @@ pub fn reader_program(port: u16) -> (PathBuf, tempfile::TempDir) {
     program("reader", &text)
 }
 
-/// Any C program, made the same way.
+/// Any C program, made the same way; it may include the headers of `tests/provoke`.
 pub fn program(name: &str, text: &str) -> (PathBuf, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("program.c");
     std::fs::write(&source, text).unwrap();
     let program = dir.path().join(name);
     let mut cc = command("cc");
-    cc.args(["-g", "-O1", "-static", "-fno-omit-frame-pointer", "-o"]).arg(&program).arg(&source);
+    cc.args(["-g", "-O1", "-static", "-fno-omit-frame-pointer", "-I"]).arg(Path::new(ROOT).join("tests/provoke"));
+    cc.arg("-o").arg(&program).arg(&source);
     let out = cc.output().expect("cc");
     assert!(out.status.success(), "cc: {}", String::from_utf8_lossy(&out.stderr));
     (program, dir)
