@@ -171,7 +171,7 @@ impl EventCollector for Oom {
         // First of all: the trigger is often the victim, and its program is about to be gone.
         let user = self.symbols.user(r.trigger.tgid, r.stack.user());
         let workload = self.victim_workload(r);
-        let line = self.log_line(r.victim.tgid, workload.as_ref().map(|w| w.cgroup.as_str()));
+        let line = self.log_line(r, workload.as_ref().map(|w| w.cgroup.as_str()));
         let mut e = Event::new(&OOM_KILL, self.clock.wall(r.time_ns), workload, String::new());
         e.thread = Some(self.victim(r));
         self.say_limit(&mut e, r, line.as_ref());
@@ -193,15 +193,16 @@ impl EventCollector for Oom {
 impl Oom {
     /// The kernel's `oom-kill:` line for this victim; in a burst there is none for some, as the kernel
     /// limits them. Lines of others that are read on the way are kept for those.
-    fn log_line(&mut self, pid: u32, cgroup: Option<&str>) -> Option<KillLine> {
+    fn log_line(&mut self, r: &OomVictim, cgroup: Option<&str>) -> Option<KillLine> {
+        let pid = r.victim.tgid;
         for attempt in 0..LOG_RETRIES {
             if attempt > 0 {
                 std::thread::sleep(LOG_WAIT);
             }
             self.read_log()?;
             // A group kill has one line for all of its victims.
-            let mine = |l: &KillLine| l.pid == pid || l.group && cgroup.is_some_and(|c| l.is_above(c));
-            if let Some(at) = self.lines.iter().rposition(mine) {
+            let own = self.lines.iter().rposition(|l| l.pid == pid);
+            if let Some(at) = own.or_else(|| self.lines.iter().rposition(|l| l.group && l.covers(r, cgroup))) {
                 let line = self.lines.get(at).cloned();
                 self.lines.retain(|l| l.pid != pid || l.group);
                 return line;
@@ -217,12 +218,19 @@ impl Oom {
             if record.text.contains("are going to be killed due to memory.oom.group set") {
                 // It follows the line of its first victim.
                 self.lines.back_mut().into_iter().for_each(|l| l.group = true);
-            } else if let Some(line) = KillLine::parse(&record.text) {
+            } else if let Some(mut line) = KillLine::parse(&record.text) {
+                line.id = self.id_of(line.cgroup.as_deref());
                 self.lines.push_back(line);
             }
         }
         self.lines.drain(..self.lines.len().saturating_sub(MAX_LINES));
         Some(())
+    }
+
+    /// Of a cgroup in the memory controller's hierarchy.
+    fn id_of(&self, path: Option<&str>) -> Option<u64> {
+        let cgroups = Cgroups::read(&self.host).ok()?;
+        cgroups.id_of(cgroups.of_controller("memory")?.number, path?).ok()
     }
 
     fn bytes(&self, pages: u64) -> u64 {
@@ -258,11 +266,13 @@ impl Oom {
                 e.attributes.set(OOM_GROUP, true);
             }
         }
-        let groups = r.group_usage_pages.iter().zip(&r.group_limit_pages).zip(&r.group_id);
-        // The innermost group that is full; a page counter is charged in batches, hence the slack.
-        let full =
-            groups.filter(|(_, id)| **id != 0).map(|(g, _)| g).find(|(used, limit)| used.saturating_add(64) >= **limit);
-        if let (Some((used, limit)), true) = (full, constraint != CONSTRAINTS[0]) {
+        let groups = r.group_id.iter().zip(r.group_usage_pages.iter().zip(&r.group_limit_pages));
+        let groups = groups.filter(|(id, _)| **id != 0);
+        let named = groups.clone().find(|(id, _)| line.and_then(|l| l.id) == Some(**id));
+        // Where the kernel does not say which ran out: the innermost group that is full. A page counter is charged in
+        // batches, hence the slack.
+        let full = named.or_else(|| groups.clone().find(|(_, (used, limit))| used.saturating_add(64) >= **limit));
+        if let (Some((_, (used, limit))), true) = (full, constraint != CONSTRAINTS[0]) {
             e.attributes.set(OOM_USAGE, self.bytes(*used)).set(OOM_LIMIT, self.bytes(*limit));
         }
         if from_kernel.is_some() {
@@ -301,7 +311,7 @@ impl Oom {
                 e.attributes.set(OOM_MEMORY_EVENTS, Value::figures(figures(&m)));
             }
             let hierarchy = cgroups.of_controller("memory").map_or(0, |h| h.number);
-            processes = cgroups.pids(hierarchy, path).ok();
+            processes = cgroups.pids_below(hierarchy, path, MAX_PROCESSES).ok();
         }
         e.attributes.set(OOM_PROCESSES, Value::Array(self.largest(processes)));
         if let Ok(m) = self.host.meminfo() {
@@ -312,7 +322,7 @@ impl Oom {
     /// The largest of the group's processes; of the node's, where the node ran out.
     fn largest(&self, of: Option<Vec<u32>>) -> Vec<Value> {
         let mut all = match of {
-            Some(pids) => pids.into_iter().take(MAX_PROCESSES).filter_map(|p| self.host.process(p).ok()).collect(),
+            Some(pids) => pids.into_iter().filter_map(|p| self.host.process(p).ok()).collect(),
             None => self.host.processes().map(|p| p.0).unwrap_or_default(),
         };
         all.sort_by_key(|p| std::cmp::Reverse(p.rss_bytes));
@@ -371,13 +381,21 @@ struct KillLine {
     nodes: Option<String>,
     pid: u32,
     group: bool,
+    /// Of the cgroup, while it is there.
+    id: Option<u64>,
 }
 
 impl KillLine {
-    /// Whether the group that ran out is this one, or holds it.
-    fn is_above(&self, path: &str) -> bool {
-        let below = self.cgroup.as_deref().and_then(|c| path.strip_prefix(c));
-        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    /// Whether the victim was in the group that ran out; of the victim may only the workload be known, which may be
+    /// a part of the group or have it as a part.
+    fn covers(&self, r: &OomVictim, workload: Option<&str>) -> bool {
+        if let (Some(id), 1) = (self.id, r.victim_known) {
+            return r.group_id.contains(&id);
+        }
+        let is_in = |path: &str, group: &str| {
+            path.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.cgroup.as_deref().zip(workload).is_some_and(|(group, w)| is_in(w, group) || is_in(group, w))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -400,7 +418,7 @@ impl KillLine {
         // A task's name may hold commas and equal signs: the pid is what follows the last `,pid=`.
         let pid = fields.rsplit_once(",pid=")?.1.split(',').next()?.parse().ok()?;
         let cgroup = field(fields, ",oom_memcg=").map(str::to_owned);
-        Some(KillLine { constraint, cgroup, cpuset, nodes, pid, group: false })
+        Some(KillLine { constraint, cgroup, cpuset, nodes, pid, group: false, id: None })
     }
 }
 
@@ -423,12 +441,21 @@ mod tests {
     use crate::collectors::testing::Rig;
     use crate::probe::{CgroupId, CgroupRef, ThreadRef};
 
-    /// A group kill's line is for all below the group, and for no neighbour of a like name.
+    /// A group kill's line is for all in the group, and for no neighbour of a like name. Where the victim's own groups
+    /// are not known, the group may be a part of the workload.
     #[test]
     fn group_lines() {
         let line = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/a,task_memcg=/a,task=x,pid=7,uid=0";
         let l = KillLine { group: true, ..KillLine::parse(line).unwrap() };
-        assert!(l.is_above("/a") && l.is_above("/a/b") && !l.is_above("/ab") && !l.is_above("/"));
+        let mut r = OomVictim::new_zeroed();
+        let covers = |l: &KillLine, r: &OomVictim, workload: &str| l.covers(r, Some(workload));
+        assert!(covers(&l, &r, "/a") && covers(&l, &r, "/a/b") && !covers(&l, &r, "/ab"));
+        let child = KillLine { cgroup: Some("/a/b".into()), id: Some(5), ..l };
+        assert!(covers(&child, &r, "/a") && !covers(&child, &r, "/a/c"));
+        r.victim_known = 1;
+        assert!(!covers(&child, &r, "/a"), "it was in another part of it");
+        r.group_id[1] = 5;
+        assert!(covers(&child, &r, "/a"));
     }
 
     /// Lines of 5.10 and 6.18, and a task named to mislead.
@@ -436,7 +463,7 @@ mod tests {
     fn reads_the_kernels_line() {
         let line = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/a,task_memcg=/a/b,task=x,pid=9,pid=77,uid=0";
         let cgroup = Some("/a".into());
-        let l = KillLine { constraint: "memcg", cgroup, cpuset: None, nodes: None, pid: 77, group: false };
+        let l = KillLine { constraint: "memcg", cgroup, cpuset: None, nodes: None, pid: 77, group: false, id: None };
         assert_eq!(KillLine::parse(line), Some(l));
         let line = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/,task=tail,pid=5,uid=0";
         let l = KillLine::parse(line).unwrap();
@@ -489,6 +516,31 @@ mod tests {
         assert_eq!(*stat, Value::figures([("anon", 900_u64), ("file", 100)]));
         assert_eq!(e.related[0].thread.comm, "asks");
     }
+
+    /// A pod ran out whose container is nearly full, too: the figures and processes are the pod's.
+    #[test]
+    fn the_group_that_ran_out() {
+        let rig = Rig::new().unwrap();
+        let pod = rig.cgroup("/pod").unwrap();
+        let container = rig.cgroup("/pod/app.service").unwrap();
+        rig.write("sys/fs/cgroup/pod/cgroup.procs", "").unwrap();
+        rig.write("sys/fs/cgroup/pod/app.service/cgroup.procs", "88\n").unwrap();
+        rig.write("proc/88/stat", STAT_OF_88).unwrap();
+        rig.write("dev/kmsg", "6,1,2,-;from before\n").unwrap();
+        let mut oom = rig.run(&crate::collectors::events::<Oom>(), "").unwrap();
+        let line = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/pod,task_memcg=/pod/app.service,task=hogs,pid=77,uid=0";
+        rig.append("dev/kmsg", format!("6,2,3,-;{line}\n")).unwrap();
+        let mut r = victim(&rig, container);
+        (r.group_id[1], r.group_usage_pages[1], r.group_limit_pages[1]) = (pod.id, 512, 512);
+        let e = oom.record("oom_victim", &r).unwrap().pop().unwrap();
+        assert_eq!(e.message, "hogs (pid 77) of app.service was killed: memory limit of 2 MiB reached");
+        let Some(Value::Array(processes)) = e.attributes.get(OOM_PROCESSES.name) else { panic!("{e:?}") };
+        assert_eq!(processes.len(), 1, "{processes:?}");
+    }
+
+    /// proc_pid_stat(5).
+    const STAT_OF_88: &str = "88 (app) S 1 88 88 0 -1 4194304 1 0 0 0 5 5 0 0 20 0 1 0 100 1000000 250 \
+        18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
 
     /// Without a log and without the cgroup, what the record has is the event.
     #[test]

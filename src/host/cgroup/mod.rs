@@ -145,6 +145,26 @@ impl Cgroups {
     }
 }
 
+impl Cgroups {
+    /// The processes of a cgroup and of all below it, at most so many; what vanishes meanwhile is left out. Runtimes and
+    /// systemd put a limit on a cgroup that holds no process itself.
+    ///
+    /// # Errors
+    /// [`ReadError`] of the cgroup itself.
+    pub fn pids_below(&self, hierarchy: u32, path: &str, most: usize) -> Reading<Vec<u32>> {
+        let mut all = self.pids(hierarchy, path)?;
+        if let Some((h, dir)) = self.hierarchy(hierarchy).and_then(|h| Some((h, h.dir(path)?))) {
+            walk_below(h, &dir, path.trim_end_matches('/'), MAX_DEPTH, &mut |child| {
+                if all.len() < most {
+                    all.extend(self.pids(hierarchy, &child.path).unwrap_or_default());
+                }
+            });
+        }
+        all.truncate(most);
+        Ok(all)
+    }
+}
+
 impl Hierarchy {
     fn dir(&self, path: &str) -> Option<PathBuf> {
         let below = path.strip_prefix(self.root.as_str())?;

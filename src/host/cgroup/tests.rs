@@ -90,6 +90,23 @@ fn a_part_of_a_tree() {
     assert_eq!(seen, ["/kube", "/kube/pod"]);
 }
 
+/// A limit's processes are mostly in cgroups below it.
+#[test]
+fn processes_of_a_subtree() {
+    let files = [
+        ("a/cgroup.procs", ""),
+        ("a/b/cgroup.procs", "7\n8\n"),
+        ("a/b/c/cgroup.procs", "9\n"),
+        ("d/cgroup.procs", "1\n"),
+    ];
+    let t = tree("1 0 0:9 / /sys/fs/cgroup rw - cgroup2 c rw\n", "0::/\n", &files);
+    let c = Cgroups::read(&t.1).unwrap();
+    assert_eq!(c.pids(0, "/a").unwrap(), [] as [u32; 0]);
+    assert_eq!(c.pids_below(0, "/a", 10).unwrap(), [7, 8, 9]);
+    assert_eq!(c.pids_below(0, "/a", 1).unwrap(), [7]);
+    assert!(c.pids_below(0, "/x", 10).unwrap_err().is_missing());
+}
+
 /// A name that is no UTF-8 is found, kept apart from others, and its files are read; systemd's escapes are names.
 #[test]
 fn names_of_any_bytes() {
