@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Files in users' homes: what rootless podman keeps of its containers. Homes may lie on file systems that do
+//! Files in users' homes: what rootless podman and Docker keep of their containers. Homes may lie on file systems that do
 //! not answer, and their files are what their users make of them.
 
 use std::collections::BTreeMap;
@@ -11,15 +11,13 @@ use rustix::fs::{FileType, RawDir};
 use super::messages::Wanted;
 use super::processes::{Files, bytes};
 use crate::workload::names::Names;
-use crate::workload::runtime::storage::{self, Folder};
+use crate::workload::runtime::homes;
+use crate::workload::runtime::storage::Folder;
 
 /// No file that is read is larger by rights: some KiB a container.
 const LARGEST: u64 = 8 << 20;
 /// Entries of a folder that are looked at.
 const ENTRIES: usize = 4096;
-
-/// Where podman's store lies in a home.
-pub const STORE: &str = ".local/share/containers/storage";
 
 /// Folders of one that has homes.
 pub fn homes(files: &mut dyn Files) -> Option<Vec<String>> {
@@ -28,13 +26,14 @@ pub fn homes(files: &mut dyn Files) -> Option<Vec<String>> {
 
 /// What the home's store has of a container, and the file that lists it.
 pub fn container(files: &mut dyn Files, id: &str) -> Option<(Names, PathBuf)> {
-    let (names, file) = storage::look_up_in(&mut Home(files), Path::new(STORE), id)?;
+    let (names, file) = homes::look_up_in(&mut Home(files), id)?;
     Some((names.bounded(), file))
 }
 
 /// Names of the containers that a file lists.
 pub fn names(files: &mut dyn Files, file: &str) -> Option<BTreeMap<String, String>> {
-    storage::names(&Home(files).read(Path::new(file))?)
+    let file = Path::new(file);
+    homes::names(file, &Home(files).read(file)?)
 }
 
 /// A home, whose files the opener opens.

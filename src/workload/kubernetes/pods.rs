@@ -105,6 +105,21 @@ struct ContainerStatus {
     image: String,
     #[serde(default)]
     restart_count: u32,
+    #[serde(default)]
+    last_state: State,
+}
+
+/// What became of a container; of interest is the one before the last restart: it is known by nothing else.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct State {
+    terminated: Option<Terminated>,
+}
+
+#[derive(Deserialize)]
+struct Terminated {
+    #[serde(rename = "containerID", default)]
+    container_id: String,
 }
 
 /// Applies a list of pods.
@@ -265,16 +280,20 @@ impl Pod {
 
 impl ContainerStatus {
     fn apply(self, by: Source, facts: &Facts, uid: &Arc<str>, kind: Option<ContainerKind>) {
-        let Some((runtime, id)) = self.container_id.split_once("://") else { return };
-        let container = ContainerFacts {
-            pod: Arc::clone(uid),
-            name: Some(self.name.into()),
-            image: Some(self.image).filter(|i| names_image(i)).map(Into::into),
-            runtime: [path::CONTAINERD, path::CRI_O, path::DOCKER].into_iter().find(|r| *r == runtime),
-            labels: BTreeMap::new(),
-            kind,
-            restarts: Some(self.restart_count),
-        };
-        facts.tell_container(by, id, container);
+        let before = self.last_state.terminated.map(|t| (t.container_id, self.restart_count.saturating_sub(1)));
+        let (name, image) = (Arc::from(self.name), Some(self.image).filter(|i| names_image(i)).map(Arc::from));
+        for (id, restarts) in before.into_iter().chain([(self.container_id, self.restart_count)]) {
+            let Some((runtime, id)) = id.split_once("://") else { continue };
+            let container = ContainerFacts {
+                pod: Arc::clone(uid),
+                name: Some(Arc::clone(&name)),
+                image: image.clone(),
+                runtime: [path::CONTAINERD, path::CRI_O, path::DOCKER].into_iter().find(|r| *r == runtime),
+                labels: BTreeMap::new(),
+                kind,
+                restarts: Some(restarts),
+            };
+            facts.tell_container(by, id, container);
+        }
     }
 }

@@ -216,6 +216,25 @@ fn the_kubelets_list() {
     }
 }
 
+/// A container that is known by its pod's next one only, as it ended between two readings.
+#[test]
+fn the_container_before_a_restart() {
+    let facts = Facts::new(&settings());
+    let list = format!(
+        r#"{{"items":[{{"metadata":{{"name":"web","namespace":"shop","uid":"{UID}"}},"spec":{{}},"status":{{"containerStatuses":[
+        {{"name":"main","containerID":"containerd://{}","image":"nginx:1.27","restartCount":3,"state":{{"running":{{}}}},
+          "lastState":{{"terminated":{{"exitCode":137,"reason":"OOMKilled","containerID":"containerd://{}"}}}}}}]}}}}]}}"#,
+        id("c"),
+        id("b")
+    );
+    assert_eq!(pods::apply_list(list.as_bytes(), Source::Kubelet, &facts).unwrap().pods, 1);
+    for (of, restarts) in [("c", 3), ("b", 2)] {
+        let pod = named(&facts, of).pod.unwrap();
+        assert_eq!((pod.name.as_deref(), pod.container.as_deref()), (Some("web"), Some("main")));
+        assert_eq!(pod.restarts, Some(restarts));
+    }
+}
+
 /// One request a connection; `answer` makes what is sent of it.
 fn serve(mut answer: impl FnMut(&str) -> String + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

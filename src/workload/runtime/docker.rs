@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -42,16 +42,30 @@ struct Config {
     env: Option<Vec<String>>,
 }
 
-pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
-    let file = data_root(host).join("containers").join(id).join("config.v2.json");
-    let stored = read_bytes(&file).ok();
-    let kept = stored.is_some().then_some(Kept { file, home: None, names });
-    let bytes = stored.or_else(|| ask(host, id).ok().flatten())?;
-    let c: Container = serde_json::from_slice(&bytes).ok()?;
+/// From the node's own files.
+pub(super) fn stored(host: &Host, id: &str) -> Option<Names> {
+    let file = file(&data_root(host), id);
+    let found = described(&read_bytes(&file).ok()?)?;
+    Some(Names { kept: Some(Kept { file, home: None, names }), ..found })
+}
+
+/// From the daemon.
+pub(super) fn asked(host: &Host, id: &str) -> Option<Names> {
+    let found = described(&ask(host, id).ok().flatten()?)?;
+    Some(Names { renamed: false, ..found })
+}
+
+/// What describes a container.
+pub(super) fn file(data_root: &Path, id: &str) -> PathBuf {
+    data_root.join("containers").join(id).join("config.v2.json")
+}
+
+pub(super) fn described(bytes: &[u8]) -> Option<Names> {
+    let c: Container = serde_json::from_slice(bytes).ok()?;
     let name = c.name.trim_start_matches('/');
     Some(Names {
-        renamed: kept.is_some(),
-        kept,
+        renamed: true,
+        kept: None,
         complete: !name.is_empty(),
         name: (!name.is_empty()).then(|| name.to_owned()),
         image: (!c.config.image.is_empty()).then_some(c.config.image),

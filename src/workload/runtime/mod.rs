@@ -8,6 +8,7 @@
 
 mod containerd;
 mod docker;
+pub(crate) mod homes;
 mod oci;
 mod renames;
 pub(crate) mod storage;
@@ -237,13 +238,19 @@ impl Job {
 fn look_up(host: &Host, strangers: &dyn Strangers, w: &Workload) -> Option<Names> {
     let id = w.container_id.as_deref()?;
     match w.runtime {
-        Some(path::PODMAN | path::CRI_O) => storage::look_up(host, strangers, id),
-        Some(path::DOCKER) => docker::look_up(host, id),
+        Some(path::PODMAN | path::CRI_O) => storage::look_up(host, id).or_else(|| homes::look_up(host, strangers, id)),
+        Some(path::DOCKER) => {
+            docker::stored(host, id).or_else(|| homes::look_up(host, strangers, id)).or_else(|| docker::asked(host, id))
+        }
         // Docker's shim for Kubernetes names its cgroups as containerd does.
-        Some(path::CONTAINERD) => containerd::look_up(host, id).or_else(|| docker::look_up(host, id)),
-        _ => docker::look_up(host, id)
+        Some(path::CONTAINERD) => {
+            containerd::look_up(host, id).or_else(|| docker::stored(host, id)).or_else(|| docker::asked(host, id))
+        }
+        _ => docker::stored(host, id)
             .or_else(|| containerd::look_up(host, id))
-            .or_else(|| storage::look_up(host, strangers, id)),
+            .or_else(|| storage::look_up(host, id))
+            .or_else(|| homes::look_up(host, strangers, id))
+            .or_else(|| docker::asked(host, id)),
     }
 }
 

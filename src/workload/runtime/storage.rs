@@ -14,10 +14,6 @@ use crate::host::{Host, read, read_bytes};
 use crate::workload::image::names_image;
 use crate::workload::names::{Kept, Names};
 use crate::workload::path;
-use crate::workload::strangers::Strangers;
-
-/// More homes than this are not searched for rootless containers.
-const MAX_HOMES: usize = 256;
 
 #[derive(Deserialize)]
 struct Container {
@@ -80,18 +76,11 @@ impl Folder for Own {
     }
 }
 
-/// In the stores of the node, then in each user's.
-pub(super) fn look_up(host: &Host, strangers: &dyn Strangers, id: &str) -> Option<Names> {
-    let kept = |names, file, home| Names { kept: Some(Kept { file, home, names: self::names }), ..names };
-    let watched = |names: Names, file, home| if names.renamed { kept(names, file, home) } else { names };
-    if let Some((names, file)) = roots(host).iter().find_map(|root| look_up_in(&mut Own, root, id)) {
-        return Some(watched(names, file, None));
-    }
-    let homes = strangers.homes(&host.root.join("home"));
-    homes.into_iter().take(MAX_HOMES).find_map(|home| {
-        let (names, file) = strangers.container(&home, id)?;
-        Some(watched(names, file, Some(home)))
-    })
+/// In the stores of the node.
+pub(super) fn look_up(host: &Host, id: &str) -> Option<Names> {
+    let (found, file) = roots(host).iter().find_map(|root| look_up_in(&mut Own, root, id))?;
+    let kept = found.renamed.then_some(Kept { file, home: None, names });
+    Some(Names { kept, ..found })
 }
 
 /// In one store, and the file that lists it.

@@ -45,10 +45,10 @@ impl Strangers for Direct {
         std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect()
     }
     fn container(&self, home: &Path, id: &str) -> Option<(Names, PathBuf)> {
-        storage::look_up_in(&mut Below(home), Path::new(".local/share/containers/storage"), id)
+        homes::look_up_in(&mut Below(home), id)
     }
     fn names(&self, home: &Path, file: &Path) -> Option<BTreeMap<String, String>> {
-        storage::names(&std::fs::read(home.join(file)).ok()?)
+        homes::names(file, &std::fs::read(home.join(file)).ok()?)
     }
 }
 
@@ -78,6 +78,22 @@ fn podman() {
     assert_eq!((w.image_name.as_deref(), w.image_tag.as_deref()), (Some("localhost/busybox"), Some("test")));
     assert_eq!(w.labels.get("team").map(String::as_str), Some("shop"));
     assert_eq!(w.service_name.as_deref(), Some("svc-x"));
+}
+
+/// A rootless Docker's containers are described in its user's home, and renamed there.
+#[test]
+fn rootless_docker() {
+    let d = tempfile::tempdir().unwrap();
+    let file = format!("home/ann/.local/share/docker/containers/{ID}/config.v2.json");
+    let described =
+        format!(r#"{{"ID":"{ID}","Name":"/shop","Config":{{"Image":"shop:1","Labels":{{"team":"blue"}}}}}}"#);
+    put(d.path(), &file, &described);
+    let w = named(d.path(), "/user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope").unwrap();
+    assert_eq!((w.container_name.as_deref(), w.runtime), (Some("shop"), Some("docker")));
+    assert_eq!((w.image_name.as_deref(), w.labels["team"].as_str()), (Some("shop"), "blue"));
+    let home = d.path().join("home/ann");
+    let below = Path::new(&file).strip_prefix("home/ann").unwrap();
+    assert_eq!(Direct.names(&home, below).unwrap()[ID], "shop");
 }
 
 /// A rootless podman with another driver and volatile containers; the image's name is in its own list.
