@@ -88,6 +88,7 @@ struct sk_buff {
 	__be16 protocol;
 	u16 transport_header;
 	u16 network_header;
+	u16 mac_header;
 	unsigned char *head;
 };
 

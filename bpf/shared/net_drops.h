@@ -11,9 +11,11 @@
 /* The program itself, and who called it. */
 #define OWN_FRAMES 2
 #define TRAP_BYTES 32
+#define ETH_HLEN 14
 /* What a reason is, by its number (src/collectors/drop_reason.rs fills it in). */
 #define REASONS 512
-#define REASON_LOSS 0
+/* not said yet: as a loss for retransmits, but neither counted nor reported */
+#define REASON_UNKNOWN 0
 #define REASON_NORMAL 1
 /* depends on the packet */
 #define REASON_LOOK 2
@@ -23,6 +25,7 @@
 #define REASON_IGNORED 4
 /* no packet of a network: Unix sockets */
 #define REASON_LOCAL 5
+#define REASON_LOSS 6
 /* Kernels before 5.17 give no reason: c504e5c2f964 ("net: skb: introduce kfree_skb_reason()"). */
 #define REASON_NONE 0
 
@@ -95,18 +98,33 @@ struct {
 	__type(value, struct tally);
 } crowded_drops SEC(".maps");
 
+/*
+ * Whether its Ethernet header names a group. What is on its way out has a pkt_type as if it were for
+ * this host: a bridge or tunnel without members drops each multicast that its own addresses cause.
+ */
+static __always_inline bool is_for_group(const struct sk_buff *skb)
+{
+	u16 mac = BPF_CORE_READ(skb, mac_header), network = BPF_CORE_READ(skb, network_header);
+	u8 first = 0;
+
+	if (mac == (u16)~0U || network < mac + ETH_HLEN)
+		return false;
+	bpf_probe_read_kernel(&first, sizeof(first), BPF_CORE_READ(skb, head) + mac);
+	return first & 1;
+}
+
 static __always_inline u32 kind_of_drop(u32 class, const struct sk_buff *skb, const struct net_owner *owner,
 					 const struct flow *flow, const struct segment *segment)
 {
 	u8 pkt_type;
 
-	if (class == REASON_LOSS)
+	if (class == REASON_LOSS || class == REASON_UNKNOWN)
 		return DROP_LOSS;
 	if (class != REASON_LOOK && class != REASON_VAGUE)
 		return class == REASON_IGNORED ? DROP_IGNORED : DROP_NORMAL;
 	pkt_type = BPF_CORE_READ_BITFIELD_PROBED(skb, pkt_type);
 	/* Multicast and broadcast that nobody here listens to; what a tap or a bridge sees of others. */
-	if (pkt_type != PACKET_HOST && pkt_type != PACKET_OUTGOING)
+	if ((pkt_type != PACKET_HOST && pkt_type != PACKET_OUTGOING) || is_for_group(skb))
 		return DROP_NORMAL;
 	if (class == REASON_LOOK)
 		return DROP_LOSS;
@@ -236,7 +254,7 @@ static __always_inline int dropped(void *ctx, const struct drop *d)
 	key.kind = kind_of_drop(*class, d->skb, &owner, &flow, &segment);
 	if (transport == IPPROTO_TCP && key.kind != DROP_NORMAL)
 		remember_drop(&flow, segment.seq, d->reason, d->location, bpf_ktime_get_ns());
-	if (!report_drops)
+	if (!report_drops || *class == REASON_UNKNOWN)
 		return 0;
 	key.location = d->location;
 	key.reason = d->reason;

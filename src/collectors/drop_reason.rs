@@ -11,7 +11,6 @@ use crate::probe::shared::net::{Net, REASONS};
 /// What a reason is, as the probe knows it (`REASON_…` in `bpf/shared/net_drops.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    Loss = 0,
     Normal = 1,
     /// Normal for multicast, broadcast and what was for others.
     Look = 2,
@@ -20,6 +19,8 @@ pub enum Class {
     Ignored = 4,
     /// No packet of a network.
     Local = 5,
+    // 0 is what the probe has before it is told: nothing is counted then, as most drops are no loss.
+    Loss = 6,
 }
 
 /// What an ordinary close, a duplicate, or a busy segment of a network leaves behind.
@@ -53,7 +54,8 @@ const NORMAL: &[&str] = &[
     "ARP_PVLAN_DISABLE",
     "BRIDGE_INGRESS_STP_STATE",
 ];
-const LOOK: &[&str] = &["IP_INNOROUTES", "IP_INADDRERRORS", "IP_INVALID_DEST", "INVALID_PROTO", "IP_NOPROTO"];
+const LOOK: &[&str] =
+    &["IP_INNOROUTES", "IP_INADDRERRORS", "IP_INVALID_DEST", "INVALID_PROTO", "IP_NOPROTO", "NO_TX_TARGET"];
 /// `NOT_DROPPED_YET` is 0: what the probe says where the kernel gives no reason.
 const VAGUE: &[&str] = &["NOT_DROPPED_YET", "NOT_SPECIFIED", "NO_SOCKET"];
 const LOCAL: &[&str] = &["UNIX_DISCONNECT", "UNIX_SKIP_OOB"];
