@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let containers = Containers::start(number("--containers", 10));
     let agent = Agent::start();
     let mut cpu = CpuTime::of(agent.pid());
-    table.told("start-up, CPU", cpu.total().as_secs_f64(), "s");
+    table.row("start-up, CPU", cpu.total().as_secs_f64(), "s");
     idle(&agent, &mut cpu, Duration::from_secs(number("--seconds", 60)), containers.names.len(), &mut table);
     kills(&agent, number("--kills", 50), &mut table);
     captures(&agent, &mut table);
@@ -72,9 +72,9 @@ fn idle(agent: &Agent, cpu: &mut CpuTime, lasts: Duration, containers: usize, ta
     let minutes = start.elapsed().as_secs_f64() / 60.0;
     let used = (cpu.total() - before).as_secs_f64();
     table.barred(&format!("CPU a minute, idle, {containers} containers"), used / minutes, "s", 0.10);
-    table.told("  BPF programs beside it, as they time themselves", (bpf_seconds(agent) - bpf_before) / minutes, "s");
+    table.row("  BPF programs beside it, as they time themselves", (bpf_seconds(agent) - bpf_before) / minutes, "s");
     for (name, ns) in cpu.by_name() {
-        table.told(&format!("  thread {name}, since the start"), ns as f64 / 1e9, "s");
+        table.row(&format!("  thread {name}, since the start"), ns as f64 / 1e9, "s");
     }
     table.barred("PSS, idle", pss(agent.pid()) / MIB, "MiB", 40.0);
     table.barred("BPF maps", map_bytes(agent.pid()) / MIB, "MiB", 12.0);
@@ -93,14 +93,14 @@ fn kills(agent: &Agent, n: u64, table: &mut Table) {
     }
     drop(follower.kill());
     drop(follower.wait());
-    let told = delays.len() as u64;
-    assert!(told > 0, "no kill was reported");
-    table.told("first kill -> events --follow", delays[0].as_secs_f64() * 1e3, "ms");
+    let reported = delays.len() as u64;
+    assert!(reported > 0, "no kill was reported");
+    table.row("first kill -> events --follow", delays[0].as_secs_f64() * 1e3, "ms");
     delays.sort();
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share).ceil() as usize].as_secs_f64() * 1e3;
-    table.told("kill -> events --follow, p50", at(0.5), "ms");
-    table.barred(&format!("kill -> events --follow, p99 of {told}"), at(0.99), "ms", 200.0);
-    table.barred("kills that were not reported", (n - told) as f64, "", 0.0);
+    table.row("kill -> events --follow, p50", at(0.5), "ms");
+    table.barred(&format!("kill -> events --follow, p99 of {reported}"), at(0.99), "ms", 200.0);
+    table.barred("kills that were not reported", (n - reported) as f64, "", 0.0);
     table.barred("PSS, after the kills", pss(agent.pid()) / MIB, "MiB", 64.0);
 }
 
@@ -129,7 +129,7 @@ fn captures(agent: &Agent, table: &mut Table) {
         }
     }
     std::thread::sleep(Duration::from_secs(5));
-    table.told("PSS, after the capture", pss(agent.pid()) / MIB, "MiB");
+    table.row("PSS, after the capture", pss(agent.pid()) / MIB, "MiB");
     let incidents = agent.get("/v1/incidents").unwrap_or_default();
     if !incidents.contains("\"captures\":1") {
         eprintln!("agent_cost: no capture came of it");

@@ -67,10 +67,10 @@ fn main() -> ExitCode {
     let logs = catch_up(events, &["logs"], Way::Http, "none");
     let each = |r: &Run| r.cpu.as_secs_f64() * 1e6 / events as f64;
     table.barred("CPU an event, logs alone (20 us: 50,000 a second)", each(&logs), "us", 20.0);
-    table.told("  time until all had arrived", logs.took.as_secs_f64(), "s");
+    table.row("  time until all had arrived", logs.took.as_secs_f64(), "s");
     let grpc = catch_up(events, &["logs"], Way::Grpc, "none");
     table.barred("CPU an event, logs alone over gRPC", each(&grpc), "us", 20.0);
-    table.told("  time until all had arrived", grpc.took.as_secs_f64(), "s");
+    table.row("  time until all had arrived", grpc.took.as_secs_f64(), "s");
     let elasticsearch = catch_up(events, &DOCUMENTS, Way::Http, "none");
     // Each event is a log record and a span.
     table.barred("CPU a document, Elasticsearch alone", each(&elasticsearch) / 2.0, "us", 20.0);
@@ -80,10 +80,10 @@ fn main() -> ExitCode {
     for (way, name) in [(Way::Http, "OTLP/HTTP"), (Way::Grpc, "OTLP/gRPC")] {
         let otlp = catch_up(events, &OTLP, way, "none");
         behaves(&mut table, &format!("catching up on {events} events, over {name}"), &otlp);
-        table.told("  CPU an event", each(&otlp), "us");
+        table.row("  CPU an event", each(&otlp), "us");
         let all = catch_up(events, &[&OTLP[..], &DOCUMENTS[..]].concat(), way, "none");
         behaves(&mut table, &format!("catching up on {events} events, all exporters, {name}"), &all);
-        table.told("  CPU an event", each(&all), "us");
+        table.row("  CPU an event", each(&all), "us");
     }
     if table.kept() || !check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -110,8 +110,8 @@ fn behaves(table: &mut Table, what: &str, run: &Run) {
     table.barred("  records out of order in their workload, or doubled", run.disorder as f64, "", 0.0);
     table.barred("  PSS at most", run.pss / 1024.0 / 1024.0, "MiB", 64.0);
     table.barred(&format!("  /v1/events meanwhile, p99 of {}", run.answers.len()), p99_ms(&run.answers), "ms", 200.0);
-    let told = format!("  OOM kill -> events --follow meanwhile, p99 of {}", run.told.len());
-    table.barred(&told, p99_ms(&run.told), "ms", 200.0);
+    let reported = format!("  OOM kill -> events --follow meanwhile, p99 of {}", run.reported.len());
+    table.barred(&reported, p99_ms(&run.reported), "ms", 200.0);
 }
 
 /// What was seen while the agent caught up.
@@ -123,7 +123,7 @@ struct Run {
     /// Times of the local API's answers.
     answers: Vec<Duration>,
     /// Times from a kill to its line in `events --follow`.
-    told: Vec<Duration>,
+    reported: Vec<Duration>,
 }
 
 fn p99_ms(times: &[Duration]) -> f64 {
@@ -156,8 +156,14 @@ fn catch_up(events: u64, signals: &[&str], way: Way, compression: &str) -> Run {
     }
     let start = Instant::now();
     let agent = Agent::with(dir, &env);
-    let mut run =
-        Run { took: Duration::ZERO, cpu: Duration::ZERO, pss: 0.0, disorder: 0, answers: Vec::new(), told: Vec::new() };
+    let mut run = Run {
+        took: Duration::ZERO,
+        cpu: Duration::ZERO,
+        pss: 0.0,
+        disorder: 0,
+        answers: Vec::new(),
+        reported: Vec::new(),
+    };
     let (mut follower, arrivals) = kills::follow(&agent);
     let mut kill = 0;
     while signals.iter().any(|s| sink.count(s) < wanted(s, events)) {
@@ -171,12 +177,12 @@ fn catch_up(events: u64, signals: &[&str], way: Way, compression: &str) -> Run {
         kills::one(kill);
         kill += 1;
         run.pss = run.pss.max(pss(agent.pid()));
-        run.told.extend(arrivals.try_iter());
+        run.reported.extend(arrivals.try_iter());
         std::thread::sleep(Duration::from_millis(50));
     }
     run.took = start.elapsed();
     run.cpu = cpu(agent.pid());
-    run.told.extend(arrivals.recv_timeout(Duration::from_secs(1)));
+    run.reported.extend(arrivals.recv_timeout(Duration::from_secs(1)));
     drop((follower.kill(), follower.wait()));
     run.disorder = sink.disorder();
     run

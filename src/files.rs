@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-/// Who renews a certificate waits longer than this before it takes the old one away.
-const LOOK: Duration = Duration::from_secs(1);
+/// Whoever renews a certificate waits longer than this before removing the old one.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What files looked like; another value after one of them was written, replaced or removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +19,12 @@ impl Stamp {
     /// Links are followed, as Kubernetes renews what it mounts by moving a link.
     #[must_use]
     pub fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Stamp {
-        let look = |path: &Path| {
+        let stat = |path: &Path| {
             let m = std::fs::metadata(path).ok()?;
             let changed = i128::from(m.ctime()) * 1_000_000_000 + i128::from(m.ctime_nsec());
             Some([i128::from(m.dev()), i128::from(m.ino()), i128::from(m.size()), changed])
         };
-        Stamp(paths.into_iter().map(look).collect())
+        Stamp(paths.into_iter().map(stat).collect())
     }
 }
 
@@ -35,7 +35,7 @@ pub struct FromFiles<T> {
     make: Box<dyn Fn() -> anyhow::Result<T> + Send + Sync>,
     current: ArcSwap<T>,
     seen: Mutex<(Instant, Stamp)>,
-    look: Duration,
+    check_interval: Duration,
 }
 
 impl<T> FromFiles<T> {
@@ -48,7 +48,13 @@ impl<T> FromFiles<T> {
         // Before they are read: what is written meanwhile is found by the next look.
         let stamp = Stamp::of(paths.iter().map(PathBuf::as_path));
         let current = ArcSwap::from_pointee(make()?);
-        Ok(FromFiles { paths, make: Box::new(make), current, seen: Mutex::new((Instant::now(), stamp)), look: LOOK })
+        Ok(FromFiles {
+            paths,
+            make: Box::new(make),
+            current,
+            seen: Mutex::new((Instant::now(), stamp)),
+            check_interval: CHECK_INTERVAL,
+        })
     }
 
     /// As it is now. Looks at the files at most once a second; whoever asks meanwhile does not wait.
@@ -63,12 +69,12 @@ impl<T> FromFiles<T> {
     #[cfg(test)]
     pub fn look_again(&self) {
         if let Ok(mut seen) = self.seen.lock() {
-            seen.0 = seen.0.checked_sub(self.look).unwrap_or(seen.0);
+            seen.0 = seen.0.checked_sub(self.check_interval).unwrap_or(seen.0);
         }
     }
 
     fn refresh(&self, seen: &mut (Instant, Stamp)) {
-        if seen.0.elapsed() < self.look {
+        if seen.0.elapsed() < self.check_interval {
             return;
         }
         seen.0 = Instant::now();

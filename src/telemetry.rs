@@ -170,7 +170,7 @@ mod tests {
 
     /// The export stack is told by crate, not by the beginning of a name.
     #[test]
-    fn export_stack_is_told_by_crate() {
+    fn export_stack_is_recognised_by_crate() {
         for t in
             ["h2", "h2::codec", "opentelemetry_sdk", "opentelemetry-otlp", "tonic::transport", "hyper_util::client"]
         {

@@ -12,7 +12,7 @@ pub struct Table {
 
 impl Table {
     /// A figure without a bar.
-    pub fn told(&self, what: &str, value: f64, unit: &str) {
+    pub fn row(&self, what: &str, value: f64, unit: &str) {
         println!("       {what:<52} {value:9.3} {unit}");
     }
 

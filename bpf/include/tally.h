@@ -16,7 +16,7 @@
 struct tally {
 	u64 hits;
 	/* of them: records handed over, and records without room */
-	u64 told;
+	u64 reported;
 	u64 lost;
 	/* suppressed ones that a record or a filter has counted */
 	u64 spoken_of;
@@ -24,7 +24,7 @@ struct tally {
 	u64 wait;
 	u64 since;
 	u64 last_ns;
-	u64 told_ns;
+	u64 reported_ns;
 	/* the tick of last_ns: the clock, which costs more than all the rest, is read once a tick */
 	u64 tick;
 };
@@ -45,18 +45,18 @@ static __always_inline bool tally_hit(struct tally *t)
 	}
 	if (quiet)
 		t->wait = 1;
-	if (t->since < t->wait && t->last_ns - t->told_ns < TALLY_LONGEST_NS)
+	if (t->since < t->wait && t->last_ns - t->reported_ns < TALLY_LONGEST_NS)
 		return false;
 	t->wait = quiet ? 1 : t->wait * 2;
 	t->since = 0;
-	t->told_ns = t->last_ns;
+	t->reported_ns = t->last_ns;
 	return true;
 }
 
 /* Suppresses this one: returns how many suppressed hits, it included, no record has counted yet. */
-static __always_inline u64 tally_untold(struct tally *t)
+static __always_inline u64 tally_suppress(struct tally *t)
 {
-	u64 suppressed = t->hits - t->told - t->lost;
+	u64 suppressed = t->hits - t->reported - t->lost;
 	u64 news = suppressed - t->spoken_of;
 
 	t->spoken_of = suppressed;
@@ -64,12 +64,12 @@ static __always_inline u64 tally_untold(struct tally *t)
 }
 
 /* Reports this one: returns how many were suppressed since the last record. */
-static __always_inline u64 tally_told(struct tally *t)
+static __always_inline u64 tally_report(struct tally *t)
 {
-	u64 suppressed = t->hits - 1 - t->told - t->lost;
+	u64 suppressed = t->hits - 1 - t->reported - t->lost;
 	u64 news = suppressed - t->spoken_of;
 
 	t->spoken_of = suppressed;
-	t->told++;
+	t->reported++;
 	return news;
 }

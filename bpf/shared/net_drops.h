@@ -18,7 +18,7 @@
 #define REASON_UNKNOWN 0
 #define REASON_NORMAL 1
 /* depends on the packet */
-#define REASON_LOOK 2
+#define REASON_INSPECT 2
 /* the same, and a segment without data or without a socket is no loss */
 #define REASON_VAGUE 3
 /* classified by user space */
@@ -120,13 +120,13 @@ static __always_inline u32 kind_of_drop(u32 class, const struct sk_buff *skb, co
 
 	if (class == REASON_LOSS || class == REASON_UNKNOWN)
 		return DROP_LOSS;
-	if (class != REASON_LOOK && class != REASON_VAGUE)
+	if (class != REASON_INSPECT && class != REASON_VAGUE)
 		return class == REASON_IGNORED ? DROP_IGNORED : DROP_NORMAL;
 	pkt_type = BPF_CORE_READ_BITFIELD_PROBED(skb, pkt_type);
 	/* Multicast and broadcast that nobody here listens to; what a tap or a bridge sees of others. */
 	if ((pkt_type != PACKET_HOST && pkt_type != PACKET_OUTGOING) || is_for_group(skb))
 		return DROP_NORMAL;
-	if (class == REASON_LOOK)
+	if (class == REASON_INSPECT)
 		return DROP_LOSS;
 	/* Unwanted kinds of frames, and what the kernel answers by itself: no protocol of a socket. */
 	if (flow->protocol != IPPROTO_TCP)
@@ -202,7 +202,7 @@ static __always_inline void report_drop(void *ctx, const struct drop *d, const s
 
 	/* Only here: a drop that is only counted costs no lookup in the filter. */
 	if (UNWANTED(packet_drop, &owner->cgroup)) {
-		COUNT_FILTERED(packet_drop, tally_untold(t));
+		COUNT_FILTERED(packet_drop, tally_suppress(t));
 		return;
 	}
 	/* The upper bits of a kernel address are all the same. */
@@ -217,7 +217,7 @@ static __always_inline void report_drop(void *ctx, const struct drop *d, const s
 		r->owner.socket = socket_inode(d->sk);
 	r->stack_bytes = bpf_get_stack(ctx, r->stack, sizeof(r->stack), OWN_FRAMES);
 	r->hits = t->hits;
-	r->suppressed = crowded ? 0 : tally_told(t);
+	r->suppressed = crowded ? 0 : tally_report(t);
 	SUBMIT(packet_drop, r);
 }
 

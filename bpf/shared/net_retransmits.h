@@ -203,7 +203,7 @@ static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *ow
 	if (!t || !(tally_hit(t) || crowded))
 		return NULL;
 	if (UNWANTED(tcp_retransmit, &owner->cgroup)) {
-		COUNT_FILTERED(tcp_retransmit, tally_untold(t));
+		COUNT_FILTERED(tcp_retransmit, tally_suppress(t));
 		return NULL;
 	}
 	r = RESERVE_TALLIED(tcp_retransmit, &limit, t->last_ns, t, crowded);
@@ -213,7 +213,7 @@ static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *ow
 	r->owner = *owner;
 	r->kind = kind;
 	r->hits = t->hits;
-	r->suppressed = crowded ? 0 : tally_told(t);
+	r->suppressed = crowded ? 0 : tally_report(t);
 	return r;
 }
 

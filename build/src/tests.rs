@@ -109,7 +109,7 @@ fn objects_do_not_depend_on_the_folder() {
 
 /// Without clang, with one that is too old, or without libbpf's headers, one line says what to install.
 #[test]
-fn missing_tools_are_told_in_one_line() {
+fn missing_tools_are_reported_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("x.bpf.c"), HEAD).unwrap();
     let old = dir.path().join("clang-9");

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::exporters::elasticsearch;
-use crate::exporters::health::{Fares, Health};
+use crate::exporters::health::{ExporterStatus, Health};
 use crate::exporters::node::Node;
 use crate::exporters::otlp::{Delivery, MetricDelivery, Signal, Transport};
 use crate::exporters::retry::Shutdown;
@@ -51,7 +51,7 @@ async fn reader(log: &Log, name: &str, health: &Health, stop: &mut watch::Receiv
         match tokio::task::spawn_blocking(move || log.reader(&wanted)).await.map_err(Into::into).flatten() {
             Ok(reader) => return Some(reader),
             Err(e) => {
-                health.tell(name, Fares::Failing(format!("waits for the store: {e:#}")));
+                health.set(name, ExporterStatus::Failing(format!("waits for the store: {e:#}")));
                 tracing::debug!("delivery by {name} waits for the store: {e:#}");
             }
         }
@@ -98,7 +98,7 @@ impl Exporting<'_> {
         tasks.spawn(async move {
             let Some(reader) = reader(&log, elasticsearch::EXPORTER, &health, &mut stop).await else { return };
             let delivery = elasticsearch::Delivery::new(reader, client, &namespace, node, own, seed());
-            delivery.telling(health).run(end).await;
+            delivery.with_health(health).run(end).await;
         });
         Ok(())
     }
@@ -120,7 +120,7 @@ impl Exporting<'_> {
             tasks.spawn(async move {
                 let name = format!("otlp/{}", signal.name());
                 let Some(reader) = reader(&log, &name, &health, &mut stop).await else { return };
-                Delivery::new(signal, reader, transport, node, own, seed()).telling(health).run(end).await;
+                Delivery::new(signal, reader, transport, node, own, seed()).with_health(health).run(end).await;
             });
         }
         if let Some(endpoint) = otlp.endpoint(Signal::Metrics)? {
@@ -129,7 +129,7 @@ impl Exporting<'_> {
             let delivery = MetricDelivery::new(self.state.clone(), transport, node, interval, self.own.clone());
             let instruments = self.instruments.clone();
             let delivery = delivery.with_instruments(Box::new(move || instruments.scopes()));
-            tasks.spawn(delivery.telling(self.health.clone()).run(shutdown(stop.clone(), deadline.clone())));
+            tasks.spawn(delivery.with_health(self.health.clone()).run(shutdown(stop.clone(), deadline.clone())));
         }
         Ok(())
     }

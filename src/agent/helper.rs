@@ -69,12 +69,12 @@ impl UserSymbols for Helpers {
             }
         }
         self.have_one_for_events();
-        self.known().look();
+        self.known().check();
     }
 
     fn impaired(&self) -> Option<String> {
         let mut known = self.known();
-        known.look();
+        known.check();
         known.impaired()
     }
 }

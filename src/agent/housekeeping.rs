@@ -32,7 +32,7 @@ pub(super) struct Housekeeping {
     pub shared: Shared,
     pub kernel_filter: Arc<KernelFilter>,
     pub kernel_limits: KernelLimits,
-    /// Name of the object that tells of cgroups, whose losses make the table incomplete.
+    /// Name of the object that reports cgroups; its losses make the table incomplete.
     pub births: Option<&'static str>,
     pub workloads: Workloads,
     /// Names that come from elsewhere.
@@ -61,13 +61,13 @@ impl Housekeeping {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.look(&mut before),
+                _ = ticks.tick() => self.check(&mut before),
                 _ = stop.wait_for(|s| *s) => return,
             }
         }
     }
 
-    fn look(&self, before: &mut Before) {
+    fn check(&self, before: &mut Before) {
         let mut births_lost = false;
         for (i, object) in self.objects.iter().enumerate() {
             births_lost |= self.losses(i, object, before) && self.births == Some(object.name());
@@ -92,7 +92,7 @@ impl Housekeeping {
         }
         self.symbols.trim(SYMBOLS_KEPT);
         let now = self.clock.now().wall;
-        self.kernel_limits.look(&self.workloads, &self.state, &self.own, now);
+        self.kernel_limits.check(&self.workloads, &self.state, &self.own, now);
         self.state.sweep(now, |key| self.workloads.is_alive(key));
         let mut series = 0;
         for family in self.state.stats() {

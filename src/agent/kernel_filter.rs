@@ -63,7 +63,7 @@ impl KernelFilter {
     }
 
     /// Judges all cgroups that live: after changes of filters or workloads, and now and then, as
-    /// children of a known cgroup come and go untold.
+    /// children of a known cgroup come and go unreported.
     pub fn judge(&self) {
         let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         probes.retain(|p| !p.rings.is_empty());

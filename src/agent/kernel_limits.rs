@@ -57,11 +57,11 @@ impl KernelLimits {
     }
 
     /// Counts what was not handed over since the last look.
-    pub fn look(&self, workloads: &Workloads, state: &MetricState, own: &SelfMetrics, now: Timestamp) {
+    pub fn check(&self, workloads: &Workloads, state: &MetricState, own: &SelfMetrics, now: Timestamp) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { probes, counts, points } = &mut *inner;
         for p in probes {
-            let all = p.limits.look().inspect_err(|e| tracing::warn!("limits of {} cannot be read: {e:#}", p.name));
+            let all = p.limits.check().inspect_err(|e| tracing::warn!("limits of {} cannot be read: {e:#}", p.name));
             for m in all.unwrap_or_default() {
                 let collector = p.collectors.get(m.ring).copied().flatten().unwrap_or(p.name);
                 own.suppressed(Stage::Collector(collector), "limit", m.suppressed);

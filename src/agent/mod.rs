@@ -4,18 +4,18 @@
 
 mod collectors;
 mod deliver;
-mod front;
+mod downstream;
 mod helper;
 mod housekeeping;
 mod kernel_filter;
 mod kernel_limits;
 mod node;
-mod outlet;
 mod queries;
-mod rear;
+mod router;
 mod service;
 mod stages;
 mod threads;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,8 +37,8 @@ pub fn run(loaded: Loaded, sources: Sources, registrations: &[Registration]) -> 
     crate::host::sys::limit_malloc();
     // Of followers of events there may be a thousand.
     crate::host::sys::raise_file_limit();
-    let kept = kept_for_life(&loaded.config, registrations);
-    let of_tasks = kept.clone();
+    let retained_caps = retained_capabilities(&loaded.config, registrations);
+    let of_tasks = retained_caps.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .on_thread_start(move || drop_privileges(&of_tasks))
         .worker_threads(2)
@@ -47,17 +47,17 @@ pub fn run(loaded: Loaded, sources: Sources, registrations: &[Registration]) -> 
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(supervise(loaded, &sources, registrations, &kept));
+    let result = runtime.block_on(supervise(loaded, &sources, registrations, &retained_caps));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-/// Capabilities that the agent keeps once it runs.
-type Kept = Arc<[&'static str]>;
+/// Capabilities that the agent retains after startup.
+type RetainedCaps = Arc<[&'static str]>;
 
 /// To read maps and rings and to open perf events; to read cgroupfs and who a process is; and what
 /// enabled collectors name.
-fn kept_for_life(config: &Config, registrations: &[Registration]) -> Kept {
+fn retained_capabilities(config: &Config, registrations: &[Registration]) -> RetainedCaps {
     let enabled = registrations.iter().filter(|r| config.collector(r.info.name).enabled);
     let mut all: Vec<_> = enabled.flat_map(|r| r.info.kept_capabilities()).collect();
     all.extend(["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]);
@@ -67,9 +67,9 @@ fn kept_for_life(config: &Config, registrations: &[Registration]) -> Kept {
 }
 
 /// Of this thread; those that it starts have no more.
-fn drop_privileges(kept: &Kept) {
-    if let Err(e) = crate::host::capabilities::keep_only(kept) {
-        tracing::warn!("keeps more privileges than it needs: {e:#}");
+fn drop_privileges(retained_caps: &RetainedCaps) {
+    if let Err(e) = crate::host::capabilities::keep_only(retained_caps) {
+        tracing::warn!("could not drop capabilities: {e:#}");
     }
 }
 
@@ -77,13 +77,13 @@ async fn supervise(
     loaded: Loaded,
     sources: &Sources,
     registrations: &[Registration],
-    kept: &Kept,
+    retained_caps: &RetainedCaps,
 ) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    let mut stages = stages::Stages::start(loaded, sources, registrations, kept).await?;
+    let mut stages = stages::Stages::start(loaded, sources, registrations, retained_caps).await?;
     let mut service = service::Service::new(&sources.env, stages::LOOPS);
     service.ready(&stages.readiness());
     loop {
@@ -96,7 +96,7 @@ async fn supervise(
                 service.ready(&stages.readiness());
             }
             () = service.turn() => {
-                service.look(stages.ended(), &stages.readiness(), |who, answer| stages.ask(who, answer));
+                service.check(stages.ended(), &stages.readiness(), |who, answer| stages.ask(who, answer));
             }
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the service manager is told, in the protocol of sd_notify(3): that the agent has started,
+//! Notifies the service manager, in the protocol of sd_notify(3): that the agent has started,
 //! reads its configuration again, stops; in a line how it is; and for the watchdog that it is
 //! alive, which is said only while all its loops answer.
 
@@ -13,10 +13,10 @@ use sd_notify::NotifyState;
 use crate::api::Readiness;
 use crate::collectors::run::State;
 
-/// Between two looks at the loops, unless the watchdog wants to hear more often.
-const LOOK: Duration = Duration::from_secs(10);
-/// So many looks in the watchdog's time: one may come late, and one answer too.
-const LOOKS: u32 = 3;
+/// Between two checks of the loops, unless the watchdog demands more.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// Checks within the watchdog's timeout: one may be late, and one answer too.
+const CHECKS_PER_TIMEOUT: u32 = 3;
 
 /// The service manager that has started the agent, if one has.
 pub(super) struct Service {
@@ -33,7 +33,8 @@ impl Service {
     pub fn new(env: &BTreeMap<String, String>, loops: &[&'static str]) -> Self {
         Service {
             listens: env.contains_key("NOTIFY_SOCKET"),
-            period: sd_notify::watchdog_enabled().map_or(LOOK, |time| (time / LOOKS).min(LOOK)),
+            period: sd_notify::watchdog_enabled()
+                .map_or(CHECK_INTERVAL, |time| (time / CHECKS_PER_TIMEOUT).min(CHECK_INTERVAL)),
             pulse: Pulse::of(loops),
             status: String::new(),
             silent: Vec::new(),
@@ -69,12 +70,12 @@ impl Service {
 
     /// Asks all loops whether they turn, and says what they answered to the last question. `ended`:
     /// threads that are no more.
-    pub fn look(&mut self, ended: Vec<&'static str>, state: &Readiness, ask: impl Fn(&'static str, &Answer) -> bool) {
+    pub fn check(&mut self, ended: Vec<&'static str>, state: &Readiness, ask: impl Fn(&'static str, &Answer) -> bool) {
         if !self.listens {
             return;
         }
         let mut silent = ended;
-        silent.extend(self.pulse.look(ask));
+        silent.extend(self.pulse.check(ask));
         let mut status = in_words(state);
         if !silent.is_empty() {
             status = format!("no answer from {}; {status}", silent.join(", "));
@@ -98,7 +99,7 @@ impl Service {
 
     fn say(&self, what: &[NotifyState<'_>]) {
         if let Err(e) = sd_notify::notify(what) {
-            tracing::debug!("the service manager cannot be told: {e}");
+            tracing::debug!("cannot notify the service manager: {e}");
         }
     }
 }
@@ -122,7 +123,7 @@ impl Pulse {
     }
 
     /// Asks; who has not answered the last question is not asked again. Returns who did not answer.
-    fn look(&mut self, ask: impl Fn(&'static str, &Answer) -> bool) -> Vec<&'static str> {
+    fn check(&mut self, ask: impl Fn(&'static str, &Answer) -> bool) -> Vec<&'static str> {
         let mut silent = Vec::new();
         for q in &mut self.0 {
             let answered = q.answer.swap(false, Ordering::Relaxed);
@@ -175,26 +176,26 @@ mod tests {
             }
             true
         };
-        assert!(pulse.look(ask).is_empty(), "nobody was asked yet");
-        assert_eq!(pulse.look(ask), ["slow"]);
-        assert_eq!(pulse.look(ask), ["slow"]);
+        assert!(pulse.check(ask).is_empty(), "nobody was asked yet");
+        assert_eq!(pulse.check(ask), ["slow"]);
+        assert_eq!(pulse.check(ask), ["slow"]);
         assert_eq!(*asked.borrow(), ["quick", "slow", "quick", "quick"]);
         slow.borrow().as_ref().unwrap().store(true, Ordering::Relaxed);
-        assert!(pulse.look(ask).is_empty());
-        assert_eq!(pulse.look(ask), ["slow"], "one answer is for one question");
+        assert!(pulse.check(ask).is_empty());
+        assert_eq!(pulse.check(ask), ["slow"], "one answer is for one question");
     }
 
     /// A queue that is full takes the question the next time.
     #[test]
     fn full_queue_is_asked_again() {
         let mut pulse = Pulse::of(&["pipeline"]);
-        assert!(pulse.look(|_, _| false).is_empty());
+        assert!(pulse.check(|_, _| false).is_empty());
         let ask = |_: &'static str, answer: &Answer| {
             answer.store(true, Ordering::Relaxed);
             true
         };
-        assert_eq!(pulse.look(ask), ["pipeline"]);
-        assert!(pulse.look(ask).is_empty());
+        assert_eq!(pulse.check(ask), ["pipeline"]);
+        assert!(pulse.check(ask).is_empty());
     }
 
     /// One line, with what an operator must know.

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::front::Front;
-use super::outlet::Junction;
-use super::rear::{Rear, incident_settings};
+use super::downstream::{Downstream, incident_settings};
+use super::router::SignalRouter;
 use super::service::Answer;
 use super::threads::{Loops, Stoppable, Worker};
-use super::{Kept, deliver, drop_privileges, queries, threads};
+use super::upstream::Upstream;
+use super::{RetainedCaps, deliver, drop_privileges, queries, threads};
 use crate::api::{self, Readiness};
 use crate::collectors::Registration;
 use crate::collectors::run::Statuses;
@@ -38,7 +38,7 @@ pub(super) const LOOPS: &[&str] = &["pipeline", "supervisor", "tasks"];
 
 /// The agent while it runs.
 pub(super) struct Stages {
-    junction: Arc<Junction>,
+    router: Arc<SignalRouter>,
     log: Log,
     health: Health,
     statuses: Arc<Statuses>,
@@ -62,51 +62,51 @@ impl Stages {
         loaded: Loaded,
         sources: &Sources,
         registrations: &[Registration],
-        kept: &Kept,
+        retained_caps: &RetainedCaps,
     ) -> anyhow::Result<Stages> {
         let config = loaded.config.clone();
         let host = Host::default();
         let clock = Clock::default();
         // From the back: a stage's exit is there before anything enters it.
-        let rear = Rear::start(&loaded, sources, &host, &clock, kept, registrations).await?;
+        let downstream = Downstream::start(&loaded, sources, &host, &clock, retained_caps, registrations).await?;
         let statuses = Arc::new(Statuses::new(registrations));
-        let front = Front::build(registrations, (&config, &sources.env), &host, &clock, &statuses, &rear);
+        let upstream = Upstream::build(registrations, (&config, &sources.env), &host, &clock, &statuses, &downstream);
         // The kernel's types were some 20 MiB.
         crate::host::sys::trim_malloc();
         // Before the first record is read; the threads that are started from here on inherit it.
-        drop_privileges(kept);
+        drop_privileges(retained_caps);
 
         let (stopping, stop_seen) = watch::channel(false);
         let (tasks, deadline) = (TaskTracker::new(), Arc::new(OnceLock::new()));
-        let symbols = front.junction.symbols.clone();
-        let (answers, feeding) = queries::answers(&rear, statuses.clone(), &clock, symbols, stop_seen.clone());
+        let symbols = upstream.router.symbols.clone();
+        let (answers, feeding) = queries::answers(&downstream, statuses.clone(), &clock, symbols, stop_seen.clone());
         tasks.spawn(feeding);
-        serve_api(&config, answers, rear.prometheus(), &clock, &tasks, stop_seen.clone()).await?;
+        serve_api(&config, answers, downstream.prometheus(), &clock, &tasks, stop_seen.clone()).await?;
         let exporting = deliver::Exporting {
-            log: &rear.log,
-            state: &rear.state,
-            own: &rear.own,
-            resource: &rear.resource,
-            health: &rear.health,
-            instruments: rear.telemetry.instruments(),
+            log: &downstream.log,
+            state: &downstream.state,
+            own: &downstream.own,
+            resource: &downstream.resource,
+            health: &downstream.health,
+            instruments: downstream.telemetry.instruments(),
         };
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
-        tasks.spawn(front.housekeeping(&config, &rear, clock.clone()).run(stop_seen.clone()));
-        tasks.spawn(until(stop_seen, front.kubernetes.run()));
-        let names = threads::start_names(front.resolver, &front.workloads, &front.junction)?;
-        let loops = Loops::start(front.built, &front.shared, &front.junction, &statuses, clock)?;
+        tasks.spawn(upstream.housekeeping(&config, &downstream, clock.clone()).run(stop_seen.clone()));
+        tasks.spawn(until(stop_seen, upstream.kubernetes.run()));
+        let names = threads::start_names(upstream.resolver, &upstream.workloads, &upstream.router)?;
+        let loops = Loops::start(upstream.built, &upstream.shared, &upstream.router, &statuses, clock)?;
         tracing::info!(listen = %config.http.listen, store = %config.store.path.display(), "running");
         Ok(Stages {
-            junction: front.junction,
-            log: rear.log,
-            health: rear.health,
+            router: upstream.router,
+            log: downstream.log,
+            health: downstream.health,
             statuses,
-            shared: front.shared,
-            telemetry: rear.telemetry,
+            shared: upstream.shared,
+            telemetry: downstream.telemetry,
             loops,
             names,
-            pipeline: rear.pipeline,
-            committer: rear.committer,
+            pipeline: downstream.pipeline,
+            committer: downstream.committer,
             stopping,
             tasks,
             deadline,
@@ -125,10 +125,10 @@ impl Stages {
         };
         let new = loaded.config;
         let old =
-            std::mem::replace(&mut *self.junction.config.lock().unwrap_or_else(PoisonError::into_inner), new.clone());
-        self.junction.filters.set(new.filters());
-        self.junction.kernel_filter.judge();
-        self.junction.sender.send(Input::Incidents(incident_settings(&new)));
+            std::mem::replace(&mut *self.router.config.lock().unwrap_or_else(PoisonError::into_inner), new.clone());
+        self.router.filters.set(new.filters());
+        self.router.kernel_filter.judge();
+        self.router.sender.send(Input::Incidents(incident_settings(&new)));
         for r in registrations {
             let (before, after) = (old.collector(r.info.name), new.collector(r.info.name));
             if before.enabled != after.enabled || before.interval != after.interval {
@@ -149,13 +149,13 @@ impl Stages {
 
     /// Whether all does what it should.
     pub fn readiness(&self) -> Readiness {
-        queries::readiness(&self.log, &self.health, &self.statuses, &self.junction.symbols)
+        queries::readiness(&self.log, &self.health, &self.statuses, &self.router.symbols)
     }
 
     /// Has one of [`LOOPS`] set `answer`; `false`: it cannot be asked now.
     pub fn ask(&self, who: &'static str, answer: &Answer) -> bool {
         match who {
-            "pipeline" => self.junction.sender.ask(answer),
+            "pipeline" => self.router.sender.ask(answer),
             "supervisor" => self.loops.ask(answer),
             _ => {
                 let answer = answer.clone();
@@ -178,15 +178,15 @@ impl Stages {
         let _ = self.deadline.set(deadline);
         // Captures end with what they have, and are written down like any other.
         self.shared.stop_captures();
-        self.junction.captures.close();
-        if tokio::time::timeout(CAPTURE_END, self.junction.captures.wait()).await.is_err() {
+        self.router.captures.close();
+        if tokio::time::timeout(CAPTURE_END, self.router.captures.wait()).await.is_err() {
             tracing::warn!("a capture did not end in time and is lost");
         }
         let rest = tokio::task::spawn_blocking(move || {
             self.loops.stop(COLLECTORS_END);
             for (stop, worker) in self.names.into_iter().chain([self.pipeline, self.committer]) {
                 stop.store(true, Ordering::Relaxed);
-                self.junction.workloads.wake();
+                self.router.workloads.wake();
                 worker.join();
             }
         });

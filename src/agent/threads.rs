@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::collectors::Built;
-use super::outlet::Junction;
-use super::{Kept, drop_privileges};
+use super::router::SignalRouter;
+use super::{RetainedCaps, drop_privileges};
 use crate::collectors::run::{self, Captures, Command, Inbox, Statuses, Supervisor};
 use crate::collectors::sources::{Named, RING};
 use crate::collectors::{Limits, SharedRecords};
@@ -63,28 +63,27 @@ pub(super) fn stoppable(
     Ok((stop, worker(name, move || body(&seen))?))
 }
 
-/// For threads that are started while the others still need their privileges.
-pub(super) fn with_less(
-    kept: &Kept,
+/// Drops capabilities first: for threads started while others still need theirs.
+pub(super) fn with_reduced_privileges(
+    retained_caps: &RetainedCaps,
     body: impl FnOnce(&AtomicBool) + Send + 'static,
 ) -> impl FnOnce(&AtomicBool) + Send + 'static {
-    let kept = kept.clone();
+    let retained_caps = retained_caps.clone();
     move |stop| {
-        drop_privileges(&kept);
+        drop_privileges(&retained_caps);
         body(stop);
     }
 }
 
-/// Looks names up, and tells the pipeline and the state of metrics of every workload that is new or
-/// got a name.
+/// Starts name resolution, and publishes each new or renamed workload to the pipeline and the metric state.
 pub(super) fn start_names(
     resolver: NameResolver,
     workloads: &Workloads,
-    junction: &Junction,
+    router: &SignalRouter,
 ) -> anyhow::Result<[Stoppable; 2]> {
-    let (changes, sender, state) = (workloads.changes(), junction.sender.clone(), junction.state.clone());
-    let kernel_filter = junction.kernel_filter.clone();
-    let telling = move |stop: &AtomicBool| {
+    let (changes, sender, state) = (workloads.changes(), router.sender.clone(), router.state.clone());
+    let kernel_filter = router.kernel_filter.clone();
+    let publish_changes = move |stop: &AtomicBool| {
         while !stop.load(Ordering::Relaxed) {
             // Woken when the agent stops, too.
             for w in changes.wait(IDLE_WAIT) {
@@ -94,7 +93,7 @@ pub(super) fn start_names(
             kernel_filter.judge();
         }
     };
-    Ok([stoppable("names", |stop| resolver.run(stop))?, stoppable("workloads", telling)?])
+    Ok([stoppable("names", |stop| resolver.run(stop))?, stoppable("workloads", publish_changes)?])
 }
 
 /// How often it is looked whether the collectors have ended.
@@ -114,18 +113,18 @@ impl Loops {
     pub fn start(
         built: Vec<Built>,
         shared: &Shared,
-        junction: &Arc<Junction>,
+        router: &Arc<SignalRouter>,
         statuses: &Arc<Statuses>,
         clock: Clock,
     ) -> anyhow::Result<Loops> {
         let for_tasks = run::Shared {
-            outlet: junction.clone(),
+            sink: router.clone(),
             statuses: statuses.clone(),
             clock,
             captures: Captures::default(),
             limits: CAPTURE,
         };
-        let mut reading = Reading::of_shared(shared, &junction.workloads);
+        let mut reading = Reading::of_shared(shared, &router.workloads);
         let (mut inboxes, mut tasks) = (HashMap::new(), Vec::new());
         for b in built {
             let (inbox, task) = run::task(b.name, b.running, b.interval, &for_tasks);
@@ -133,7 +132,7 @@ impl Loops {
             inboxes.insert(b.name, inbox);
             tasks.push(task);
         }
-        let supervisor = Supervisor::new(tasks.iter(), statuses.clone(), junction.clone());
+        let supervisor = Supervisor::new(tasks.iter(), statuses.clone(), router.clone());
         let (questions, asked) = mpsc::sync_channel(1);
         let reader = reading.start()?;
         let start = |task: run::Task| worker(task.name, move || task.run());

@@ -121,7 +121,7 @@ pub struct StoreReadiness {
 #[derive(Debug, Clone, Serialize)]
 pub struct ExporterState {
     pub name: String,
-    /// `ok`, `behind` (it catches up), `failing`, or `unserved` (the back end does not take this signal).
+    /// `ok`, `behind` (it catches up), `failing`, or `unsupported` (the back end does not accept this signal).
     pub state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

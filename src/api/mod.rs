@@ -8,7 +8,6 @@ mod guard;
 mod hub;
 mod local;
 mod page;
-mod patience;
 mod problem;
 mod readings;
 mod routes;
@@ -18,6 +17,7 @@ mod state;
 mod tls;
 mod token;
 mod watch;
+mod write_timeout;
 
 pub use backend::{Backend, Changes, ExporterState, Found, Gap, Page, Readiness, Reply, StoreReadiness};
 pub use client::{Client, ClientError, Followed, Follower, Lines};

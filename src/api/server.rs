@@ -22,11 +22,11 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::guard::{Guard, Peer};
-use super::patience::Patient;
 use super::routes::router;
 use super::state::{Api, stopping};
 use super::tls::{Tls, TlsFiles};
 use super::token::Token;
+use super::write_timeout::WriteTimeout;
 use crate::host::sys;
 
 /// For answers to be finished when the agent stops.
@@ -246,7 +246,7 @@ impl Connection {
             request.extensions_mut().insert(peer);
             service.call(request)
         });
-        let connection = builder.serve_connection(TokioIo::new(Patient::new(stream, limits.write)), service);
+        let connection = builder.serve_connection(TokioIo::new(WriteTimeout::new(stream, limits.write)), service);
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

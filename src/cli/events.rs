@@ -174,7 +174,7 @@ mod tests {
 
     /// The shortest name that a person would use.
     #[test]
-    fn whose_it_is() {
+    fn owner_column() {
         let p = |r: Json| place(&json!({ "resource": r }));
         assert_eq!(
             p(json!({ "k8s.namespace.name": "shop", "k8s.pod.name": "cart-1", "k8s.container.name": "app" })),

@@ -13,7 +13,7 @@ use crate::probe::shared::net::{Net, REASONS};
 pub enum Class {
     Normal = 1,
     /// Normal for multicast, broadcast and what was for others.
-    Look = 2,
+    Inspect = 2,
     /// The same, and for a segment without data, one of a closed connection, or what is no TCP or UDP.
     Vague = 3,
     Ignored = 4,
@@ -54,7 +54,7 @@ const NORMAL: &[&str] = &[
     "ARP_PVLAN_DISABLE",
     "BRIDGE_INGRESS_STP_STATE",
 ];
-const LOOK: &[&str] =
+const INSPECT: &[&str] =
     &["IP_INNOROUTES", "IP_INADDRERRORS", "IP_INVALID_DEST", "INVALID_PROTO", "IP_NOPROTO", "NO_TX_TARGET"];
 /// `NOT_DROPPED_YET` is 0: what the probe says where the kernel gives no reason.
 const VAGUE: &[&str] = &["NOT_DROPPED_YET", "NOT_SPECIFIED", "NO_SOCKET"];
@@ -134,8 +134,8 @@ fn class(name: &str, ignored: &[String]) -> Class {
         Class::Local
     } else if of(NORMAL) {
         Class::Normal
-    } else if of(LOOK) {
-        Class::Look
+    } else if of(INSPECT) {
+        Class::Inspect
     } else if of(VAGUE) {
         Class::Vague
     } else {
@@ -171,7 +171,7 @@ mod tests {
 
     /// What an ordinary close leaves is normal, a filter's drop is not, unless the user says so.
     #[test]
-    fn normal_drops_are_told_apart() {
+    fn normal_drops_are_distinguished() {
         let r = kernel();
         let classes = |ignored: &[String]| r.classes(ignored).collect::<HashMap<_, _>>();
         let plain = classes(&[]);

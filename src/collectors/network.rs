@@ -37,16 +37,16 @@ const STATES: [&str; 13] = [
     "syn_received",
 ];
 
-/// Who a packet or connection belongs to.
+/// The workload and process that a packet or connection belongs to.
 #[derive(Debug, Clone, Default)]
-pub struct Whose {
+pub struct Attribution {
     pub workload: Option<Arc<Workload>>,
     /// The process that holds the socket.
     pub thread: Option<Thread>,
 }
 
-/// Answers whose things of the network are: by the socket's cgroup, else by the process that holds
-/// the socket, else by the network namespace. Never by who is on the CPU.
+/// Attributes packets and connections to workloads: by the socket's cgroup, else by the process that holds
+/// the socket, else by the network namespace. Never by the task on the CPU.
 pub struct Owners {
     net: Net,
     workloads: Workloads,
@@ -63,23 +63,23 @@ impl Owners {
         Ok(Owners { net, workloads: cx.workloads.clone(), namespaces, holders: HashMap::new() })
     }
 
-    /// Who it is that a record speaks of.
-    pub fn of(&mut self, owner: &NetOwner) -> Whose {
+    /// The owner of the socket in a record.
+    pub fn of(&mut self, owner: &NetOwner) -> Attribution {
         let holder = if owner.socket == 0 { None } else { self.holder(Sought::Inode(owner.socket)) };
-        self.whose(owner, holder)
+        self.attribution(owner, holder)
     }
 
-    /// The same of a UDP packet that was for this port, where the kernel does not tell its socket.
-    pub fn of_udp_port(&mut self, owner: &NetOwner, port: u16) -> Whose {
+    /// The owner of a UDP packet's destination port, where the record names no socket.
+    pub fn of_udp_port(&mut self, owner: &NetOwner, port: u16) -> Attribution {
         let holder = self.holder(Sought::UdpPort { netns: owner.netns, port });
-        self.whose(owner, holder)
+        self.attribution(owner, holder)
     }
 
-    fn whose(&self, owner: &NetOwner, holder: Option<Holder>) -> Whose {
+    fn attribution(&self, owner: &NetOwner, holder: Option<Holder>) -> Attribution {
         let by_holder = || self.workload_of(holder.as_ref()?);
         let by_cgroup = self.by_cgroup(owner.cgroup.id);
         let workload = by_cgroup.or_else(by_holder).or_else(|| self.namespaces.owner(owner.netns));
-        Whose { workload, thread: holder.map(|h| h.thread) }
+        Attribution { workload, thread: holder.map(|h| h.thread) }
     }
 
     fn workload_of(&self, holder: &Holder) -> Option<Arc<Workload>> {

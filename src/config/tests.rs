@@ -147,7 +147,7 @@ fn collector_sections() {
 
 /// All errors are reported at once, each with file and line or variable, key, value and what is valid.
 #[test]
-fn every_fault_is_told() {
+fn every_fault_is_reported() {
     let file = "\
 [metrics]
 interval = '15x'

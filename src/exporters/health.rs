@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How each exporter fares, for those who ask the agent. Told by the deliveries themselves.
+//! The status of each exporter, as reported by its deliveries; shown by `list`, `/readyz` and the API.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How it goes with one exporter.
+/// The status of one exporter.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Fares {
+pub enum ExporterStatus {
     #[default]
-    Well,
-    /// Nothing is delivered, because …; it is tried again.
+    Healthy,
+    /// Deliveries fail with this reason and are retried.
     Failing(String),
-    /// The back end does not take this signal, says …; it is asked again now and then.
-    Unserved(String),
+    /// The back end does not accept this signal, for this reason; it is probed again now and then.
+    Unsupported(String),
 }
 
 /// All exporters that are on. Cheap to clone; clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Health(Arc<Mutex<BTreeMap<String, Fares>>>);
+pub struct Health(Arc<Mutex<BTreeMap<String, ExporterStatus>>>);
 
 impl Health {
-    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Fares>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, ExporterStatus>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on it goes so with the exporter.
-    pub fn tell(&self, exporter: &str, fares: Fares) {
-        self.all().insert(exporter.to_owned(), fares);
+    /// Sets the status of an exporter.
+    pub fn set(&self, exporter: &str, status: ExporterStatus) {
+        self.all().insert(exporter.to_owned(), status);
     }
 
-    /// How each exporter that has told anything fares.
+    /// The status of each exporter that has reported one.
     #[must_use]
-    pub fn now(&self) -> BTreeMap<String, Fares> {
+    pub fn now(&self) -> BTreeMap<String, ExporterStatus> {
         self.all().clone()
     }
 }

@@ -2,9 +2,9 @@
 //! Where signals leave the node.
 
 pub mod elasticsearch;
-pub mod feed;
 pub mod health;
 pub mod http;
+pub mod log_consumer;
 pub mod node;
 pub mod otlp;
 pub mod prometheus;

@@ -21,17 +21,17 @@ struct Names {
 impl Names {
     /// As the agent has it, in processes of their own.
     fn confined() -> (Self, [Child; 2]) {
-        let ((asks, asked), (hands, gets), (tells, answers)) =
+        let ((asks, asked), (hands, gets), (replies, answers)) =
             (Socket::pair().unwrap(), Socket::pair().unwrap(), Socket::pair().unwrap());
-        let parser = child("parser", gets, tells);
+        let parser = child("parser", gets, replies);
         (Names { asks, answers }, [child("opener", asked, hands), parser])
     }
 
     fn new() -> Self {
-        let ((asks, asked), (hands, gets), (tells, answers)) =
+        let ((asks, asked), (hands, gets), (replies, answers)) =
             (Socket::pair().unwrap(), Socket::pair().unwrap(), Socket::pair().unwrap());
         std::thread::spawn(move || opener::run(&asked, &hands, |_| ()));
-        std::thread::spawn(move || parser::run(&gets, &tells, Processes::new(parser::vdso()), |_| ()));
+        std::thread::spawn(move || parser::run(&gets, &replies, Processes::new(parser::vdso()), |_| ()));
         Names { asks, answers }
     }
 

@@ -80,8 +80,8 @@ impl EndReason {
     }
 }
 
-/// Whom an incident is about; `None`: the node.
-type Sufferer = Option<WorkloadKey>;
+/// The workload that an incident is about; `None`: the node.
+type Subject = Option<WorkloadKey>;
 
 struct Open {
     record: IncidentRecord,
@@ -96,15 +96,15 @@ struct Open {
     triggered: bool,
 }
 
-/// One that ended only because it had lasted too long.
-struct Cut {
+/// One that ended only because it had reached the longest duration.
+struct TimedOut {
     link: SpanLink,
     over: HashSet<Target>,
     at: Duration,
 }
 
 /// The incident that a trigger belongs to, for captures that end later.
-struct Home {
+struct TriggerIncident {
     record: IncidentRecord,
     at: Duration,
     capture: Option<UnderWay>,
@@ -114,15 +114,21 @@ struct Home {
 pub struct Incidents {
     identity: Identity,
     settings: Settings,
-    open: HashMap<Sufferer, Open>,
-    cut: HashMap<Sufferer, Cut>,
-    homes: HashMap<Target, Home>,
+    open: HashMap<Subject, Open>,
+    timed_out: HashMap<Subject, TimedOut>,
+    trigger_incidents: HashMap<Target, TriggerIncident>,
 }
 
 impl Incidents {
     #[must_use]
     pub fn new(identity: Identity, settings: Settings) -> Self {
-        Incidents { identity, settings, open: HashMap::new(), cut: HashMap::new(), homes: HashMap::new() }
+        Incidents {
+            identity,
+            settings,
+            open: HashMap::new(),
+            timed_out: HashMap::new(),
+            trigger_incidents: HashMap::new(),
+        }
     }
 
     /// Takes changed settings; they hold for open incidents too.
@@ -188,16 +194,16 @@ impl Incidents {
         out: &mut Append,
     ) -> Option<TraceId> {
         let id = ids.next(now.wall.0);
-        let sufferer = e.workload.as_ref().map(|w| w.key);
+        let subject = e.workload.as_ref().map(|w| w.key);
         let own = e.workload.as_ref().is_some_and(|w| w.kind == WorkloadKind::Own);
         let opens = !own && (trigger.is_some() || e.severity >= Severity::Warn);
         out.workloads.extend(e.workload.iter().cloned());
-        if opens && !self.open.contains_key(&sufferer) {
+        if opens && !self.open.contains_key(&subject) {
             let new = self.opened(collector, e, id, now);
-            self.open.insert(sufferer, new);
+            self.open.insert(subject, new);
         }
-        let Some(open) = self.open.get_mut(&sufferer) else {
-            let mut entry = EntryBuf::new(id, collector, sufferer);
+        let Some(open) = self.open.get_mut(&subject) else {
+            let mut entry = EntryBuf::new(id, collector, subject);
             entry.log(e, None);
             out.entries.push(entry);
             return None;
@@ -211,18 +217,19 @@ impl Incidents {
         open.joined = now.steady;
         open.changed = true;
         if let Some(t) = trigger {
-            let same = |h: &Home| h.record.trace() == trace;
-            let capture = self.homes.remove(t).filter(same).and_then(|h| h.capture);
-            self.homes.insert(t.clone(), Home { record: open.record.clone(), at: now.steady, capture });
+            let same = |h: &TriggerIncident| h.record.trace() == trace;
+            let capture = self.trigger_incidents.remove(t).filter(same).and_then(|h| h.capture);
+            self.trigger_incidents
+                .insert(t.clone(), TriggerIncident { record: open.record.clone(), at: now.steady, capture });
         }
         Some(trace)
     }
 
     fn opened(&mut self, collector: &str, e: &Event, id: EventId, now: Moment) -> Open {
-        let sufferer = e.workload.as_ref().map(|w| w.key);
+        let subject = e.workload.as_ref().map(|w| w.key);
         let trace = trace_id(&self.identity.host_id, &self.identity.boot_id, id);
-        let cut = self.cut.remove(&sufferer);
-        let (links, over) = cut.map_or_else(Default::default, |c| (vec![c.link], c.over));
+        let timed_out = self.timed_out.remove(&subject);
+        let (links, over) = timed_out.map_or_else(Default::default, |c| (vec![c.link], c.over));
         let start = e.duration.map_or(e.time, |d| e.time.minus(d));
         let record = IncidentRecord {
             raw_trace: trace.0.to_vec(),
@@ -231,7 +238,7 @@ impl Incidents {
             collector: collector.to_owned(),
             name: e.def.name.to_owned(),
             message: e.message.clone(),
-            raw_workload: sufferer.map(|k| k.0),
+            raw_workload: subject.map(|k| k.0),
             start: start.0,
             end: e.time.0,
             links,
@@ -243,8 +250,8 @@ impl Incidents {
 
     /// A trigger is below its limit again.
     pub fn recovered(&mut self, target: &Target, at: Timestamp, now: Moment) {
-        if let Some(cut) = self.cut.get_mut(&target.workload) {
-            cut.over.remove(target);
+        if let Some(timed_out) = self.timed_out.get_mut(&target.workload) {
+            timed_out.over.remove(target);
         }
         if let Some(open) = self.open.get_mut(&target.workload)
             && open.over.remove(target)
@@ -268,8 +275,8 @@ impl Incidents {
         | CaptureProgress::Failed(target)
         | CaptureProgress::Part(Capture { target, .. })
         | CaptureProgress::Ended(Capture { target, .. })) = progress;
-        let Some(home) = self.homes.get_mut(target) else { return false };
-        let trace = home.record.trace();
+        let Some(trigger_incident) = self.trigger_incidents.get_mut(target) else { return false };
+        let trace = trigger_incident.record.trace();
         let open = self.open.get_mut(&target.workload).filter(|o| o.record.trace() == trace);
         // A late capture is sent beside its closed incident, whose root has been sent already.
         let late = open.is_none();
@@ -279,10 +286,10 @@ impl Incidents {
                 o.changed = true;
                 &mut o.record
             }
-            None => &mut home.record,
+            None => &mut trigger_incident.record,
         };
         let step = Step { collector, id: ids.next(now.wall.0), now, late };
-        if let Some(entry) = step.take(progress, &mut home.capture, record) {
+        if let Some(entry) = step.take(progress, &mut trigger_incident.capture, record) {
             add_span(record, entry, out);
         }
         if late {
@@ -294,27 +301,29 @@ impl Incidents {
     /// Closes what is over. To be called about once a second.
     pub fn tick(&mut self, ids: &mut EventIds, now: Moment, out: &mut Append) {
         let settings = self.settings;
-        let due: Vec<(Sufferer, EndReason)> =
+        let due: Vec<(Subject, EndReason)> =
             self.open.iter().filter_map(|(k, o)| Some((*k, end_of(o, settings, now)?))).collect();
-        for (sufferer, reason) in due {
-            let Some(mut open) = self.open.remove(&sufferer) else { continue };
+        for (subject, reason) in due {
+            let Some(mut open) = self.open.remove(&subject) else { continue };
             if reason == EndReason::MaxDuration {
                 if !open.over.is_empty() {
                     open.record.end = open.record.end.max(now.wall.0);
                 }
                 let link = SpanLink { trace: open.record.raw_trace.clone(), span: open.record.root_span().0.to_vec() };
-                self.cut.insert(sufferer, Cut { link, over: open.over, at: now.steady });
+                self.timed_out.insert(subject, TimedOut { link, over: open.over, at: now.steady });
             }
             let closed = close(open.record, reason, ids, now, out);
-            for home in self.homes.values_mut().filter(|h| h.record.raw_trace == closed.raw_trace) {
-                home.record = closed.clone();
+            for trigger_incident in
+                self.trigger_incidents.values_mut().filter(|h| h.record.raw_trace == closed.raw_trace)
+            {
+                trigger_incident.record = closed.clone();
             }
             out.incidents.push(closed);
         }
         let recent = |at: Duration, within: Duration| now.steady.saturating_sub(at) < within;
-        self.cut.retain(|_, c| !c.over.is_empty() || recent(c.at, settings.max_duration));
+        self.timed_out.retain(|_, c| !c.over.is_empty() || recent(c.at, settings.max_duration));
         let open = &self.open;
-        self.homes
+        self.trigger_incidents
             .retain(|t, h| recent(h.at, LATE_CAPTURE) || open.get(&t.workload).is_some_and(|o| o.over.contains(t)));
     }
 }

@@ -84,7 +84,7 @@ mod tests {
 
     /// A burst passes, the rest is suppressed, and the next one that passes tells how many.
     #[test]
-    fn the_next_event_tells_what_was_suppressed() {
+    fn the_next_event_counts_what_was_suppressed() {
         let mut l = limits();
         let at = Duration::from_secs;
         assert_eq!(l.pass("e", None, 0, at(0)), Some(0));

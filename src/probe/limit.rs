@@ -171,7 +171,7 @@ impl Limits {
     ///
     /// # Errors
     /// The kernel's reason; nothing is forgotten then.
-    pub fn look(&mut self) -> Result<Vec<Missing>> {
+    pub fn check(&mut self) -> Result<Vec<Missing>> {
         // Totals first: what comes meanwhile is in the entries only, and in the totals of the next look.
         let totals = self.totals()?;
         let mut all = self.entries()?;

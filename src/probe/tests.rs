@@ -118,7 +118,7 @@ fn a_probe_works_end_to_end() {
 /// A slot that must have a hook and has none here is an error that names it, what was tried, and
 /// why each was refused; `try_load` tells the same without keeping anything.
 #[test]
-fn a_missing_hook_is_told() {
+fn a_missing_hook_is_reported() {
     if !can_load() {
         return;
     }

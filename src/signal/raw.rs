@@ -211,7 +211,7 @@ mod tests {
 
         /// No bytes make it panic, and cut ones are found out or leave a whole message.
         #[test]
-        fn damage_is_told(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..100) {
+        fn damage_is_reported(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..100) {
             let whole = entry("oom".into(), Some(1), Some(2), 3).encode_to_vec();
             let cut = whole[..whole.len() - cut.min(whole.len())].to_vec();
             for bytes in [bytes, cut] {

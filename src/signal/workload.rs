@@ -116,8 +116,8 @@ pub struct Workload {
     pub service_name: Option<Arc<str>>,
     pub service_namespace: Option<Arc<str>>,
     pub service_version: Option<Arc<str>>,
-    /// The service's name is the process's own word: nothing else overrides it.
-    pub service_told: bool,
+    /// The process itself declared the service's name: nothing overrides it.
+    pub service_declared: bool,
     /// The container's, as its runtime has them.
     pub labels: BTreeMap<String, String>,
     /// Labels and annotations that the settings choose, under their attributes' names.
@@ -144,7 +144,7 @@ impl Workload {
             service_name: None,
             service_namespace: None,
             service_version: None,
-            service_told: false,
+            service_declared: false,
             labels: BTreeMap::new(),
             chosen: BTreeMap::new(),
             pending: false,
@@ -161,9 +161,9 @@ impl Workload {
             .unwrap_or(&self.cgroup)
     }
 
-    /// For a message: ` of NAME`, or nothing of what belongs to no workload.
+    /// For messages: ` of NAME`, or nothing without a workload.
     #[must_use]
-    pub fn whose(workload: Option<&Arc<Workload>>) -> String {
+    pub fn message_suffix(workload: Option<&Arc<Workload>>) -> String {
         workload.map(|w| format!(" of {}", w.display_name())).unwrap_or_default()
     }
 

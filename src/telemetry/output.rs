@@ -147,7 +147,7 @@ mod tests {
 
     /// The variable alone does not make a redirected stream the journal.
     #[test]
-    fn journal_is_told_by_the_stream_itself() {
+    fn journal_is_recognised_by_the_stream_itself() {
         let m = std::fs::metadata("/dev/stderr").unwrap();
         assert!(leads_to_journal(Some(&format!("{}:{}", m.dev(), m.ino()))));
         assert!(!leads_to_journal(Some(&format!("{}:{}", m.dev(), m.ino() + 1))));

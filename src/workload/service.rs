@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The service that a workload is part of: what its process has published or was told by `OTEL_*`
+//! The service that a workload is part of: what its process has published or was given by `OTEL_*`
 //! variables, else Kubernetes' annotations and labels, else the container's name.
 
 use std::collections::BTreeMap;
@@ -80,9 +80,10 @@ impl ServiceEnv {
 
     /// Gives the workload what its process says of its service.
     pub fn apply(&self, w: &mut Workload) {
-        let set =
-            |slot: &mut Option<Arc<str>>, told: &Option<String>| *slot = told.as_deref().map(Arc::from).or(slot.take());
-        w.service_told |= self.name.is_some();
+        let set = |slot: &mut Option<Arc<str>>, value: &Option<String>| {
+            *slot = value.as_deref().map(Arc::from).or(slot.take())
+        };
+        w.service_declared |= self.name.is_some();
         set(&mut w.service_name, &self.name);
         set(&mut w.service_namespace, &self.namespace);
         set(&mut w.service_version, &self.version);
@@ -114,12 +115,12 @@ const NAMES: [&str; 3] = ["app.kubernetes.io/name", "app.kubernetes.io/instance"
 const NAMESPACE: &str = "app.kubernetes.io/part-of";
 const VERSION: &str = "app.kubernetes.io/version";
 
-/// Labels and annotations that tell of the service.
-pub(super) fn is_telling(key: &str) -> bool {
+/// Whether a label or annotation describes the service.
+pub(super) fn names_service(key: &str) -> bool {
     ANNOTATED.contains(&key) || NAMES.contains(&key) || [NAMESPACE, VERSION].contains(&key)
 }
 
-/// Gives the workload the service that its labels and its pod's tell, where its process said nothing.
+/// Sets the workload's service from its labels and those of its pod, where its process declares none.
 pub(super) fn by_labels(w: &mut Workload, pod: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) {
     let find =
         |key: &str| pod.get(key).or_else(|| w.labels.get(key)).filter(|v| !v.is_empty()).map(|v| Arc::from(v.as_str()));
@@ -127,7 +128,7 @@ pub(super) fn by_labels(w: &mut Workload, pod: &BTreeMap<String, String>, annota
     let [name, namespace, version] = ANNOTATED.map(annotated);
     let name = name.or_else(|| NAMES.into_iter().find_map(find));
     let (namespace, version) = (namespace.or_else(|| find(NAMESPACE)), version.or_else(|| find(VERSION)));
-    if !w.service_told {
+    if !w.service_declared {
         let of_pod = w.pod.as_ref().and_then(|p| p.container.clone());
         w.service_name = name.or(of_pod).or_else(|| w.container_name.as_deref().map(Arc::from));
     }
@@ -139,7 +140,7 @@ pub(super) fn by_labels(w: &mut Workload, pod: &BTreeMap<String, String>, annota
 pub(super) fn rename(w: &mut Workload, name: &str) {
     let old = w.container_name.replace(name.to_owned());
     let labelled = NAMES.iter().any(|key| w.labels.contains_key(*key));
-    if !w.service_told && !labelled && w.service_name.as_deref() == old.as_deref() {
+    if !w.service_declared && !labelled && w.service_name.as_deref() == old.as_deref() {
         w.service_name = Some(name.into());
     }
 }
@@ -204,20 +205,20 @@ mod tests {
         let annotations = BTreeMap::from([(ANNOTATED[0].to_owned(), "said".to_owned())]);
         by_labels(&mut w, &none, &annotations);
         assert_eq!(w.service_name.as_deref(), Some("said"));
-        ServiceEnv { name: Some("told".into()), ..ServiceEnv::default() }.apply(&mut w);
+        ServiceEnv { name: Some("declared".into()), ..ServiceEnv::default() }.apply(&mut w);
         ServiceEnv::default().apply(&mut w);
         by_labels(&mut w, &none, &annotations);
-        assert_eq!((w.service_name.as_deref(), w.service_version.as_deref()), (Some("told"), Some("7")));
+        assert_eq!((w.service_name.as_deref(), w.service_version.as_deref()), (Some("declared"), Some("7")));
     }
 
     /// A service that is called after its container goes on being so; one that is named otherwise keeps its name.
     #[test]
     fn renamed_with_its_container() {
-        let named = |service: &str, told: bool, label: Option<&str>| {
+        let named = |service: &str, declared: bool, label: Option<&str>| {
             let mut w = describe(WorkloadKey(1), "/x", false);
             w.container_name = Some("c".into());
             w.service_name = Some(service.into());
-            w.service_told = told;
+            w.service_declared = declared;
             w.labels.extend(label.map(|l| (NAMES[0].to_owned(), l.to_owned())));
             rename(&mut w, "d");
             assert_eq!(w.container_name.as_deref(), Some("d"));
@@ -240,10 +241,10 @@ mod tests {
         };
         let attributes = vec![attribute("service.name", "ca\u{1b}rt"), attribute("container.id", "lie")];
         let context = ProcessContext { resource: Some(Resource { attributes, ..Resource::default() }) };
-        let told = ServiceEnv::of_context(&context.encode_to_vec());
-        assert_eq!(told, ServiceEnv { name: Some("cart".into()), ..ServiceEnv::default() });
+        let declared = ServiceEnv::of_context(&context.encode_to_vec());
+        assert_eq!(declared, ServiceEnv { name: Some("cart".into()), ..ServiceEnv::default() });
         let env = ServiceEnv { name: Some("env".into()), version: Some("1".into()), ..ServiceEnv::default() };
-        let both = env.after(told);
+        let both = env.after(declared);
         assert_eq!((both.name.as_deref(), both.version.as_deref()), (Some("cart"), Some("1")));
         assert_eq!(ServiceEnv::of_context(b"\xff\xff"), ServiceEnv::default());
     }

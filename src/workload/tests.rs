@@ -119,16 +119,16 @@ fn renames_are_followed() {
 fn keys_survive_a_restart() {
     let d = tempfile::tempdir().unwrap();
     put(d.path(), "proc/sys/kernel/random/boot_id", "one\n");
-    let look = || {
+    let check = || {
         let w = Workloads::new(&Host::under(d.path()), &Clock::fixed(Timestamp(1), 1));
         w.on_mkdir(id(0, 10), "/system.slice/nginx.service");
         w.on_mkdir(id(0, 11), &format!("/docker/{A}"));
         [10, 11].map(|i| w.of_cgroup(id(0, i)).unwrap().key)
     };
-    let (first, again) = (look(), look());
+    let (first, again) = (check(), check());
     assert_eq!(first, again);
     put(d.path(), "proc/sys/kernel/random/boot_id", "two\n");
-    let booted = look();
+    let booted = check();
     assert_ne!(first[0], booted[0]);
     assert_eq!(first[1], booted[1]);
 }

@@ -82,9 +82,9 @@ async fn documents_are_there_once_whatever_happens() {
         }
     };
     burst(&agent, "early", &mut sent);
-    let told = setup(&es, &[]);
-    assert!(told.contains("logs-bianque.events ") && told.contains("Nothing was changed"), "{told}");
-    assert!(told.contains("neither ILM nor data stream lifecycles"), "{told}");
+    let output = setup(&es, &[]);
+    assert!(output.contains("logs-bianque.events ") && output.contains("Nothing was changed"), "{output}");
+    assert!(output.contains("neither ILM nor data stream lifecycles"), "{output}");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(es.ask("GET", "/_resolve/index/*", None)["indices"], json!([]), "an index that nobody made");
     assert_eq!(es.ask("GET", "/_index_template/logs-bianque.events", None)["status"], 404);

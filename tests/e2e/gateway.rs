@@ -25,8 +25,8 @@ async fn events_go_where_loki_takes_them() {
     agent.kill("l");
     let log = loki.record("logs", "the log record", |r| r.attribute("test.mark").as_deref() == Some("l")).await;
     let labels = ["service.name", "container.name", "k8s.namespace.name", "k8s.pod.name"];
-    let told = labels.map(|k| log.resource(k).unwrap_or_default());
-    assert_eq!(told, ["shop-api", "shop", "sales", "shop-7"]);
+    let reported = labels.map(|k| log.resource(k).unwrap_or_default());
+    assert_eq!(reported, ["shop-api", "shop", "sales", "shop-7"]);
     assert_eq!((log.text("eventName"), log.text("severityText")), ("linux.memory.oom_kill", "ERROR"));
     assert_eq!(log.text("traceId").len(), 32);
     agent.stop().await;

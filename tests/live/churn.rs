@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::{Agent, Container, Need, Process, is_about, patience, place, repeats, unique, wait_for};
+use crate::support::{Agent, Container, Need, Process, is_about, place, repeats, timeout, unique, wait_for};
 
 const OOM: &str = "linux.memory.oom_kill";
 
@@ -37,13 +37,13 @@ fn every_one_of_many_is_named() {
         (0..containers).map(|_| Container::start("churn", &["--rm=true", "--memory", "32m"], &kill)).collect();
 
     for c in &containers {
-        let event = agent.wait_event(OOM, patience(20), |e| is_about(e, "container.id", &c.id));
+        let event = agent.wait_event(OOM, timeout(20), |e| is_about(e, "container.id", &c.id));
         assert_eq!(event["resource"]["container.name"], c.name.as_str());
     }
     let mut expected: BTreeMap<String, usize> = (0..cgroups / 2).map(|i| (format!("/{name}-{i}"), 1)).collect();
     expected.insert(format!("/{name}-again"), cgroups / 2);
     // Where the memory of the first victim is not back in time, the kernel takes the other task too.
-    wait_for("kill in every cgroup", patience(120), || {
+    wait_for("kill in every cgroup", timeout(120), || {
         let killed = kills(&agent, &name);
         expected.iter().all(|(path, n)| killed.get(path).is_some_and(|k| k.len() >= *n)).then_some(())
     });

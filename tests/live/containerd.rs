@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pods of a real containerd, driven through its socket as a kubelet does.
 
-use crate::support::{Agent, Containerd, CriPod, Need, is_about, patience, place, unique, wait_for};
+use crate::support::{Agent, Containerd, CriPod, Need, is_about, place, timeout, unique, wait_for};
 
 const OOM: &str = "linux.memory.oom_kill";
 /// Takes more than the pod's container may have, at once.
@@ -40,7 +40,7 @@ fn killed_pod(version: &'static str) {
     state_becomes(&agent, "ok");
     let set = unique("cart");
     let pod = deployed(&containerd, &set, GREEDY);
-    let event = agent.wait_event(OOM, patience(20), |e| is_about(e, "container.id", &pod.container));
+    let event = agent.wait_event(OOM, timeout(20), |e| is_about(e, "container.id", &pod.container));
     containerd.remove(&pod);
     let of = |key: &str| event["resource"][key].clone();
     assert_eq!(of("k8s.pod.name"), pod.name.as_str(), "{event}");
@@ -60,7 +60,7 @@ fn killed_pod(version: &'static str) {
 
 /// A runtime's metadata is kept while it is down, and marked as old; once it is back, new pods are named again.
 #[test]
-fn a_runtime_that_goes_leaves_what_it_told() {
+fn a_runtime_that_goes_leaves_its_names() {
     let _place = place!(Need::Agent, Need::Containerd);
     let containerd = Containerd::start("1.7");
     let socket = containerd.bring_up();
@@ -76,17 +76,17 @@ fn a_runtime_that_goes_leaves_what_it_told() {
         let info = page.lines().find(|l| l.starts_with("linux_workload_info") && l.contains(&id))?.to_owned();
         info.contains(&format!("k8s_pod_name=\"{}\"", pod.name)).then_some(info)
     };
-    let info = wait_for("the pod's name", patience(5), || known(&before));
+    let info = wait_for("the pod's name", timeout(5), || known(&before));
     assert!(info.contains("k8s_deployment_name="), "{info}");
     containerd.bring_up();
     state_becomes(&agent, "ok");
     let after = deployed(&containerd, &unique("after"), GREEDY);
-    let event = agent.wait_event(OOM, patience(20), |e| is_about(e, "container.id", &after.container));
+    let event = agent.wait_event(OOM, timeout(20), |e| is_about(e, "container.id", &after.container));
     assert_eq!(event["resource"]["k8s.pod.name"], after.name.as_str());
 }
 
 fn state_becomes(agent: &Agent, state: &str) {
-    wait_for(&format!("state {state} of the runtime"), patience(20), || {
+    wait_for(&format!("state {state} of the runtime"), timeout(20), || {
         agent.metric("bianque_workload_source_state", &[("source", "cri"), ("state", state)]).filter(|n| *n == 1.0)
     });
 }

@@ -2,7 +2,7 @@
 //! CPU time, waiting for a CPU, and the flame graph of who is busy.
 
 use crate::support::{
-    Agent, Container, Need, busy_program, events_of, is_about, patience, place, provoke, shell, unique, wait_for,
+    Agent, Container, Need, busy_program, events_of, is_about, place, provoke, shell, timeout, unique, wait_for,
 };
 
 const FUNCTION: &str = "burn_the_midnight_oil";
@@ -22,8 +22,8 @@ fn container_has_its_cpu_time_and_waiting() {
     let of =
         |c: &Container, metric: &str| agent.metric(metric, &[("container_name", &c.name), ("container_id", &c.id)]);
 
-    let first = wait_for("CPU time", patience(20), || of(&busy, "container_cpu_time_seconds_total"));
-    std::thread::sleep(patience(4));
+    let first = wait_for("CPU time", timeout(20), || of(&busy, "container_cpu_time_seconds_total"));
+    std::thread::sleep(timeout(4));
     let used = of(&busy, "container_cpu_time_seconds_total").unwrap() - first;
     assert!(used > 0.5, "two loops on one CPU used only {used} s in 4 s");
     assert!(of(&quiet, "container_cpu_time_seconds_total").unwrap_or(0.0) < 1.0, "a sleeping container used CPU");
@@ -47,7 +47,7 @@ fn busy_container_shows_its_function() {
     let quiet = Container::start("quiet", &["--cpus", "0.5"], &["sleep", "3600"]);
     let busy = Container::start("busy", &["--cpus", "0.5", "--volume", &volume], &["/work/busy"]);
 
-    let incident = agent.wait_incident(patience(40), |i| {
+    let incident = agent.wait_incident(timeout(40), |i| {
         is_about(i, "container.name", &busy.name) && i["captures"].as_u64().is_some_and(|n| n >= 1)
     });
     assert_eq!(incident["name"], "linux.autotracing.cpuidle");
@@ -67,7 +67,7 @@ fn promtool_finds_nothing() {
     let agent = Agent::shared(SHORT);
     let group = unique("promtool");
     provoke("oom-memcg", &["--cgroup", &group]);
-    wait_for("the kill on the page", patience(10), || {
+    wait_for("the kill on the page", timeout(10), || {
         agent.metric("linux_container_memory_oom_kills_total", &[("container_name", &format!("/{group}"))])
     });
     let page = agent.get("/metrics");

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::elastic::{Elasticsearch, apm};
 use crate::servers::{Backend, eventually};
-use crate::support::{Agent, Container, Need, bianque, busy_program, is_about, patience, place, wait_for};
+use crate::support::{Agent, Container, Need, bianque, busy_program, is_about, place, timeout, wait_for};
 use bianque::exporters::otlp::Protocol;
 
 const GREEDY: &[&str] = &["sh", "-c", "sleep 2; head -c 200m /dev/zero | tail -c 200m >/dev/null"];
@@ -35,7 +35,7 @@ async fn incidents_reach_collector_and_jaeger() {
     let greedy = Container::start("greedy", &["--memory", "48m"], GREEDY);
 
     for (container, name) in [(&greedy, "linux.memory.oom_kill"), (&busy, "linux.autotracing.cpuidle")] {
-        let event = agent.wait_event(name, patience(40), |e| is_about(e, "container.name", &container.name));
+        let event = agent.wait_event(name, timeout(40), |e| is_about(e, "container.name", &container.name));
         let (trace, span) = (event["trace_id"].as_str().unwrap(), event["span_id"].as_str().unwrap());
         let log = backend.record("logs", "the log record", |r| r.text("spanId") == span).await;
         assert_eq!(log.text("traceId"), trace);
@@ -56,7 +56,7 @@ async fn incidents_reach_collector_and_jaeger() {
         };
         backend.received("metrics").iter().any(fits).then_some(())
     };
-    wait_for("the kills of the container over OTLP", patience(20), || of_container("linux.container.memory.oom_kills"));
+    wait_for("the kills of the container over OTLP", timeout(20), || of_container("linux.container.memory.oom_kills"));
     for signal in ["logs", "traces"] {
         let of_quiet = |r: &crate::servers::Record| r.resource("container.name").as_deref() == Some(&quiet.name);
         assert!(!backend.received(signal).iter().any(of_quiet), "{signal} of a container that did nothing");
@@ -94,7 +94,7 @@ async fn the_same_ids_are_in_every_server() {
         Container::start("ill", &["--cpus", "0.3", "--memory", "48m", "--volume", &volume], &["sh", "-c", ill]);
     let mut traces = BTreeSet::new();
     for name in ["linux.autotracing.cpuidle", "linux.memory.oom_kill"] {
-        let event = agent.wait_event(name, patience(60), |e| is_about(e, "container.name", &container.name));
+        let event = agent.wait_event(name, timeout(60), |e| is_about(e, "container.name", &container.name));
         let of = |key: &str| event[key].as_str().unwrap().to_owned();
         let (id, trace, span) = (of("id"), of("trace_id"), of("span_id"));
         let log = backend.record("logs", "the Collector's log record", |r| r.text("spanId") == span).await;

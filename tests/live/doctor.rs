@@ -41,7 +41,7 @@ fn row<'a>(rows: &'a [Json], name: &str) -> Option<&'a Json> {
 /// On each kernel that is tested: every built-in collector has a hook, and each that `doctor`
 /// says will run does run.
 #[test]
-fn tells_what_runs_on_this_kernel() {
+fn reports_what_runs_on_this_kernel() {
     let _place = place!(Need::Agent);
     let (ok, rows, text) = doctor("BIANQUE doctor -o json");
     assert!(ok, "doctor finds fault with this kernel:\n{text}");

@@ -4,7 +4,7 @@
 use serde_json::Value as Json;
 
 use crate::support::{
-    Agent, Container, Need, attribute, has_drop_reasons, is_about, patience, place, provoke, reader_program, shell,
+    Agent, Container, Need, attribute, has_drop_reasons, is_about, place, provoke, reader_program, shell, timeout,
     unique, wait_for,
 };
 
@@ -32,7 +32,7 @@ fn filtered_packets_name_the_container() {
             std::thread::sleep(std::time::Duration::from_secs(6));
         }
         provoke("drops", &["--why", "nft", "--pid", &pid, "--net", "11"]);
-        let event = agent.wait_event(NAME, patience(20), |e| {
+        let event = agent.wait_event(NAME, timeout(20), |e| {
             is_to(e, "10.77.11.2")
                 && e["time"].as_str() > Some(&last)
                 && (!has_drop_reasons() || attribute(e, "linux.net.drop.reason") == "NETFILTER_DROP")
@@ -63,7 +63,7 @@ fn full_socket_names_its_process() {
     let container = Container::of_program("rcvbuf", &[], &program, &[]);
     let pid = container.pid();
     provoke("drops", &["--why", "rcvbuf", "--pid", &pid.to_string(), "--net", "12"]);
-    let event = agent.wait_event(NAME, patience(20), |e| {
+    let event = agent.wait_event(NAME, timeout(20), |e| {
         is_to(e, "10.77.12.2") && (!has_drop_reasons() || attribute(e, "linux.net.drop.reason") == "SOCKET_RCVBUFF")
     });
     assert!(is_about(&event, "container.name", &container.name), "{event}");
@@ -79,10 +79,10 @@ fn full_queue_and_closed_port_are_seen() {
     let agent = Agent::shared("");
     provoke("drops", &["--why", "queue", "--net", "13"]);
     let event = agent
-        .wait_event(NAME, patience(20), |e| is_to(e, "10.77.13.2") && attribute(e, "network.interface.name") == "pva");
+        .wait_event(NAME, timeout(20), |e| is_to(e, "10.77.13.2") && attribute(e, "network.interface.name") == "pva");
     assert!(!has_drop_reasons() || attribute(&event, "linux.net.drop.reason").starts_with("QDISC"), "{event}");
     provoke("drops", &["--why", "nosocket", "--net", "14"]);
-    let event = agent.wait_event(NAME, patience(20), |e| is_to(e, "10.77.14.2"));
+    let event = agent.wait_event(NAME, timeout(20), |e| is_to(e, "10.77.14.2"));
     if has_drop_reasons() {
         assert_eq!(attribute(&event, "linux.net.drop.reason"), "NO_SOCKET", "{event}");
     }
@@ -109,7 +109,7 @@ fn an_ordinary_close_is_no_drop() {
     assert!(ok, "{said}");
     // Marks the end: when this is there, all before it is.
     provoke("drops", &["--why", "nft", "--net", "15"]);
-    agent.wait_event(NAME, patience(20), |e| is_to(e, "10.77.15.2"));
+    agent.wait_event(NAME, timeout(20), |e| is_to(e, "10.77.15.2"));
     let of_the_test = |e: &Json| e["attributes"]["destination.port"] == 7010 || e["attributes"]["source.port"] == 7010;
     let drops: Vec<Json> = agent.json(&["events", "--name", NAME]).into_iter().filter(of_the_test).collect();
     assert_eq!(drops, [] as [Json; 0]);
@@ -136,7 +136,7 @@ fn a_storm_is_counted_exactly() {
     };
     let reason = if has_drop_reasons() { "NETFILTER_DROP" } else { "NOT_SPECIFIED" };
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-    wait_for("the exact count", patience(20), || counted(reason).filter(|n| *n >= happened as f64));
+    wait_for("the exact count", timeout(20), || counted(reason).filter(|n| *n >= happened as f64));
     // Without reasons, the slow kind is under the same name.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     if has_drop_reasons() {
@@ -151,7 +151,7 @@ fn a_storm_is_counted_exactly() {
     let (storm, slow) = (of(7001), of(7006));
     assert!(!slow.is_empty(), "a reason was starved");
     assert!((5..=100).contains(&storm.len()), "{} events of a storm", storm.len());
-    let told: u64 = storm.iter().map(|e| 1 + e["attributes"]["linux.suppressed"].as_u64().unwrap_or(0)).sum();
-    assert!(told <= happened && told * 4 >= happened, "{told} of {happened} are accounted for by events");
+    let reported: u64 = storm.iter().map(|e| 1 + e["attributes"]["linux.suppressed"].as_u64().unwrap_or(0)).sum();
+    assert!(reported <= happened && reported * 4 >= happened, "{reported} of {happened} are accounted for by events");
     assert_eq!(agent.metric("bianque_records_lost_total", &[("probe", "net")]).unwrap_or(0.0), 0.0);
 }

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::servers::Backend;
-use crate::support::{Agent, Need, Process, patience, place, shell, unique, wait_for};
+use crate::support::{Agent, Need, Process, place, shell, timeout, unique, wait_for};
 use bianque::exporters::otlp::Protocol;
 
 /// An example's binary, and how it is built.
@@ -39,13 +39,13 @@ async fn metrics_of_ones_own() {
     let backend = Backend::collector();
     let agent = start(cargo_example("metrics"), &backend, "");
     let open =
-        wait_for("the metric", patience(10), || agent.metric("acme_file_handle_count", &[("acme_state", "open")]));
+        wait_for("the metric", timeout(10), || agent.metric("acme_file_handle_count", &[("acme_state", "open")]));
     assert!(open >= 1.0, "{open} open files");
     let metric =
         backend.record("metrics", "acme.file.handle.count", |m| m.text("name") == "acme.file.handle.count").await;
     let points = metric.body["sum"]["dataPoints"].to_string();
     assert!(points.contains("\"open\"") && points.contains("\"limit\""), "{points}");
-    wait_for("the instrument", patience(10), || agent.metric("acme_file_handle_read_duration_seconds_count", &[]));
+    wait_for("the instrument", timeout(10), || agent.metric("acme_file_handle_read_duration_seconds_count", &[]));
     let name = "acme.file.handle.read.duration";
     let instrument = backend.record("metrics", name, |m| m.text("name") == name).await;
     assert_eq!((&instrument.scope["name"], instrument.text("unit")), (&"file_handles".into(), "s"));
@@ -88,11 +88,11 @@ async fn event_of_ones_own_probe() {
     assert!(said.starts_with("139"), "it did not crash: {said}");
 
     let path = format!("/{}", group.0.rsplit('/').next().unwrap());
-    let event = agent.wait_event(NAME, patience(10), |e| e["resource"]["linux.cgroup.path"] == *path);
+    let event = agent.wait_event(NAME, timeout(10), |e| e["resource"]["linux.cgroup.path"] == *path);
     assert_eq!(event["attributes"]["acme.signal"], 11, "{event}");
     let ended = event["attributes"]["acme.processes.ended"].as_u64().unwrap();
     assert!(ended >= 1, "the shared probe of the example saw no process end: {event}");
-    wait_for("the cgroup's counter", patience(5), || {
+    wait_for("the cgroup's counter", timeout(5), || {
         agent.metric("acme_container_process_crashes_total", &[("container_name", &path)])
     });
     let is_it = |l: &crate::servers::Record| l.text("eventName") == NAME && event["trace_id"] == l.text("traceId");
@@ -108,10 +108,10 @@ async fn incident_of_ones_own_tracer() {
     let backend = Backend::collector();
     let agent = start(cargo_example("autotracing"), &backend, "[incident]\nquiet = \"2s\"\n");
     // Its first look must come before the files do.
-    std::thread::sleep(patience(3));
+    std::thread::sleep(timeout(3));
     let holder = Process::start("ulimit -n 4096; for i in {1..2000}; do exec {fd}</dev/null; done; exec sleep 600");
 
-    let incident = agent.wait_incident(patience(15), |i| i.to_string().contains("acme.file.burst"));
+    let incident = agent.wait_incident(timeout(15), |i| i.to_string().contains("acme.file.burst"));
     let span = backend.record("traces", "the capture", |s| s.attribute("linux.capture.evidence").is_some()).await;
     assert_eq!(incident["id"], span.text("traceId"));
     let evidence = span.attribute("linux.capture.evidence").unwrap();
@@ -121,7 +121,7 @@ async fn incident_of_ones_own_tracer() {
 
     // Closed, its own span is the head of the tree, no second capture.
     drop(holder);
-    let closed = agent.wait_incident(patience(20), |i| i["id"] == incident["id"] && i["state"] == "closed");
+    let closed = agent.wait_incident(timeout(20), |i| i["id"] == incident["id"] && i["state"] == "closed");
     let shown = agent.cli(&["show", closed["id"].as_str().unwrap()]);
     let tree = String::from_utf8_lossy(&shown.stdout);
     assert_eq!(tree.lines().filter(|l| l.contains(" capture ")).count(), 1, "{tree}");

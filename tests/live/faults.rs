@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::support::{
-    Agent, Container, Need, Process, busy_program, is_about, patience, place, provoke, shell, unique, wait_for,
+    Agent, Container, Need, Process, busy_program, is_about, place, provoke, shell, timeout, unique, wait_for,
 };
 
 const OOM: &str = "linux.memory.oom_kill";
@@ -32,7 +32,7 @@ fn kill_under_load_loses_nothing_accepted() {
     let _load = Process::start(&format!(
         "exec 2>/dev/null; for i in 1 2 3 4 5 6; do tests/provoke/oom-memcg --limit-mb 8 --cgroup {group}-$i & done; wait"
     ));
-    wait_for("three kills", patience(20), || {
+    wait_for("three kills", timeout(20), || {
         let seen = agent.json(&["events", "--name", OOM]).iter().filter(|e| of_group(e, &group)).count();
         (seen >= 3).then_some(())
     });
@@ -64,7 +64,7 @@ fn sigterm_during_a_capture_keeps_the_incident() {
     let (_program, dir) = busy_program("burn");
     let volume = format!("{}:/work:ro", dir.path().display());
     let busy = Container::start("busy", &["--cpus", "0.4", "--volume", &volume], &["/work/busy"]);
-    let incident = agent.wait_incident(patience(40), |i| is_about(i, "container.name", &busy.name));
+    let incident = agent.wait_incident(timeout(40), |i| is_about(i, "container.name", &busy.name));
     let status = agent.stop();
     assert!(status.success(), "{status}\n{}", agent.log());
     assert!(!agent.log().contains("panicked"), "{}", agent.log());
@@ -79,7 +79,7 @@ fn damaged_store_is_set_aside() {
     let mut agent = Agent::start("");
     let group = unique("damage");
     kill_in(&group);
-    agent.wait_event(OOM, patience(10), |e| of_group(e, &group));
+    agent.wait_event(OOM, timeout(10), |e| of_group(e, &group));
     agent.stop();
     let (ok, text) = shell(&format!(
         "find {} -type f -size +0 -exec sh -c 'head -c 4096 /dev/urandom >\"$1\"' _ {{}} ';'",
@@ -96,12 +96,12 @@ fn damaged_store_is_set_aside() {
     let inside = fs::read_dir(agent.store()).unwrap().flatten();
     assert!(aside.chain(inside).count() > 0);
     kill_in(&format!("{group}-2"));
-    agent.wait_event(OOM, patience(10), |e| of_group(e, &format!("{group}-2")));
+    agent.wait_event(OOM, timeout(10), |e| of_group(e, &format!("{group}-2")));
 }
 
 /// The store's disk is full: events are still reported, `/readyz` and the log say what is wrong.
 #[test]
-fn full_disk_degrades_and_is_told() {
+fn full_disk_degrades_and_is_reported() {
     let _place = place!(Need::Agent);
     let mut agent = Agent::prepare("");
     let store = agent.store();
@@ -117,15 +117,15 @@ fn full_disk_degrades_and_is_told() {
     for i in 0..4 {
         kill_in(&format!("{group}-{i}"));
     }
-    std::thread::sleep(patience(2));
+    std::thread::sleep(timeout(2));
     assert!(agent.is_running(), "{}", agent.log());
     let (_, ready) = agent.try_get("/readyz").expect("an answer");
-    let told = ready.contains("degraded") || agent.log().contains("No space left");
-    assert!(told, "neither /readyz nor the log mentions the full disk: {ready}\n{}", agent.log());
+    let reported = ready.contains("degraded") || agent.log().contains("No space left");
+    assert!(reported, "neither /readyz nor the log mentions the full disk: {ready}\n{}", agent.log());
     assert!(shell(&format!("{inside} rm {}/filler", store.display())).0);
     // It recovers by itself, and what was reported meanwhile is not lost.
-    wait_for("store that works again", patience(30), || agent.cli(&["events"]).status.success().then_some(()));
-    wait_for("events of before", patience(30), || {
+    wait_for("store that works again", timeout(30), || agent.cli(&["events"]).status.success().then_some(()));
+    wait_for("events of before", timeout(30), || {
         let seen = agent.json(&["events", "--name", OOM]).iter().filter(|e| of_group(e, &group)).count();
         (seen >= 4).then_some(())
     });
@@ -143,7 +143,7 @@ fn vanishing_cgroups_are_no_error() {
     ));
     assert!(ok, "{text}");
     kill_in(&group);
-    agent.wait_event(OOM, patience(10), |e| of_group(e, &group));
+    agent.wait_event(OOM, timeout(10), |e| of_group(e, &group));
     agent.get("/metrics");
     assert!(agent.is_running());
     assert!(!agent.log().contains("ERROR"), "{}", agent.log());
@@ -162,14 +162,14 @@ fn overrun_is_counted() {
         provoke("oom-memcg", &["--limit-mb", "4", "--times", &EACH.to_string(), "--cgroup", &group]);
     }
     agent.signal("CONT");
-    let (told, suppressed, lost) = wait_for("an account of all kills", patience(30), || {
+    let (reported, suppressed, lost) = wait_for("an account of all kills", timeout(30), || {
         let page = agent.try_get("/metrics")?.1;
-        let told = agent.json(&["events", "--name", OOM]).len() as f64;
+        let reported = agent.json(&["events", "--name", OOM]).len() as f64;
         let (suppressed, lost) = (sum(&page, "bianque_events_suppressed"), sum(&page, "bianque_records_lost"));
-        (told + suppressed + lost >= f64::from(GROUPS * EACH)).then_some((told, suppressed, lost))
+        (reported + suppressed + lost >= f64::from(GROUPS * EACH)).then_some((reported, suppressed, lost))
     });
-    assert!(lost >= 20.0, "{told} reported, {suppressed} suppressed, {lost} lost: the ring did not overrun");
-    assert!(told >= 1.0 && agent.is_running(), "{}", agent.log());
+    assert!(lost >= 20.0, "{reported} reported, {suppressed} suppressed, {lost} lost: the ring did not overrun");
+    assert!(reported >= 1.0 && agent.is_running(), "{}", agent.log());
 }
 
 /// Together more than the ring of `bpf/oom.bpf.c` holds; each no more than the limit of a cgroup.
@@ -189,17 +189,17 @@ fn stepped_clock_hurts_nothing() {
     let mut agent = Agent::start("");
     let (before, ahead, back) = (unique("before"), unique("ahead"), unique("back"));
     kill_in(&before);
-    agent.wait_event(OOM, patience(10), |e| of_group(e, &before));
+    agent.wait_event(OOM, timeout(10), |e| of_group(e, &before));
     assert!(shell("date -s '+1 hour'").0);
     std::thread::sleep(Duration::from_secs(3));
     kill_in(&ahead);
-    let event = agent.wait_event(OOM, patience(10), |e| of_group(e, &ahead));
+    let event = agent.wait_event(OOM, timeout(10), |e| of_group(e, &ahead));
     let now = shell("date -u +%Y-%m-%dT%H").1;
     assert!(event["time"].as_str().unwrap().starts_with(now.trim()), "{} is not in the hour {now}", event["time"]);
     assert!(shell("date -s '-1 hour'").0);
     std::thread::sleep(Duration::from_secs(3));
     kill_in(&back);
-    agent.wait_event(OOM, patience(10), |e| of_group(e, &back));
+    agent.wait_event(OOM, timeout(10), |e| of_group(e, &back));
     let all = agent.json(&["events", "--name", OOM]);
     assert_eq!(ids(&all).len(), all.len(), "an id is there twice");
     assert!(all.len() >= 3 && agent.is_running());
@@ -207,7 +207,7 @@ fn stepped_clock_hurts_nothing() {
 
 /// A back end that nobody listens on: everything else works, and the log does not fill.
 #[test]
-fn dead_endpoint_is_told_and_hurts_nothing() {
+fn dead_endpoint_is_reported_and_hurts_nothing() {
     let _place = place!(Need::Agent);
     let mut agent = Agent::prepare("");
     agent.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
@@ -215,8 +215,8 @@ fn dead_endpoint_is_told_and_hurts_nothing() {
     agent.wait_ready();
     let group = unique("dead");
     kill_in(&group);
-    agent.wait_event(OOM, patience(10), |e| of_group(e, &group));
-    std::thread::sleep(patience(5));
+    agent.wait_event(OOM, timeout(10), |e| of_group(e, &group));
+    std::thread::sleep(timeout(5));
     let complaints = agent.log().lines().filter(|l| l.contains("WARN") || l.contains("ERROR")).count();
     assert!((1..=6).contains(&complaints), "{complaints} complaints:\n{}", agent.log());
     assert!(agent.stop().success(), "the dead endpoint keeps it from ending");

@@ -2,7 +2,7 @@
 //! What a collector's filter excludes.
 
 use crate::support::{
-    Agent, Container, Group, Need, Process, events_of, is_about, patience, place, provoke, shell, unique, wait_for,
+    Agent, Container, Group, Need, Process, events_of, is_about, place, provoke, shell, timeout, unique, wait_for,
 };
 
 const OOM: &str = "linux.memory.oom_kill";
@@ -19,7 +19,7 @@ fn suppressed_of(agent: &Agent, collector: &str) -> f64 {
     agent.metric("bianque_events_suppressed_total", &labels).unwrap_or(0.0)
 }
 
-fn told(agent: &Agent, of: &Container) -> usize {
+fn reported(agent: &Agent, of: &Container) -> usize {
     events_of(agent.json(&["events", "--name", OOM]), "container.name", &of.name).len()
 }
 
@@ -27,7 +27,7 @@ fn told(agent: &Agent, of: &Container) -> usize {
 fn reload(agent: &Agent, old: &str, new: &str) {
     agent.reconfigure(|text| text.replace(old, new));
     agent.signal("HUP");
-    wait_for("the reload", patience(10), || agent.log().contains("read the configuration again").then_some(()));
+    wait_for("the reload", timeout(10), || agent.log().contains("read the configuration again").then_some(()));
 }
 
 /// Has a process of the group take more than it may have.
@@ -45,7 +45,7 @@ fn kill_in(group: &Group) {
 /// Of two containers that are killed, the one that the filter denies by its name is only counted; after
 /// a reload without the filter the next one is reported, too.
 #[test]
-fn denied_container_is_counted_and_not_told() {
+fn denied_container_is_counted_and_not_reported() {
     let _place = place!(Need::Agent, Need::Podman);
     let label = unique("denied");
     let filter = format!("[collectors.oom.filter]\ndeny = [\"container=*{label}*\"]\n");
@@ -54,30 +54,30 @@ fn denied_container_is_counted_and_not_told() {
     let denied = Container::start(&label, LIMIT, GREEDY);
     assert!(denied.name.contains(&label));
     let counted =
-        wait_for("count of what was filtered", patience(20), || Some(suppressed(&agent)).filter(|n| *n >= 1.0));
+        wait_for("count of what was filtered", timeout(20), || Some(suppressed(&agent)).filter(|n| *n >= 1.0));
     let other = Container::start("reported", LIMIT, GREEDY);
-    agent.wait_event(OOM, patience(20), |e| is_about(e, "container.name", &other.name));
-    assert_eq!(told(&agent, &denied), 0);
+    agent.wait_event(OOM, timeout(20), |e| is_about(e, "container.name", &other.name));
+    assert_eq!(reported(&agent, &denied), 0);
     assert_eq!(suppressed(&agent), counted, "the other one is not counted");
     let of_denied = [("container_name", denied.name.as_str())];
     assert_eq!(agent.metric("linux_container_memory_oom_kills_total", &of_denied), None);
 
     reload(&agent, &filter, "");
     let again = Container::start(&label, LIMIT, GREEDY);
-    agent.wait_event(OOM, patience(20), |e| is_about(e, "container.name", &again.name));
-    assert_eq!((told(&agent, &denied), suppressed(&agent)), (0, counted));
+    agent.wait_event(OOM, timeout(20), |e| is_about(e, "container.name", &again.name));
+    assert_eq!((reported(&agent, &denied), suppressed(&agent)), (0, counted));
 }
 
 /// With an allow list, what is on it is reported and other cgroups are not.
 #[test]
-fn only_what_is_allowed_is_told() {
+fn only_what_is_allowed_is_reported() {
     let _place = place!(Need::Agent);
     let (wanted, other) = (unique("wanted"), unique("other"));
     let agent = Agent::start(&format!("[collectors.oom.filter]\nallow = [\"cgroup=/{wanted}*\"]\n"));
     provoke("oom-memcg", &["--limit-mb", "24", "--cgroup", &other]);
-    wait_for("count of what was filtered", patience(20), || (suppressed(&agent) >= 1.0).then_some(()));
+    wait_for("count of what was filtered", timeout(20), || (suppressed(&agent) >= 1.0).then_some(()));
     provoke("oom-memcg", &["--limit-mb", "24", "--cgroup", &wanted]);
-    agent.wait_event(OOM, patience(20), |e| is_about(e, "linux.cgroup.path", &format!("/{wanted}")));
+    agent.wait_event(OOM, timeout(20), |e| is_about(e, "linux.cgroup.path", &format!("/{wanted}")));
     assert_eq!(
         events_of(agent.json(&["events", "--name", OOM]), "linux.cgroup.path", &format!("/{other}")),
         [] as [serde_json::Value; 0]
@@ -97,12 +97,12 @@ fn the_kernel_makes_no_record_of_who_is_denied() {
     let before = runs();
     kill_in(&group);
     let counted =
-        wait_for("count of what the kernel filtered", patience(20), || Some(suppressed(&agent)).filter(|n| *n >= 1.0));
+        wait_for("count of what the kernel filtered", timeout(20), || Some(suppressed(&agent)).filter(|n| *n >= 1.0));
     assert_eq!(runs(), before, "a record was made");
 
     reload(&agent, "deny = [", "allow = [");
     kill_in(&group);
-    agent.wait_event(OOM, patience(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
+    agent.wait_event(OOM, timeout(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
     assert_eq!(suppressed(&agent), counted);
 }
 
@@ -122,10 +122,10 @@ fn denied_drops_are_counted_for_the_node() {
     let send = format!("echo $$ > {}/cgroup.procs && exec tests/provoke/drops --why queue --net 17", group.dir());
     let (sent, said) = shell(&send);
     assert!(sent, "{said}");
-    wait_for("drops of the node", patience(20), || (dropped() > before).then_some(()));
-    wait_for("count of what was filtered", patience(20), || (suppressed_of(&agent, "dropwatch") >= 1.0).then_some(()));
-    let told = agent.json(&["events", "--name", "linux.net.packet_drop"]);
-    assert_eq!(events_of(told, "linux.cgroup.path", &group.path()), [] as [serde_json::Value; 0]);
+    wait_for("drops of the node", timeout(20), || (dropped() > before).then_some(()));
+    wait_for("count of what was filtered", timeout(20), || (suppressed_of(&agent, "dropwatch") >= 1.0).then_some(()));
+    let reported = agent.json(&["events", "--name", "linux.net.packet_drop"]);
+    assert_eq!(events_of(reported, "linux.cgroup.path", &group.path()), [] as [serde_json::Value; 0]);
 }
 
 /// Workloads that the filter denies are not sampled, not even before a limit is exceeded for the whole
@@ -141,16 +141,16 @@ fn who_is_denied_is_not_sampled() {
     let agent = Agent::start(&format!("{settings}{nobody}"));
     let samples = || agent.metric("bianque_probe_runs_total", &[("probe", "cpu_sample")]).unwrap_or(0.0);
     // What is usual for a group that was there before the agent is learnt first.
-    std::thread::sleep(patience(7));
+    std::thread::sleep(timeout(7));
     let spinning = Process::start(&spin);
-    wait_for("onset that was filtered", patience(20), || (suppressed_of(&agent, "cpuidle") >= 1.0).then_some(()));
+    wait_for("onset that was filtered", timeout(20), || (suppressed_of(&agent, "cpuidle") >= 1.0).then_some(()));
     assert_eq!(samples(), 0.0, "somebody was sampled");
     drop(spinning);
     // Long enough that it counts as recovered.
-    std::thread::sleep(patience(6));
+    std::thread::sleep(timeout(6));
 
     reload(&agent, "/nobody", &group.path());
     let _spinning = Process::start(&spin);
-    agent.wait_event(SPIN, patience(30), |e| is_about(e, "linux.cgroup.path", &group.path()));
-    wait_for("samples", patience(10), || (samples() > 0.0).then_some(()));
+    agent.wait_event(SPIN, timeout(30), |e| is_about(e, "linux.cgroup.path", &group.path()));
+    wait_for("samples", timeout(10), || (samples() > 0.0).then_some(()));
 }

@@ -5,7 +5,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Group, Need, events_of, patience, place, shell, wait_for};
+use crate::support::{Agent, Group, Need, events_of, place, shell, timeout, wait_for};
 
 /// How one probe is flooded.
 struct Flood {
@@ -31,28 +31,28 @@ impl Flood {
         std::thread::scope(|s| {
             let flood = s.spawn(|| shell(&loud));
             // In the midst of it.
-            wait_for("the flood", patience(20), || (!self.events(&agent, &noisy).is_empty()).then_some(()));
+            wait_for("the flood", timeout(20), || (!self.events(&agent, &noisy).is_empty()).then_some(()));
             let (ok, said) = shell(&low);
             assert!(ok, "{said}");
             let (ok, said) = flood.join().unwrap();
             assert!(ok, "{said}");
         });
-        wait_for("all events of the quiet one", patience(20), || {
+        wait_for("all events of the quiet one", timeout(20), || {
             (self.events(&agent, &quiet).len() >= QUIET).then_some(())
         });
         let victims = self.events(&agent, &quiet);
         assert_eq!(victims.len(), QUIET);
         assert!(victims.iter().all(|e| suppressed(e) == 0), "{victims:?}");
         // Each of the flood is an event, or counted as the flood's.
-        let counted = wait_for("the rest of the flood", patience(20), || {
+        let counted = wait_for("the rest of the flood", timeout(20), || {
             let n = self.events(&agent, &noisy).len() as u64 + self.left_out(&agent, &noisy);
             (n >= self.noisy as u64).then_some(n)
         });
         assert_eq!(counted, self.noisy as u64);
         assert_eq!(self.left_out(&agent, &quiet), 0);
-        let told = self.events(&agent, &noisy);
-        assert!(told.len() < self.noisy, "nothing was limited");
-        let said: u64 = told.iter().map(suppressed).sum();
+        let reported = self.events(&agent, &noisy);
+        assert!(reported.len() < self.noisy, "nothing was limited");
+        let said: u64 = reported.iter().map(suppressed).sum();
         assert!(said <= self.left_out(&agent, &noisy), "{said} suppressed by events");
     }
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{Agent, Group, Need, Process, events_of, is_about, patience, place, program, shell, wait_for};
+use crate::support::{Agent, Group, Need, Process, events_of, is_about, place, program, shell, timeout, wait_for};
 
 const OOM_KILL: &str = "linux.memory.oom_kill";
 
@@ -77,29 +77,29 @@ fn a_file_system_that_does_not_answer_holds_up_nobody() {
     let line = format!("exec unshare -m {silent} {} {} >{said_to}", mount.display(), group.dir());
     let server = Process::start(&line);
     let _rest = Emptied(group.dir());
-    let first = agent.wait_event(OOM_KILL, patience(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
+    let first = agent.wait_event(OOM_KILL, timeout(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
     assert!(!first["stacks"]["user"].to_string().contains("greedy"), "{first}");
-    wait_for("somebody who is held", patience(40), || {
+    wait_for("somebody who is held", timeout(40), || {
         std::fs::read_to_string(&said).ok().filter(|t| t.contains("held"))
     });
 
     // On a busy machine not each gets its names in time, but each its event.
     let mut kills = 0;
-    wait_for("kill with the names of its functions", patience(20), || {
+    wait_for("kill with the names of its functions", timeout(20), || {
         let begin = Instant::now();
         let line = format!("echo $$ >{}/cgroup.procs; exec {}", beside.dir(), greedy.display());
         let _greedy = Process::start(&line);
         kills += 1;
         let of_it = || events_of(agent.json(&["events", "--name", OOM_KILL]), "linux.cgroup.path", &beside.path());
-        let all = wait_for("its event", patience(5), || Some(of_it()).filter(|all| all.len() == kills));
+        let all = wait_for("its event", timeout(5), || Some(of_it()).filter(|all| all.len() == kills));
         // It sleeps for a second before it takes memory.
         let late = begin.elapsed().saturating_sub(Duration::from_secs(1));
         eprintln!("a kill beside a helper that hangs is reported within {late:?}");
-        assert!(late < patience(1), "reported after {late:?}");
+        assert!(late < timeout(1), "reported after {late:?}");
         all.last().filter(|e| e["stacks"]["user"].to_string().contains("take_each_page")).map(drop)
     });
     // The helper cannot be ended while the file system holds it, and this is said.
-    wait_for("word of the file system", patience(20), || {
+    wait_for("word of the file system", timeout(20), || {
         agent.log().contains("file system does not answer").then_some(())
     });
 
@@ -112,7 +112,7 @@ fn a_file_system_that_does_not_answer_holds_up_nobody() {
     agent.kill();
     let took = begin.elapsed();
     eprintln!("SIGKILL ended the agent within {took:?}");
-    assert!(took < patience(1), "it took {took:?} to end it");
+    assert!(took < timeout(1), "it took {took:?} to end it");
     drop(server);
 }
 
@@ -136,7 +136,7 @@ impl Bare {
 impl Drop for Bare {
     fn drop(&mut self) {
         let procs = format!("{}/cgroup.procs", self.dir);
-        wait_for("an empty cgroup", patience(10), || {
+        wait_for("an empty cgroup", timeout(10), || {
             shell(&format!("kill -9 $(cat {procs})"));
             std::fs::remove_dir(&self.dir).ok()
         });
@@ -159,20 +159,20 @@ fn memory_that_does_not_answer_holds_up_nobody() {
     std::fs::create_dir(&mount).unwrap();
     let line = format!("exec unshare -m {} {} >{}", silent.display(), mount.display(), said.display());
     let _silent = Bare::start(&group, 'a', &line);
-    wait_for("somebody who is held", patience(40), || {
+    wait_for("somebody who is held", timeout(40), || {
         std::fs::read_to_string(&said).ok().filter(|t| t.contains("held"))
     });
     let line = "export OTEL_SERVICE_NAME=beside; exec sh -c 'while sleep 0.05; do :; done'";
     let beside = Bare::start(&group, 'b', line);
-    wait_for("the service of a workload beside them", patience(60), || {
+    wait_for("the service of a workload beside them", timeout(60), || {
         agent.metric("linux_workload_info", &[("container_id", &beside.id), ("service_name", "beside")])
     });
-    wait_for("word of the file system", patience(20), || {
+    wait_for("word of the file system", timeout(20), || {
         agent.get("/readyz").contains("1 helper processes wait for file systems that do not answer").then_some(())
     });
     let begin = Instant::now();
     agent.kill();
     let took = begin.elapsed();
     eprintln!("SIGKILL ended the agent within {took:?}");
-    assert!(took < patience(1), "it took {took:?} to end it");
+    assert!(took < timeout(1), "it took {took:?} to end it");
 }

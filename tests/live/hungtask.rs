@@ -4,7 +4,7 @@
 use serde_json::Value as Json;
 
 use crate::support::{
-    Agent, Container, Group, Need, Process, is_about, patience, place, provoke, provoke_in_background, wait_for,
+    Agent, Container, Group, Need, Process, is_about, place, provoke, provoke_in_background, timeout, wait_for,
 };
 
 const NAME: &str = "linux.task.hung";
@@ -31,16 +31,16 @@ fn hung_writer_is_named_and_others_are_not() {
             let path = group.path();
             move |e: &Json| is_about(e, "linux.cgroup.path", &path) && e["attributes"]["linux.phase"] == phase
         };
-        let begun = agent.wait_event(NAME, patience(30), found("begun"));
+        let begun = agent.wait_event(NAME, timeout(30), found("begun"));
         assert_eq!(begun["severity"], "WARN", "round {round}");
         assert_eq!(begun["attributes"]["thread.name"], "touch", "{begun}");
         assert!((3_000..8_000).contains(&ms(&begun)), "not found while it lasted: {begun}");
         assert_eq!(begun["attributes"]["linux.hung.wait"], "frozen_filesystem", "{begun}");
         assert!(begun["stacks"]["kernel"].to_string().contains("percpu"), "{begun}");
         hang.wait();
-        let ended = agent.wait_event(NAME, patience(20), found("ended"));
+        let ended = agent.wait_event(NAME, timeout(20), found("ended"));
         assert!((8_000..20_000).contains(&ms(&ended)), "not all of its time: {ended}");
-        let incident = agent.wait_incident(patience(10), |i| is_about(i, "linux.cgroup.path", &group.path()));
+        let incident = agent.wait_incident(timeout(10), |i| is_about(i, "linux.cgroup.path", &group.path()));
         assert_eq!(incident["id"], begun["trace_id"]);
     }
     let wrong: Vec<Json> = agent
@@ -61,10 +61,10 @@ fn hung_container_is_named() {
     let container = Container::start("hung", &[], &["sleep", "1000"]);
     let group = container.cgroup("cpu");
     let hang = provoke_in_background("hungtask", &["--seconds", "6", "--in", &group]);
-    let event = agent.wait_event(NAME, patience(30), |e| is_about(e, "container.name", &container.name));
+    let event = agent.wait_event(NAME, timeout(30), |e| is_about(e, "container.name", &container.name));
     assert_eq!(event["resource"]["container.id"], container.id.as_str());
     hang.wait();
-    wait_for("counter of the container's hangs", patience(10), || {
+    wait_for("counter of the container's hangs", timeout(10), || {
         let labels = [("container_name", container.name.as_str()), ("linux_phase", "begun")];
         agent.metric("linux_container_task_hangs_total", &labels).filter(|n| *n >= 1.0)
     });
@@ -77,7 +77,7 @@ fn kernels_word_is_heard() {
     let agent = Agent::start("[collectors.hungtask]\nlimit = \"10m\"\n");
     let group = Group::new("kernels");
     provoke("hungtask", &["--seconds", "2", "--kernel", "2", "--in", &group.dir()]);
-    let event = agent.wait_event(NAME, patience(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
+    let event = agent.wait_event(NAME, timeout(20), |e| is_about(e, "linux.cgroup.path", &group.path()));
     assert_eq!(event["attributes"]["linux.hung.reported_by_kernel"], true, "{event}");
     assert!((1_000..600_000).contains(&ms(&event)), "{event}");
 }

@@ -7,7 +7,7 @@ use std::fs;
 
 use serde_json::Value as Json;
 
-use crate::support::{Container, Need, bianque, is_about, patience, place, podman, shell, unique, wait_for};
+use crate::support::{Container, Need, bianque, is_about, place, podman, shell, timeout, unique, wait_for};
 
 const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/image");
 
@@ -32,7 +32,7 @@ impl Contained {
         c.arg("run").args(&options).arg(&image).args(["run", "--listen", "127.0.0.1:0"]);
         let out = c.output().expect("podman");
         assert!(out.status.success(), "{options:?}: {}", String::from_utf8_lossy(&out.stderr));
-        wait_for("agent in its container", patience(60), || agent.said(&["logs"]).contains("running").then_some(()));
+        wait_for("agent in its container", timeout(60), || agent.said(&["logs"]).contains("running").then_some(()));
         agent
     }
 
@@ -97,7 +97,7 @@ fn finds_a_kill_in_another_container() {
     }
     let greedy = ["sh", "-c", "head -c 200m /dev/zero | tail -c 200m >/dev/null"];
     let greedy = Container::start("greedy", &["--memory", "48m"], &greedy);
-    let event = wait_for("event of the kill", patience(30), || {
+    let event = wait_for("event of the kill", timeout(30), || {
         let events = agent.json(&["events", "--name", "linux.memory.oom_kill"]);
         events.into_iter().find(|e| is_about(e, "container.id", &greedy.id))
     });

@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, attribute, is_about, patience, place, provoke, reader_program};
+use crate::support::{Agent, Container, Need, attribute, is_about, place, provoke, reader_program, timeout};
 
 /// Sent from one end to the other of the test's own network.
 fn is_from_to(e: &Json, from: &str, to: &str) -> bool {
@@ -26,14 +26,14 @@ fn drop_retransmit_and_late_reader_are_named() {
     };
 
     provoke("drops", &["--why", "nft", "--pid", &pid, "--net", "61", "--ip", "6"]);
-    let event = agent.wait_event("linux.net.packet_drop", patience(20), |e| {
+    let event = agent.wait_event("linux.net.packet_drop", timeout(20), |e| {
         is_from_to(e, "fd77:61::1", "fd77:61::2") && e["attributes"]["destination.port"] == 7001
     });
     of_the_container(&event, "udp");
     assert!(event["message"].as_str().is_some_and(|m| m.contains("→ [fd77:61::2]:7001")), "{event}");
 
     provoke("tcpretransmit", &["--pid", &pid, "--net", "62", "--ip", "6"]);
-    let event = agent.wait_event("linux.net.tcp_retransmit", patience(20), |e| {
+    let event = agent.wait_event("linux.net.tcp_retransmit", timeout(20), |e| {
         is_from_to(e, "fd77:62::2", "fd77:62::1")
             && attribute(e, "linux.tcp.retransmit.kind") != "syn_ack"
             && attribute(e, "linux.tcp.retransmit.cause") == "dropped_segment"
@@ -46,7 +46,7 @@ fn drop_retransmit_and_late_reader_are_named() {
     );
 
     provoke("netrxlatency", &["--pid", &pid, "--net", "63", "--ms", "500", "--ip", "6"]);
-    let event = agent.wait_event("linux.net.receive_delay", patience(20), |e| {
+    let event = agent.wait_event("linux.net.receive_delay", timeout(20), |e| {
         is_from_to(e, "fd77:63::1", "fd77:63::2") && attribute(e, "linux.net.receive.stage") == "user"
     });
     of_the_container(&event, "tcp");
@@ -63,8 +63,7 @@ fn late_reader_of_datagrams_is_named() {
     let pid = container.pid();
     let args = ["--protocol", "udp", "--pid", &pid.to_string(), "--net", "64", "--ms", "500", "--ip", "6"];
     provoke("netrxlatency", &args);
-    let event =
-        agent.wait_event("linux.net.receive_delay", patience(20), |e| is_from_to(e, "fd77:64::1", "fd77:64::2"));
+    let event = agent.wait_event("linux.net.receive_delay", timeout(20), |e| is_from_to(e, "fd77:64::1", "fd77:64::2"));
     assert!(is_about(&event, "container.name", &container.name), "{event}");
     assert_eq!((attribute(&event, "network.type"), attribute(&event, "network.transport")), ("ipv6", "udp"), "{event}");
     assert_eq!(event["attributes"]["process.pid"], pid, "{event}");

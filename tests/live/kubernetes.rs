@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Need, hierarchy, is_about, patience, place, provoke, shell, unique, wait_for};
+use crate::support::{Agent, Need, hierarchy, is_about, place, provoke, shell, timeout, unique, wait_for};
 
 const OOM: &str = "linux.memory.oom_kill";
 
@@ -26,7 +26,7 @@ fn the_kubelets_pods_are_named() {
          url = \"https://localhost:10250\"\nca_file = \"{pki}/kubelet.crt\"\n"
     ));
     state_becomes(&agent, "kubelet", "ok");
-    let event = agent.wait_event(OOM, patience(60), |e| is_about(e, "k8s.container.name", "main"));
+    let event = agent.wait_event(OOM, timeout(60), |e| is_about(e, "k8s.container.name", "main"));
     let of = |key: &str| event["resource"][key].clone();
     assert_eq!(of("k8s.namespace.name"), "shop", "{event}");
     assert!(of("k8s.pod.name").as_str().is_some_and(|n| n.starts_with("web-")), "{event}");
@@ -37,7 +37,7 @@ fn the_kubelets_pods_are_named() {
             && l.contains("linux_k8s_container_kind=\"sidecar\"")
             && l.contains("k8s_container_name=\"proxy\"")
     };
-    wait_for("the sidecar's series", patience(20), || agent.get("/metrics").lines().any(is_sidecar).then_some(()));
+    wait_for("the sidecar's series", timeout(20), || agent.get("/metrics").lines().any(is_sidecar).then_some(()));
     assert!(shell("tests/containers/kubelet stop").0);
 }
 
@@ -76,8 +76,7 @@ fn the_api_servers_pods_are_named() {
     let killed = |pod: &Pod, team: &str| {
         pod.run_out_of_memory();
         let is_it = |e: &Json| is_about(e, "container.id", &pod.container);
-        agent
-            .wait_event(OOM, patience(20), |e| is_it(e) && (team.is_empty() || is_about(e, "k8s.pod.label.team", team)))
+        agent.wait_event(OOM, timeout(20), |e| is_it(e) && (team.is_empty() || is_about(e, "k8s.pod.label.team", team)))
     };
     let event = killed(&pod, "blue");
     let of = |key: &str| event["resource"][key].clone();
@@ -98,7 +97,7 @@ fn the_api_servers_pods_are_named() {
 }
 
 fn state_becomes(agent: &Agent, source: &str, state: &str) {
-    wait_for(&format!("state {state} of {source}"), patience(90), || {
+    wait_for(&format!("state {state} of {source}"), timeout(90), || {
         agent.metric("bianque_workload_source_state", &[("source", source), ("state", state)]).filter(|n| *n == 1.0)
     });
 }

@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Need, patience, place, provoke, shell, unique};
+use crate::support::{Agent, Need, place, provoke, shell, timeout, unique};
 
 const NAME: &str = "linux.net.lacp_change";
 
@@ -20,7 +20,7 @@ fn lost_port_is_reported_each_time() {
         let all = agent.json(&["events", "--name", NAME]);
         all.into_iter().filter(|e| change(e) == "port_down" && e["attributes"]["linux.net.lacp.port"] == port).collect()
     };
-    let events = crate::support::wait_for("both losses of pa1", patience(10), || {
+    let events = crate::support::wait_for("both losses of pa1", timeout(10), || {
         let events = lost(&agent, "pa1");
         (events.len() == 2).then_some(events)
     });
@@ -58,7 +58,7 @@ fn quiet_without_a_bond() {
     let (ok, said) =
         shell(&format!("ip link add {name:.12}a type veth peer name {name:.12}b && ip link del {name:.12}a"));
     assert!(ok, "{said}");
-    std::thread::sleep(patience(1));
+    std::thread::sleep(timeout(1));
     assert_eq!(agent.json(&["events", "--name", NAME]), [] as [Json; 0]);
     assert_eq!(agent.metric("linux_net_lacp_changes_total", &[]), Some(0.0));
 }

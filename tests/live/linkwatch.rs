@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, patience, place, provoke, shell, unique, wait_for};
+use crate::support::{Agent, Container, Need, place, provoke, shell, timeout, unique, wait_for};
 
 const NAME: &str = "linux.net.link_change";
 
@@ -40,7 +40,7 @@ fn carrier_is_lost_and_found() {
     let name = format!("bq{}l", std::process::id() % 100_000);
     provoke("linkflap", &["--times", "3", "--name", &name]);
     let device = format!("{name}0");
-    let all = wait_for("end of the device", patience(10), || {
+    let all = wait_for("end of the device", timeout(10), || {
         let all = changes(&agent, &device);
         has(&all, "removed").map(|_| all)
     });
@@ -72,7 +72,7 @@ fn carrier_is_lost_and_found() {
     // A second fault within minutes is found as the first was.
     let again = format!("bq{}m", std::process::id() % 100_000);
     provoke("linkflap", &["--times", "1", "--name", &again]);
-    wait_for("second device's loss", patience(10), || has(&changes(&agent, &format!("{again}0")), "carrier_down"));
+    wait_for("second device's loss", timeout(10), || has(&changes(&agent, &format!("{again}0")), "carrier_down"));
 }
 
 /// Renamed, made part of a bridge, and taken from it.
@@ -93,7 +93,7 @@ fn names_and_masters_are_followed() {
     if ok {
         ip(&format!("link del {bridge}"));
     }
-    let all = wait_for("end of the device", patience(10), || {
+    let all = wait_for("end of the device", timeout(10), || {
         let all = changes(&agent, &format!("{a}x"));
         has(&all, "removed").map(|_| all)
     });
@@ -118,12 +118,12 @@ fn ports_of_a_bond_are_followed() {
     }
     ip("link set bqbond up");
     let active = || std::fs::read_to_string("/sys/class/net/bqbond/bonding/active_slave").unwrap_or_default();
-    let first = wait_for("an active port", patience(10), || Some(active().trim().to_owned()).filter(|a| !a.is_empty()));
+    let first = wait_for("an active port", timeout(10), || Some(active().trim().to_owned()).filter(|a| !a.is_empty()));
     let second = if first == "bqp0" { "bqp1" } else { "bqp0" };
-    std::thread::sleep(patience(1));
+    std::thread::sleep(timeout(1));
     ip(&format!("link set bqbond type bond active_slave {second}"));
     let state = |port: &str, state: &str| {
-        wait_for(&format!("{port} {state}"), patience(10), || {
+        wait_for(&format!("{port} {state}"), timeout(10), || {
             let all = changes(&agent, port).into_iter();
             let mut all =
                 all.filter(|(c, e)| c == "port_state" && e["attributes"]["linux.net.link.port_state"] == state);
@@ -134,7 +134,7 @@ fn ports_of_a_bond_are_followed() {
         assert_eq!(state["attributes"]["linux.net.link.master"], "bqbond", "{port}: {state}");
     }
     ip(&format!("link set {second} nomaster"));
-    let all = wait_for("release", patience(10), || {
+    let all = wait_for("release", timeout(10), || {
         let all = changes(&agent, second);
         has(&all, "released").map(|_| all)
     });
@@ -162,7 +162,7 @@ fn devices_of_a_container_are_its_own() {
         shell(&format!("nsenter -t {pid} -n ip link set {inner} up && nsenter -t {pid} -n ip link set {inner} down"));
     assert!(ok, "{said}");
     for device in [&inner, &outer] {
-        let event = wait_for("loss of the container's link", patience(10), || {
+        let event = wait_for("loss of the container's link", timeout(10), || {
             let all = changes(&agent, device);
             has(&all, if device == &inner { "admin_down" } else { "carrier_down" })
         });
@@ -170,7 +170,7 @@ fn devices_of_a_container_are_its_own() {
         assert_eq!(event["severity"], "INFO");
     }
     ip(&format!("link del {outer}"));
-    let all = wait_for("end of the node's end", patience(10), || {
+    let all = wait_for("end of the node's end", timeout(10), || {
         let all = changes(&agent, &outer);
         has(&all, "removed").map(|_| all)
     });
@@ -184,12 +184,12 @@ fn devices_of_a_named_namespace_are_heard_of() {
     let agent = Agent::shared("");
     let ns = unique("ns");
     ip(&format!("netns add {ns}"));
-    std::thread::sleep(patience(1));
+    std::thread::sleep(timeout(1));
     let device = format!("bq{}d", std::process::id() % 100_000);
     let made = shell(&format!("ip -n {ns} link add {device} type veth peer name {device}p"));
     let set = shell(&format!("ip -n {ns} link set {device} up && ip -n {ns} link set {device} down"));
     let found = (0..100).find_map(|_| {
-        std::thread::sleep(patience(1) / 10);
+        std::thread::sleep(timeout(1) / 10);
         has(&changes(&agent, &device), "admin_down")
     });
     ip(&format!("netns del {ns}"));
@@ -205,7 +205,7 @@ fn card_without_a_cable_is_a_warning() {
     let _place = place!(Need::Agent, Need::Iproute, Need::HardwareEvents);
     let agent = Agent::shared("");
     provoke("linkflap", &["--dev", "nic", "--times", "2"]);
-    let all = wait_for("both losses", patience(10), || {
+    let all = wait_for("both losses", timeout(10), || {
         let all = changes(&agent, "eth0");
         (all.iter().filter(|(c, _)| c == "carrier_down").count() == 2).then_some(all)
     });

@@ -4,7 +4,7 @@
 use serde_json::Value as Json;
 
 use crate::support::{
-    Agent, Container, Group, Need, Process, events_of, is_about, patience, place, program, provoke, wait_for,
+    Agent, Container, Group, Need, Process, events_of, is_about, place, program, provoke, timeout, wait_for,
 };
 
 const NAME: &str = "linux.memory.reclaim_stall";
@@ -27,7 +27,7 @@ fn full_memory_cgroup_is_named() {
         provoke("reclaim-memcg", &["--in", &group.dir(), "--limit-mb", "16", "--file-mb", "512"]);
         let path = group.path();
         // Read-ahead asks for large blocks: there may be compaction as well.
-        let event = agent.wait_event(NAME, patience(10), |e| {
+        let event = agent.wait_event(NAME, timeout(10), |e| {
             is_about(e, "linux.cgroup.path", &path) && e["attributes"]["linux.reclaim.kind"] == "memcg"
         });
         let a = &event["attributes"];
@@ -56,7 +56,7 @@ fn programs_own_function_is_named() {
     let group = Group::of("memory", "mapped");
     let reader = reader.display().to_string();
     provoke("reclaim-memcg", &["--in", &group.dir(), "--file-mb", "512", "--reader", &reader]);
-    let event = agent.wait_event(NAME, patience(10), |e| {
+    let event = agent.wait_event(NAME, timeout(10), |e| {
         is_about(e, "linux.cgroup.path", &group.path()) && e["stacks"]["user"].to_string().contains("touch_each_page")
     });
     let innermost = event["stacks"]["user"][0].as_str().unwrap_or_default();
@@ -95,11 +95,11 @@ fn full_container_is_named() {
     let agent = Agent::shared(SENSITIVE);
     let container = Container::start("full", &[], &["sleep", "1000"]);
     provoke("reclaim-memcg", &["--in", &container.cgroup("memory"), "--limit-mb", "16", "--file-mb", "512"]);
-    let event = agent.wait_event(NAME, patience(10), |e| {
+    let event = agent.wait_event(NAME, timeout(10), |e| {
         is_about(e, "container.name", &container.name) && e["attributes"]["linux.reclaim.kind"] == "memcg"
     });
     assert_eq!(event["resource"]["container.id"], container.id.as_str());
-    wait_for("counter of the container's stalls", patience(10), || {
+    wait_for("counter of the container's stalls", timeout(10), || {
         let labels = [("container_name", container.name.as_str()), ("linux_reclaim_kind", "memcg")];
         agent.metric("linux_container_memory_reclaim_stalls_total", &labels).filter(|n| *n >= 1.0)
     });
@@ -112,27 +112,27 @@ fn slow_swap_is_found_by_default() {
     let agent = Agent::start("");
     let group = Group::of("memory", "swapping");
     provoke("reclaim-memcg", &["--in", &group.dir(), "--limit-mb", "16", "--swap"]);
-    let event = agent.wait_event(NAME, patience(10), |e| is_about(e, "linux.cgroup.path", &group.path()));
+    let event = agent.wait_event(NAME, timeout(10), |e| is_about(e, "linux.cgroup.path", &group.path()));
     assert!(event["duration_ns"].as_u64().is_some_and(|ns| ns >= 500_000_000), "{event}");
 }
 
 /// The node is short of memory: nobody's cgroup was reclaimed.
 #[test]
-fn short_node_is_told_apart() {
+fn short_node_is_distinguished() {
     let _place = place!(Need::Agent, Need::OwnMachine);
     let agent = Agent::shared(SENSITIVE);
     provoke("reclaim-direct", &[]);
-    let event = agent.wait_event(NAME, patience(20), |e| e["attributes"]["linux.reclaim.kind"] == "direct");
+    let event = agent.wait_event(NAME, timeout(20), |e| e["attributes"]["linux.reclaim.kind"] == "direct");
     assert!(event["attributes"]["linux.reclaim.cgroup.path"].is_null(), "{event}");
     assert!(event["attributes"]["linux.reclaim.order"].is_u64(), "{event}");
 }
 
 /// Memory is there, but in pieces.
 #[test]
-fn compaction_is_told_apart() {
+fn compaction_is_distinguished() {
     let _place = place!(Need::Agent, Need::OwnMachine);
     let agent = Agent::shared(SENSITIVE);
     provoke("compaction", &[]);
-    let event = agent.wait_event(NAME, patience(20), |e| e["attributes"]["linux.reclaim.kind"] == "compaction");
+    let event = agent.wait_event(NAME, timeout(20), |e| e["attributes"]["linux.reclaim.kind"] == "compaction");
     assert!(event["attributes"]["linux.reclaim.order"].as_u64().is_some_and(|o| o > 3), "{event}");
 }

@@ -4,7 +4,7 @@
 use serde_json::Value as Json;
 
 use crate::support::{
-    Agent, Container, Need, attribute, is_about, patience, place, program, provoke, reader_program, shell,
+    Agent, Container, Need, attribute, is_about, place, program, provoke, reader_program, shell, timeout,
 };
 
 const NAME: &str = "linux.net.receive_delay";
@@ -24,7 +24,7 @@ fn late_reader_of_a_connection_is_named() {
         Container::start("reader", &[], &["sh", "-c", "mkfifo /tmp/none; exec nc -l -p 7003 <> /tmp/none > /dev/null"]);
     let pid = container.pid();
     provoke("netrxlatency", &["--pid", &pid.to_string(), "--net", "31", "--ms", "500"]);
-    let event = agent.wait_event(NAME, patience(20), |e| {
+    let event = agent.wait_event(NAME, timeout(20), |e| {
         attribute(e, "destination.address") == "10.77.31.2" && attribute(e, "linux.net.receive.stage") == "user"
     });
     assert!(is_about(&event, "container.name", &container.name), "{event}");
@@ -42,7 +42,7 @@ fn late_reader_of_datagrams_is_named() {
     let container = Container::of_program("datagrams", &[], &program, &[]);
     let pid = container.pid();
     provoke("netrxlatency", &["--protocol", "udp", "--pid", &pid.to_string(), "--net", "32", "--ms", "500"]);
-    let event = agent.wait_event(NAME, patience(20), |e| attribute(e, "destination.address") == "10.77.32.2");
+    let event = agent.wait_event(NAME, timeout(20), |e| attribute(e, "destination.address") == "10.77.32.2");
     assert!(is_about(&event, "container.name", &container.name), "{event}");
     assert_eq!(event["attributes"]["process.pid"], pid, "{event}");
     assert_eq!((attribute(&event, "network.transport"), attribute(&event, "linux.net.receive.stage")), ("udp", "user"));
@@ -59,7 +59,7 @@ fn packets_that_wait_for_the_stack_are_the_namespaces() {
     let container = Container::start("backlog", &[], &["sleep", "3600"]);
     let pid = container.pid().to_string();
     provoke("netrxlatency", &["--stage", "stack", "--pid", &pid, "--net", "34", "--ms", "300"]);
-    let event = agent.wait_event(NAME, patience(20), |e| {
+    let event = agent.wait_event(NAME, timeout(20), |e| {
         attribute(e, "destination.address") == "10.77.34.2" && attribute(e, "linux.net.receive.stage") == "stack"
     });
     assert!(is_about(&event, "container.name", &container.name), "{event}");
@@ -79,7 +79,7 @@ fn segment_for_an_owned_socket_waits_for_tcp() {
     let container = Container::of_program("held", &options, &held, &["7003", "500"]);
     let pid = container.pid();
     provoke("netrxlatency", &["--stage", "transport", "--pid", &pid.to_string(), "--net", "35", "--ms", "500"]);
-    let event = agent.wait_event(NAME, patience(20), |e| {
+    let event = agent.wait_event(NAME, timeout(20), |e| {
         attribute(e, "destination.address") == "10.77.35.2" && attribute(e, "linux.net.receive.stage") == "transport"
     });
     assert!(is_about(&event, "container.name", &container.name), "{event}");
@@ -103,13 +103,13 @@ fn a_step_of_the_clock_is_no_delay() {
         ));
         assert!(ok, "{said}");
     }
-    std::thread::sleep(patience(2));
+    std::thread::sleep(timeout(2));
     // Not what the agent itself read late of its questioner, where programs start slowly.
     let own = agent.pid();
     let events = agent.json(&["events", "--name", NAME, "--since", "1d"]);
     let wrong: Vec<Json> = events.into_iter().filter(|e| e["attributes"]["process.pid"] != own).collect();
     assert_eq!(wrong, [] as [Json; 0]);
     provoke("netrxlatency", &["--net", "33", "--ms", "500"]);
-    let event = agent.wait_event(NAME, patience(20), |e| attribute(e, "destination.address") == "10.77.33.2");
+    let event = agent.wait_event(NAME, timeout(20), |e| attribute(e, "destination.address") == "10.77.33.2");
     assert!((450..10_000).contains(&ms(&event)), "{event}");
 }

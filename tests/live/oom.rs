@@ -2,8 +2,7 @@
 //! OOM kills.
 
 use crate::support::{
-    Agent, Container, Need, Process, attribute, bianque, events_of, is_about, patience, place, provoke, unique,
-    wait_for,
+    Agent, Container, Need, Process, attribute, bianque, events_of, is_about, place, provoke, timeout, unique, wait_for,
 };
 
 const NAME: &str = "linux.memory.oom_kill";
@@ -30,7 +29,7 @@ fn killed_container() {
     let quiet = Container::start("quiet", &["--memory", "64m"], &["sleep", "3600"]);
     let greedy = Container::start("greedy", &["--memory", "48m"], GREEDY);
 
-    let event = agent.wait_event(NAME, patience(20), |e| is_about(e, "container.name", &greedy.name));
+    let event = agent.wait_event(NAME, timeout(20), |e| is_about(e, "container.name", &greedy.name));
     assert_eq!(event["resource"]["container.id"], greedy.id.as_str());
     assert_eq!(event["resource"]["container.runtime.name"], "podman");
     assert_eq!(event["severity"], "ERROR");
@@ -39,13 +38,13 @@ fn killed_container() {
     assert_eq!(event["attributes"]["linux.oom.limit"], 48 << 20);
     assert!(event["attributes"]["linux.oom.memory.stat"].is_object(), "{event}");
 
-    let incident = agent.wait_incident(patience(10), |i| is_about(i, "container.name", &greedy.name));
+    let incident = agent.wait_incident(timeout(10), |i| is_about(i, "container.name", &greedy.name));
     assert_eq!(incident["id"], event["trace_id"]);
     let shown = agent.cli(&["show", incident["id"].as_str().unwrap()]);
     let tree = String::from_utf8_lossy(&shown.stdout);
     assert!(shown.status.success() && tree.contains(&greedy.name), "show: {tree}");
 
-    wait_for("counter of the container's kills", patience(10), || {
+    wait_for("counter of the container's kills", timeout(10), || {
         agent
             .metric("linux_container_memory_oom_kills_total", &[("container_name", &greedy.name)])
             .filter(|n| *n >= 1.0)
@@ -68,10 +67,10 @@ fn follow_shows_it_at_once() {
         .spawn()
         .unwrap();
     let _follow = Process::from(follow);
-    std::thread::sleep(patience(1));
+    std::thread::sleep(timeout(1));
     let group = unique("follow");
     provoke("oom-memcg", &["--cgroup", &group]);
-    wait_for("line of --follow", patience(5), || {
+    wait_for("line of --follow", timeout(5), || {
         std::fs::read_to_string(&path).ok().filter(|t| t.contains(&group) && t.contains(NAME))
     });
 }
@@ -84,7 +83,7 @@ fn killed_plain_cgroup_is_known_by_its_path() {
     let group = unique("oom");
     provoke("oom-memcg", &["--limit-mb", "24", "--cgroup", &group]);
     let path = format!("/{group}");
-    let event = agent.wait_event(NAME, patience(10), |e| is_about(e, "linux.cgroup.path", &path));
+    let event = agent.wait_event(NAME, timeout(10), |e| is_about(e, "linux.cgroup.path", &path));
     assert_eq!(event["attributes"]["linux.oom.cgroup.path"], path.as_str());
     assert_eq!(event["attributes"]["linux.oom.limit"], 24 << 20);
     assert!(event["stacks"]["kernel"].to_string().contains("mem_cgroup"), "{event}");
@@ -98,7 +97,7 @@ fn group_kill_names_each_victim() {
     let group = unique("all");
     provoke("oom-memcg", &["--group", "--limit-mb", "24", "--cgroup", &group]);
     let path = format!("/{group}");
-    let bystander = agent.wait_event(NAME, patience(10), |e| {
+    let bystander = agent.wait_event(NAME, timeout(10), |e| {
         is_about(e, "linux.cgroup.path", &path) && e["attributes"]["thread.name"] == "sleep"
     });
     assert_eq!(bystander["attributes"]["linux.oom.group_kill"], true, "{bystander}");
@@ -110,13 +109,13 @@ fn group_kill_names_each_victim() {
 
 /// Exhausting the one NUMA node of a cpuset is distinguished from a node that is out of memory.
 #[test]
-fn cpuset_out_of_memory_is_told_apart() {
+fn cpuset_out_of_memory_is_distinguished() {
     let _place = place!(Need::Agent, Need::SecondNode);
     let agent = Agent::shared("");
     let group = unique("cpuset");
     provoke("oom-cpuset", &["--cgroup", &group]);
     let path = format!("/{group}");
-    let event = agent.wait_event(NAME, patience(20), |e| is_about(e, "linux.cgroup.path", &path));
+    let event = agent.wait_event(NAME, timeout(20), |e| is_about(e, "linux.cgroup.path", &path));
     assert_eq!(attribute(&event, "linux.oom.constraint"), "cpuset", "{event}");
     assert_eq!((attribute(&event, "linux.oom.cpuset"), attribute(&event, "linux.oom.memory_nodes")), (&*group, "1"));
     assert!(event["message"].as_str().is_some_and(|m| m.contains("NUMA node 1")), "{event}");
@@ -125,10 +124,10 @@ fn cpuset_out_of_memory_is_told_apart() {
 
 /// The node itself runs out: the event says so, and the evidence is the node's.
 #[test]
-fn node_out_of_memory_is_told_apart() {
+fn node_out_of_memory_is_distinguished() {
     let _place = place!(Need::Agent, Need::OwnMachine);
     let agent = Agent::shared("");
     provoke("oom-global", &[]);
-    let event = agent.wait_event(NAME, patience(20), |e| e["attributes"]["linux.oom.constraint"] == "none");
+    let event = agent.wait_event(NAME, timeout(20), |e| e["attributes"]["linux.oom.constraint"] == "none");
     assert!(event["attributes"]["linux.oom.meminfo"].is_object(), "{event}");
 }

@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Need, is_about, patience, place, provoke, unique, wait_for};
+use crate::support::{Agent, Need, is_about, place, provoke, timeout, unique, wait_for};
 
 const NAME: &str = "linux.hw.error";
 
@@ -20,11 +20,11 @@ fn count(agent: &Agent, source: &str) -> usize {
 fn twice(agent: &Agent, source: &str, provocation: &str, args: &[&str]) -> Json {
     assert_eq!(count(agent, source), 0, "an error that nobody made");
     provoke(provocation, args);
-    let event = agent.wait_event(NAME, patience(10), from(source));
+    let event = agent.wait_event(NAME, timeout(10), from(source));
     assert_eq!(event["collector"], "ras");
     let before = count(agent, source);
     provoke(provocation, args);
-    wait_for("second error", patience(10), || (count(agent, source) > before).then_some(()));
+    wait_for("second error", timeout(10), || (count(agent, source) > before).then_some(()));
     event
 }
 
@@ -115,7 +115,7 @@ fn lost_page_names_who_had_it() {
     for group in [unique("page"), unique("page")] {
         provoke("ras", &["--event", "memory_failure_event", "--cgroup", &group]);
         let path = format!("/{group}");
-        let event = agent.wait_event(NAME, patience(10), |e| is_about(e, "linux.cgroup.path", &path));
+        let event = agent.wait_event(NAME, timeout(10), |e| is_about(e, "linux.cgroup.path", &path));
         assert_eq!(event["severity"], "ERROR");
         assert_eq!(event["attributes"]["linux.hw.error.source"], "memory_failure");
         assert_eq!(event["attributes"]["linux.hw.error.severity"], "uncorrected");

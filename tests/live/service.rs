@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Need, Process, bianque, is_about, patience, place, provoke, shell, unique, wait_for};
+use crate::support::{Agent, Need, Process, bianque, is_about, place, provoke, shell, timeout, unique, wait_for};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/bianque.service");
 const SYSTEMD: &str = "/lib/systemd/systemd";
@@ -58,14 +58,14 @@ fn runs_under_systemd() {
     }
     let group = unique("service");
     provoke("oom-memcg", &["--cgroup", &group]);
-    wait_for("event of the kill", patience(20), || {
+    wait_for("event of the kill", timeout(20), || {
         let events = systemd.json(&["events", "--name", "linux.memory.oom_kill"]);
         events.into_iter().find(|e| is_about(e, "linux.cgroup.path", &format!("/{group}")))
     });
 
     let out = systemd.control(&["reload", "bianque.service"]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    wait_for("service with its new settings", patience(10), || {
+    wait_for("service with its new settings", timeout(10), || {
         (systemd.show()["ActiveState"] == "active" && systemd.log().contains("read the configuration again"))
             .then_some(())
     });
@@ -88,10 +88,10 @@ fn watchdog_ends_an_agent_that_hangs() {
     assert_eq!(systemd.main_pid(), first, "{}", systemd.log());
     drop(collector);
     let stopped = StoppedThread::new(first, "supervisor");
-    wait_for("words about the loop", patience(30), || {
+    wait_for("words about the loop", timeout(30), || {
         systemd.show()["StatusText"].starts_with("no answer from supervisor").then_some(())
     });
-    wait_for("another agent", patience(60), || {
+    wait_for("another agent", timeout(60), || {
         let now = systemd.show();
         (now["NRestarts"] == "1" && now["ActiveState"] == "active" && now["MainPID"] != first.to_string()).then_some(())
     });
@@ -101,43 +101,43 @@ fn watchdog_ends_an_agent_that_hangs() {
 
 /// Each notification to the manager, on a socket of our own.
 #[test]
-fn tells_the_service_manager() {
+fn notifies_the_service_manager() {
     let _place = place!(Need::Agent, Need::Compiler);
     let mut agent = Agent::prepare("");
     let socket = agent.config_file().with_file_name("notify");
-    let told = Told::at(&socket);
+    let notified = NotifySocket::at(&socket);
     agent.env("NOTIFY_SOCKET", socket.to_str().unwrap()).env("WATCHDOG_USEC", "3000000");
     agent.run();
-    let ready = told.next("READY=1", patience(60));
+    let ready = notified.next("READY=1", timeout(60));
     assert!(ready.lines().any(|l| l.starts_with("STATUS=") && l.ends_with("collectors run")), "{ready}");
     assert_eq!(agent.try_get("/readyz").map(|(code, _)| code), Some(200), "it said that it is ready");
-    told.next("WATCHDOG=1", patience(5));
+    notified.next("WATCHDOG=1", timeout(5));
 
     agent.signal("HUP");
-    let reloading = told.next("RELOADING=1", patience(10));
+    let reloading = notified.next("RELOADING=1", timeout(10));
     let at = reloading.lines().find_map(|l| l.strip_prefix("MONOTONIC_USEC=")).map(str::parse::<u64>);
     assert!(matches!(at, Some(Ok(_))), "{reloading}");
-    told.next("READY=1", patience(10));
+    notified.next("READY=1", timeout(10));
 
     let stopped = StoppedThread::new(agent.pid(), "pipeline");
-    let status = told.next("STATUS=no answer", patience(10));
+    let status = notified.next("STATUS=no answer", timeout(10));
     assert!(status.starts_with("STATUS=no answer from pipeline; "), "{status}");
-    assert!(!told.within("WATCHDOG=1", Duration::from_secs(4)), "it says that it is alive, and is not");
+    assert!(!notified.within("WATCHDOG=1", Duration::from_secs(4)), "it says that it is alive, and is not");
     drop(stopped);
-    told.next("WATCHDOG=1", patience(10));
+    notified.next("WATCHDOG=1", timeout(10));
     assert!(agent.log().contains("all loops answer again"), "{}", agent.log());
 
     agent.signal("TERM");
-    told.next("STOPPING=1", patience(10));
-    assert!(agent.wait_end(patience(20)).success());
+    notified.next("STOPPING=1", timeout(10));
+    assert!(agent.wait_end(timeout(20)).success());
 }
 
 /// The manager's end of the notify protocol.
-struct Told(UnixDatagram);
+struct NotifySocket(UnixDatagram);
 
-impl Told {
+impl NotifySocket {
     fn at(path: &Path) -> Self {
-        Told(UnixDatagram::bind(path).unwrap())
+        NotifySocket(UnixDatagram::bind(path).unwrap())
     }
 
     /// The next message with a line that begins so; others are passed over.
@@ -191,7 +191,7 @@ impl StoppedThread {
         let (ok, said) = shell(&format!("cc -o {} {}", holder.display(), source.display()));
         assert!(ok, "{said}");
         let holder = Process::start(&format!("exec {} {tid}", holder.display()));
-        wait_for("stopped thread", patience(10), || {
+        wait_for("stopped thread", timeout(10), || {
             let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
             stat.rsplit(") ").next().is_some_and(|s| s.starts_with('t')).then_some(())
         });
@@ -237,7 +237,7 @@ impl Systemd {
         c.stdout(log.try_clone().unwrap()).stderr(log);
         fs::create_dir_all("/run/systemd").unwrap();
         let systemd = Systemd { manager: c.spawn().expect("unshare"), dir };
-        wait_for("service that is ready", patience(60), || {
+        wait_for("service that is ready", timeout(60), || {
             let state = systemd.show();
             let failed = state.get("ActiveState").is_some_and(|s| s == "failed");
             assert!(!failed, "{state:?}\n{}", systemd.log());

@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Container, Need, patience, place, program, provoke, shell};
+use crate::support::{Agent, Container, Need, place, program, provoke, shell, timeout};
 
 /// Interrupts off on CPU 0 are reported with how long, on which CPU, and the stack that held it.
 ///
@@ -14,7 +14,7 @@ fn cpu_without_interrupts_is_reported() {
     let agent = Agent::shared("");
     provoke("irqoff", &["--ms", "300", "--times", "3", "--cpu", "0"]);
     let event = agent
-        .wait_event("linux.irq.held_off", patience(10), |e| ms(e) >= 200 && e["attributes"]["cpu.logical_number"] == 0);
+        .wait_event("linux.irq.held_off", timeout(10), |e| ms(e) >= 200 && e["attributes"]["cpu.logical_number"] == 0);
     assert_eq!(event["severity"], "WARN");
     assert!(event["stacks"]["kernel"].as_array().is_some_and(|s| !s.is_empty()), "no stack: {event}");
 }
@@ -26,7 +26,7 @@ fn program_on_the_cpu_is_named() {
     let agent = Agent::shared("");
     let container = Container::start("culprit", &[], &["sleep", "1000"]);
     provoke("irqoff", &["--ms", "200", "--times", "2", "--cpu", "0", "--in", &container.cgroup("cpu")]);
-    let event = agent.wait_event("linux.irq.held_off", patience(10), |e| {
+    let event = agent.wait_event("linux.irq.held_off", timeout(10), |e| {
         e["attributes"]["linux.culprit"]["container.name"] == container.name.as_str()
     });
     let innermost = event["stacks"]["user"][0].as_str().unwrap_or_default();
@@ -42,7 +42,7 @@ fn late_softirq_is_reported() {
     let _place = place!(Need::Agent, Need::Spin);
     let agent = Agent::shared("");
     provoke("softirqdelay", &["--ms", "300", "--times", "3", "--cpu", "0"]);
-    let event = agent.wait_event("linux.softirq.delay", patience(10), |e| ms(e) >= 200);
+    let event = agent.wait_event("linux.softirq.delay", timeout(10), |e| ms(e) >= 200);
     assert!(event["attributes"]["linux.softirq.vector"].is_string(), "{event}");
 }
 
@@ -52,13 +52,13 @@ fn limit_changes_on_reload() {
     let _place = place!(Need::Agent, Need::Spin);
     let agent = Agent::start("[collectors.softirq]\nheld_off_limit = \"100ms\"\ndelay_limit = \"100ms\"\n");
     provoke("irqoff", &["--ms", "300", "--times", "2"]);
-    agent.wait_event("linux.irq.held_off", patience(10), |e| ms(e) >= 200);
+    agent.wait_event("linux.irq.held_off", timeout(10), |e| ms(e) >= 200);
     agent.reconfigure(|c| c.replace("\"100ms\"", "\"5s\""));
     agent.signal("HUP");
-    std::thread::sleep(patience(1));
+    std::thread::sleep(timeout(1));
     let before = late(&agent);
     provoke("irqoff", &["--ms", "300", "--times", "2"]);
-    std::thread::sleep(patience(1));
+    std::thread::sleep(timeout(1));
     assert_eq!(late(&agent), before, "reported under the raised limit, or lost");
 }
 
@@ -72,7 +72,7 @@ fn timers_armed_for_the_past_are_no_alarm() {
     let (program, _dir) = program(name, PAST_TIMERS);
     let (fine, said) = shell(&program.display().to_string());
     assert!(fine && said.contains("fired 1000"), "{said}");
-    std::thread::sleep(patience(1));
+    std::thread::sleep(timeout(1));
     let of_it = agent.json(&["events", "--name", "linux.irq.held_off"]);
     let of_it: Vec<_> = of_it.iter().filter(|e| e["attributes"]["thread.name"] == name).collect();
     assert!(of_it.is_empty(), "false alarms: {of_it:?}");

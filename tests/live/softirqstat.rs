@@ -11,7 +11,7 @@ use bianque::probe::Loader;
 use bianque::probe::shared::softirq::VECTORS;
 use bianque::probe::shared::{Shared, Softirqs};
 
-use crate::support::{Agent, Need, patience, place, provoke, wait_for};
+use crate::support::{Agent, Need, place, provoke, timeout, wait_for};
 
 /// Softirqs of each vector, on all CPUs, as the kernel counts them: it does so just before the entry.
 fn kernel() -> Vec<u64> {
@@ -62,7 +62,7 @@ fn traffic() {
 /// A vector's count by the kernel and by the probe, of a moment in which the kernel's stood still.
 fn settled(probe: &Softirqs) -> BTreeMap<&'static str, (u64, u64)> {
     let mut out = BTreeMap::new();
-    let end = Instant::now() + patience(2);
+    let end = Instant::now() + timeout(2);
     while out.len() < VECTORS.len() && Instant::now() < end {
         let (before, seen, after) = (kernel(), runs(probe), kernel());
         let still = (0..VECTORS.len()).filter(|v| before[*v] == after[*v]);
@@ -111,7 +111,7 @@ fn figures_of_a_vector() {
     let agent = Agent::start("");
     let net_rx = |name: &str| agent.metric(&format!("linux_softirq_{name}"), &[("linux_softirq_vector", "NET_RX")]);
     traffic();
-    wait_for("2,000 packets", patience(20), || net_rx("duration_seconds_count").filter(|n| *n >= 2_000.0));
+    wait_for("2,000 packets", timeout(20), || net_rx("duration_seconds_count").filter(|n| *n >= 2_000.0));
     let (waits, ran) = (net_rx("latency_seconds_count").unwrap(), net_rx("duration_seconds_sum").unwrap());
     let count = net_rx("duration_seconds_count").unwrap();
     let (after, elapsed) = (kernel(), start.elapsed().as_secs_f64());
@@ -141,7 +141,7 @@ fn a_cpu_off_line_is_no_wait() {
         fs::write("/sys/devices/system/cpu/cpu1/online", "0").unwrap();
         thread::sleep(Duration::from_secs(9));
         fs::write("/sys/devices/system/cpu/cpu1/online", "1").unwrap();
-        thread::sleep(patience(1));
+        thread::sleep(timeout(1));
     }
     // Slot 23 is from 8 s on.
     let long: u64 = probe.latencies().unwrap().iter().map(|of| of.wait.slots[23..].iter().sum::<u64>()).sum();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Group, Need, Process, patience, place, provoke};
+use crate::support::{Agent, Group, Need, Process, place, provoke, timeout};
 
 const NAME: &str = "linux.cpu.soft_lockup";
 
@@ -25,7 +25,7 @@ fn stuck_cpu_is_found_without_the_watchdog() {
                     && e["attributes"]["linux.phase"] == phase
             }
         };
-        let begun = agent.wait_event(NAME, patience(10), of("begun"));
+        let begun = agent.wait_event(NAME, timeout(10), of("begun"));
         assert_eq!((&begun["severity"], &begun["attributes"]["cpu.logical_number"]), (&"ERROR".into(), &1.into()));
         assert!((4_000..6_500).contains(&ms(&begun)), "round {round}: {begun}");
         assert!(begun["stacks"]["kernel"].as_array().is_some_and(|s| s.len() > 1), "no stack: {begun}");
@@ -34,7 +34,7 @@ fn stuck_cpu_is_found_without_the_watchdog() {
         let others = begun["attributes"]["linux.lockup.cpus"].as_array().cloned().unwrap_or_default();
         assert!(others.iter().any(|o| o["cpu.logical_number"] == 0 && o["cpu.mode"].is_string()), "{begun}");
         assert_eq!(begun["attributes"]["linux.lockup.reported_by_kernel"], false, "{begun}");
-        let ended = agent.wait_event(NAME, patience(10), of("ended"));
+        let ended = agent.wait_event(NAME, timeout(10), of("ended"));
         assert!((6_000..9_000).contains(&ms(&ended)), "not all of its time: {ended}");
     }
 }
@@ -45,7 +45,7 @@ fn watchdog_that_speaks_first_is_heard() {
     let _place = place!(Need::Agent, Need::Spin, Need::OwnMachine);
     let agent = Agent::start("[collectors.softlockup]\nlimit = \"60s\"\n");
     provoke("softlockup", &["--seconds", "9", "--watchdog", "1", "--cpu", "1"]);
-    let event = agent.wait_event(NAME, patience(20), |e| e["attributes"]["linux.lockup.reported_by_kernel"] == true);
+    let event = agent.wait_event(NAME, timeout(20), |e| e["attributes"]["linux.lockup.reported_by_kernel"] == true);
     assert_eq!(
         (&event["attributes"]["linux.phase"], &event["attributes"]["cpu.logical_number"]),
         (&"begun".into(), &1.into())

@@ -4,7 +4,7 @@
 use serde_json::Value as Json;
 
 use crate::support::{
-    Agent, Container, Need, attribute, has_drop_reasons, is_about, patience, place, program, provoke, wait_for,
+    Agent, Container, Need, attribute, has_drop_reasons, is_about, place, program, provoke, timeout, wait_for,
 };
 
 const NAME: &str = "linux.net.tcp_retransmit";
@@ -24,7 +24,7 @@ fn sender_is_named_and_the_drop_explains_it() {
     let of_the_test = |e: &Json| {
         attribute(e, "source.address") == "10.77.21.2" && attribute(e, "linux.tcp.retransmit.kind") != "syn_ack"
     };
-    let event = agent.wait_event(NAME, patience(20), |e| {
+    let event = agent.wait_event(NAME, timeout(20), |e| {
         of_the_test(e) && attribute(e, "linux.tcp.retransmit.cause").starts_with("dropped")
     });
     assert!(is_about(&event, "container.name", &container.name), "{event}");
@@ -37,7 +37,7 @@ fn sender_is_named_and_the_drop_explains_it() {
     assert!(event["attributes"]["linux.tcp.cwnd"].as_u64().is_some_and(|n| n > 0), "{event}");
     assert!(attribute(&event, "linux.net.drop.location").contains('+'), "{event}");
     // Half of the segments, at least one was found missing by those that came after it.
-    wait_for("fast retransmits of the container", patience(20), || {
+    wait_for("fast retransmits of the container", timeout(20), || {
         let labels = [("container_name", container.name.as_str()), ("linux_tcp_retransmit_kind", "fast")];
         agent.metric("linux_container_net_tcp_retransmits_total", &labels).filter(|n| *n >= 1.0)
     });
@@ -54,7 +54,7 @@ fn connection_that_does_not_come_up_is_a_warning() {
         &["sh", "-c", "while :; do nc -w 8 10.77.22.1 7009 < /dev/null; sleep 0.5; done"],
     );
     provoke("tcpretransmit", &["--how", "syn", "--pid", &container.pid().to_string(), "--net", "22"]);
-    let event = agent.wait_event(NAME, patience(20), |e| {
+    let event = agent.wait_event(NAME, timeout(20), |e| {
         attribute(e, "destination.address") == "10.77.22.1" && attribute(e, "linux.tcp.retransmit.kind") == "syn"
     });
     assert!(is_about(&event, "container.name", &container.name), "{event}");
@@ -73,7 +73,7 @@ fn answer_to_a_connection_that_is_lost_is_the_listeners() {
         Container::start("listener", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/null > /dev/null; done"]);
     let pid = container.pid().to_string();
     provoke("tcpretransmit", &["--how", "synack", "--pid", &pid, "--net", "24"]);
-    let event = agent.wait_event(NAME, patience(20), |e| {
+    let event = agent.wait_event(NAME, timeout(20), |e| {
         attribute(e, "source.address") == "10.77.24.2" && attribute(e, "linux.tcp.retransmit.kind") == "syn_ack"
     });
     assert!(is_about(&event, "container.name", &container.name), "{event}");
@@ -95,12 +95,12 @@ fn loss_in_the_senders_queue_explains_retransmits() {
     let container =
         Container::start("netem", &[], &["sh", "-c", "while :; do nc -l -p 7002 < /dev/zero > /dev/null; done"]);
     let pid = container.pid().to_string();
-    let seconds = patience(4).as_secs().to_string();
+    let seconds = timeout(4).as_secs().to_string();
     provoke("tcpretransmit", &["--how", "netem", "--pid", &pid, "--net", "25", "--seconds", &seconds]);
     let of_the_test = |e: &Json| attribute(e, "source.address") == "10.77.25.2";
-    agent.wait_event(NAME, patience(20), |e| of_the_test(e) && attribute(e, "linux.tcp.retransmit.kind") == "rto");
+    agent.wait_event(NAME, timeout(20), |e| of_the_test(e) && attribute(e, "linux.tcp.retransmit.kind") == "rto");
     // Records are read every 100 ms: all have arrived.
-    std::thread::sleep(patience(2));
+    std::thread::sleep(timeout(2));
     let mut events = agent.json(&["events", "--name", NAME]);
     events.retain(of_the_test);
     eprintln!("{} retransmits were reported", events.len());
@@ -136,7 +136,7 @@ fn a_storm_is_counted_exactly() {
         line.unwrap_or_else(|| panic!("no {name}: {said}"))
     };
     let (happened, rate, on_init) = (figure("happened "), figure("rate "), figure("on_init "));
-    assert!(rate >= 2_000 / patience(1).as_secs(), "only {rate} a second is no storm");
+    assert!(rate >= 2_000 / timeout(1).as_secs(), "only {rate} a second is no storm");
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole numbers, far below 2^53")]
     let metric = |name: &str, labels: &[(&str, &str)]| agent.metric(name, labels).unwrap_or(0.0) as u64;
@@ -150,9 +150,9 @@ fn a_storm_is_counted_exactly() {
         hooks.iter().map(|hook| metric("bianque_probe_missed_total", &[("probe", "net"), ("hook", hook)])).sum::<u64>()
     };
     let sum = || KINDS.iter().map(|k| counted(k)).sum::<u64>() + missed();
-    let settled = wait_for("counts that stand still", patience(40), || {
+    let settled = wait_for("counts that stand still", timeout(40), || {
         let before = sum();
-        std::thread::sleep(patience(3));
+        std::thread::sleep(timeout(3));
         Some(before).filter(|n| *n == sum() && *n + on_init >= happened)
     });
     eprintln!(
@@ -166,11 +166,11 @@ fn a_storm_is_counted_exactly() {
     let of_the_storm = |e: &&Json| is_about(e, "container.name", &container.name);
     for kind in KINDS {
         let of = events.iter().filter(of_the_storm).filter(|e| attribute(e, "linux.tcp.retransmit.kind") == kind);
-        let told: Vec<u64> = of.map(|e| 1 + e["attributes"]["linux.suppressed"].as_u64().unwrap_or(0)).collect();
-        let (happened, spoken_of) = (counted(kind), told.iter().sum::<u64>());
-        eprintln!("{kind}: {happened} happened, {} events account for {spoken_of}", told.len());
-        assert_eq!(happened > 0, !told.is_empty(), "{kind}: {happened} happened, {} were reported", told.len());
-        assert!(told.len() <= 100, "{} events of {kind}", told.len());
+        let reported: Vec<u64> = of.map(|e| 1 + e["attributes"]["linux.suppressed"].as_u64().unwrap_or(0)).collect();
+        let (happened, spoken_of) = (counted(kind), reported.iter().sum::<u64>());
+        eprintln!("{kind}: {happened} happened, {} events account for {spoken_of}", reported.len());
+        assert_eq!(happened > 0, !reported.is_empty(), "{kind}: {happened} happened, {} were reported", reported.len());
+        assert!(reported.len() <= 100, "{} events of {kind}", reported.len());
         assert!(
             spoken_of <= happened && spoken_of * 4 >= happened,
             "{kind}: {spoken_of} of {happened} accounted for by events"

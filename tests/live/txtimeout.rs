@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A network device that does not send any more.
 
-use crate::support::{Agent, Need, patience, place, provoke};
+use crate::support::{Agent, Need, place, provoke, timeout};
 
 const NAME: &str = "linux.net.tx_timeout";
 
@@ -13,7 +13,7 @@ fn stuck_queue_is_reported_each_time() {
     let agent = Agent::start("");
     assert_eq!(agent.metric("linux_net_tx_timeouts_total", &[]), Some(0.0));
     provoke("txtimeout", &[]);
-    let event = agent.wait_event(NAME, patience(10), |_| true);
+    let event = agent.wait_event(NAME, timeout(10), |_| true);
     assert_eq!(event["severity"], "ERROR");
     assert_eq!(event["collector"], "txtimeout");
     let attributes = &event["attributes"];
@@ -28,7 +28,7 @@ fn stuck_queue_is_reported_each_time() {
 
     let before = agent.json(&["events", "--name", NAME]).len();
     provoke("txtimeout", &[]);
-    crate::support::wait_for("second timeout", patience(10), || {
+    crate::support::wait_for("second timeout", timeout(10), || {
         let events = agent.json(&["events", "--name", NAME]);
         (events.len() > before).then_some(events)
     });

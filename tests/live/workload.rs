@@ -13,7 +13,7 @@ use bianque::probe::{CgroupId, Loader, Reader, Stop};
 use bianque::signal::{Workload, WorkloadKind};
 use bianque::workload::{NameResolver, Workloads};
 
-use crate::support::{Agent, Container, Need, patience, place, podman, program, unique, wait_for};
+use crate::support::{Agent, Container, Need, place, podman, program, timeout, unique, wait_for};
 
 /// The table, fed as the agent feeds it: probe first, walk second, names beside.
 struct Fed {
@@ -105,7 +105,7 @@ fn new_cgroups_are_known_in_every_hierarchy() {
     }
     let mut keys = Vec::new();
     for (id, _) in &made {
-        let w = wait_for("the new cgroup", patience(2), || fed.workloads.of_cgroup(*id));
+        let w = wait_for("the new cgroup", timeout(2), || fed.workloads.of_cgroup(*id));
         assert_eq!((w.kind, w.cgroup.as_str()), (WorkloadKind::Cgroup, format!("/{name}").as_str()));
         keys.push(w.key);
     }
@@ -113,12 +113,12 @@ fn new_cgroups_are_known_in_every_hierarchy() {
 
     let (ids, dirs): (Vec<CgroupId>, Vec<Dir>) = made.into_iter().unzip();
     drop(dirs);
-    wait_for("the end", patience(2), || (!fed.workloads.is_alive(keys[0])).then_some(()));
+    wait_for("the end", timeout(2), || (!fed.workloads.is_alive(keys[0])).then_some(()));
     assert!(ids.iter().all(|id| fed.workloads.of_cgroup(*id).is_some_and(|w| w.key == keys[0])));
 
     let again = Dir::new(layout.hierarchies[0].mount.join(&name));
     let id = CgroupId { hierarchy: layout.hierarchies[0].number, id: inode(&again.0) };
-    let second = wait_for("the second life", patience(2), || fed.workloads.of_cgroup(id));
+    let second = wait_for("the second life", timeout(2), || fed.workloads.of_cgroup(id));
     assert_ne!(second.key, keys[0]);
 }
 
@@ -129,7 +129,7 @@ fn what_was_there_before_is_known() {
     let options = ["--label", "app.kubernetes.io/version=7", "--env", "OTEL_SERVICE_NAME=cart"];
     let c = Container::start("wl-old", &options, &["sleep", "3600"]);
     let fed = Fed::new();
-    let w = wait_for("the name", patience(3), || fed.container(&c.id).filter(|w| !w.pending));
+    let w = wait_for("the name", timeout(3), || fed.container(&c.id).filter(|w| !w.pending));
     assert_eq!((w.container_name.as_deref(), w.runtime), (Some(c.name.as_str()), Some("podman")));
     assert!(w.image_name.as_deref().is_some_and(|i| i.contains("busybox")), "{:?}", w.image_name);
     assert_eq!(w.service_name.as_deref(), Some("cart"));
@@ -157,14 +157,14 @@ fn a_container_that_ends_at_once_is_named() {
     let c = Container::start("wl-quick", &["--rm=true", "--label", "team=shop"], &["true"]);
     let mut newest: Option<Arc<Workload>> = None;
     let begin = Instant::now();
-    while newest.as_ref().is_none_or(|w| w.pending) && begin.elapsed() < patience(4) {
+    while newest.as_ref().is_none_or(|w| w.pending) && begin.elapsed() < timeout(4) {
         let mine = |w: &Arc<Workload>| w.container_id.as_deref() == Some(c.id.as_str());
         newest = heard.wait(Duration::from_millis(100)).into_iter().rfind(mine).or(newest);
     }
     let w = newest.expect("the container was never seen");
     assert_eq!((w.container_name.as_deref(), w.pending), (Some(c.name.as_str()), false));
     assert!(w.image_name.is_some());
-    wait_for("its end", patience(5), || (!fed.workloads.is_alive(w.key)).then_some(()));
+    wait_for("its end", timeout(5), || (!fed.workloads.is_alive(w.key)).then_some(()));
     let kept = fed.workloads.by_key(w.key).expect("forgotten at once");
     assert_eq!(kept.container_name.as_deref(), Some(c.name.as_str()));
     let ids = fed.workloads.cgroups_of(w.key);
@@ -185,8 +185,8 @@ fn a_published_process_context_names_the_service() {
         let labels = [("container_id", &*c.id), ("service_name", name), ("service_version", "7")];
         agent.metric("linux_workload_info", &labels)
     };
-    wait_for("service of the environment", patience(30), || service("env"));
-    wait_for("published service", patience(40), || service("published"));
+    wait_for("service of the environment", timeout(30), || service("env"));
+    wait_for("published service", timeout(40), || service("published"));
 }
 
 /// A container that podman renames soon appears under its new name, and no more under the old one.
@@ -198,11 +198,11 @@ fn renamed_container_has_its_new_name() {
     let series = |name: &str| {
         agent.metric("container_cpu_time_seconds_total", &[("container_name", name), ("container_id", &c.id)])
     };
-    wait_for("the container's series", patience(20), || series(&c.name));
+    wait_for("the container's series", timeout(20), || series(&c.name));
     let new = unique("second");
     assert!(podman().args(["podman", "rename", &c.name, &new]).status().unwrap().success());
     let begin = Instant::now();
-    wait_for("the container's series under its new name", patience(15), || series(&new));
+    wait_for("the container's series under its new name", timeout(15), || series(&new));
     eprintln!("renamed after {:?}", begin.elapsed());
     assert!(series(&c.name).is_none(), "it still has its old name");
     c.name = new;

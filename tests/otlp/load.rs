@@ -186,7 +186,7 @@ async fn long_load_is_delivered_and_memory_stays() {
     let bulk = bulk.to_string();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
-    let (memory, told) = tokio::task::spawn_blocking(move || {
+    let (memory, printed) = tokio::task::spawn_blocking(move || {
         let mut child =
             start("load::long_load_is_delivered_and_memory_stays", &path, (at, &bulk), "soak", RATE, seconds);
         let mut memory = Vec::new();
@@ -196,13 +196,13 @@ async fn long_load_is_delivered_and_memory_stays() {
             memory.extend(smaps::kib(child.id(), "Pss"));
         }
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let told = lines.filter_map(|l| l.split_once("made ").map(|(_, t)| t.to_owned())).last();
+        let printed = lines.filter_map(|l| l.split_once("made ").map(|(_, t)| t.to_owned())).last();
         assert!(child.wait().unwrap().success());
-        (memory, told.unwrap())
+        (memory, printed.unwrap())
     })
     .await
     .unwrap();
-    let (made, lost) = told.split_once(" lost ").unwrap();
+    let (made, lost) = printed.split_once(" lost ").unwrap();
     let (made, lost): (u64, u64) = (made.parse().unwrap(), lost.parse().unwrap());
     let arrived = server.accepted();
     assert_eq!(arrived.len() as u64, made - lost, "{lost} of {made} were lost on the way to the log");

@@ -18,7 +18,7 @@ mod tls;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bianque::exporters::health::{Fares, Health};
+use bianque::exporters::health::{ExporterStatus, Health};
 use bianque::exporters::otlp::{Compression, Delivery, Node, Protocol, Secret, Settings, Signal, Transport};
 use bianque::signal::Attributes;
 use counted::Counted;
@@ -51,7 +51,7 @@ impl Agent {
         let delivery = Delivery::new(Signal::Logs, log.clone(), transport, node, own.metrics(), 1)
             .with_backoff(Duration::from_millis(20), Duration::from_millis(100));
         let health = Health::default();
-        let delivery = delivery.telling(health.clone());
+        let delivery = delivery.with_health(health.clone());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let shutdown = Box::pin(async move { stopped.await.unwrap_or_else(|_| Instant::now()) });
         Agent { own, health, stop, task: tokio::spawn(delivery.run(shutdown)) }
@@ -65,7 +65,7 @@ impl Agent {
     }
 
     /// Its status, as the agent's API shows it.
-    fn fares(&self) -> Option<Fares> {
+    fn status(&self) -> Option<ExporterStatus> {
         self.health.now().remove("otlp/logs")
     }
 
@@ -174,14 +174,14 @@ async fn denied_is_kept_until_somebody_acts() {
         let agent = Agent::start(&log, &settings(protocol, at));
         let mut why = None;
         until("all delivered", || {
-            if let Some(Fares::Failing(text)) = agent.fares() {
+            if let Some(ExporterStatus::Failing(text)) = agent.status() {
                 why = Some(text);
             }
             log.len() == 0
         })
         .await;
         assert!(why.is_some_and(|why| !why.is_empty()), "it said that it fared well");
-        assert_eq!(agent.fares(), Some(Fares::Well));
+        assert_eq!(agent.status(), Some(ExporterStatus::Healthy));
         assert_eq!(server.accepted(), names(5));
         assert_eq!(agent.count(SENT), 5);
         let failed = "bianque_exporter_failures_total{exporter=\"otlp\",reason=\"denied\",signal=\"logs\"}";

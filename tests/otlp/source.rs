@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bianque::exporters::feed::{Batch, Behind, Source};
+use bianque::exporters::log_consumer::{Batch, Behind, Source};
 use bianque::exporters::node::Resources;
 use bianque::signal::entry::{Entry, ResourceAttrs};
 use bianque::signal::ids::{EventId, TraceId, span_id};

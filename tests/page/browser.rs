@@ -12,7 +12,7 @@ use hyper::Method;
 use serde_json::{Value as Json, json};
 use url::Url;
 
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Keys as WebDriver names them.
 pub mod key {
@@ -64,7 +64,7 @@ impl Browser {
             builder.capabilities(wanted.as_object().unwrap().clone());
             match builder.connect(&format!("http://127.0.0.1:{own}")).await {
                 Ok(client) => break client,
-                Err(e) if start.elapsed() > PATIENCE => {
+                Err(e) if start.elapsed() > TIMEOUT => {
                     let _ = driver.kill();
                     panic!("Chromium does not start: {e}");
                 }
@@ -98,12 +98,9 @@ impl Browser {
             if !matches!(&value, Json::Null | Json::Bool(false)) && value != "" && value != json!([]) {
                 return value;
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > TIMEOUT {
                 let shown = self.get("document.body.innerText").await;
-                panic!(
-                    "not in {PATIENCE:?}: {expression}\n--- the page shows:\n{}",
-                    shown.as_str().unwrap_or_default()
-                );
+                panic!("not in {TIMEOUT:?}: {expression}\n--- the page shows:\n{}", shown.as_str().unwrap_or_default());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

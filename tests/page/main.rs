@@ -19,7 +19,7 @@ use std::process::Command;
 
 use browser::{Browser, Screen, key};
 use serde_json::Value as Json;
-use support::{Agent, Container, Need, is_about, patience, place};
+use support::{Agent, Container, Need, is_about, place, timeout};
 
 /// A name that would be an element, if a page made HTML of it. The kernel keeps 15 bytes.
 const NASTY: &str = "<img src=x>";
@@ -56,8 +56,8 @@ impl Scene {
         let volume = format!("{}:/work:ro", programs.path().display());
         let busy = Container::start("busy", &["--cpus", "0.5", "--volume", &volume], &["/work/busy"]);
         let greedy = Container::start("greedy", &["--memory", "32m", "--volume", &volume], &["/work/greedy"]);
-        let killed = agent.wait_incident(patience(20), |i| is_about(i, "container.name", &greedy.name));
-        let busy = agent.wait_incident(patience(60), |i| {
+        let killed = agent.wait_incident(timeout(20), |i| is_about(i, "container.name", &greedy.name));
+        let busy = agent.wait_incident(timeout(60), |i| {
             is_about(i, "container.name", &busy.name) && i["captures"].as_u64().is_some_and(|n| n > 0)
         });
         Scene { agent, busy, killed, programs }

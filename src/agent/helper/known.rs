@@ -55,7 +55,7 @@ impl Known {
 
     /// Which file systems a helper may ask; `None`: this process or home is to be left alone.
     pub fn devices(&mut self, about: &Subject) -> Option<Devices> {
-        self.look();
+        self.check();
         if self.subjects.contains_key(about) {
             return None;
         }
@@ -127,7 +127,7 @@ impl Known {
     }
 
     /// Forgets those that are gone, and what was to be avoided long enough.
-    pub fn look(&mut self) {
+    pub fn check(&mut self) {
         for l in &mut self.left {
             l.processes.retain_mut(|p| !p.is_gone());
             if !l.processes.is_empty() && l.since.elapsed() >= self.dies && !l.logged {

@@ -36,8 +36,8 @@ impl Process for Child {
 
 /// Starts opener and parser, joined.
 pub(super) fn start() -> io::Result<Running> {
-    let ((asks, asked), (hands, gets), (tells, answers)) = (Socket::pair()?, Socket::pair()?, Socket::pair()?);
-    let mut parser = run(Role::Parser, gets, tells)?;
+    let ((asks, asked), (hands, gets), (replies, answers)) = (Socket::pair()?, Socket::pair()?, Socket::pair()?);
+    let mut parser = run(Role::Parser, gets, replies)?;
     let opener = with_ambient(Role::Opener.capabilities(), || run(Role::Opener, asked, hands));
     let opener = opener.inspect_err(|_| Process::kill(&mut parser))?;
     Ok(Running { asks, answers, processes: vec![Box::new(opener), Box::new(parser)] })

@@ -35,12 +35,12 @@ fn helpers(
     let (held, started, count) = (held.clone(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counted = started.clone();
     let start = move || {
-        let ((asks, asked), (tells, answers)) = (Socket::pair()?, Socket::pair()?);
+        let ((asks, asked), (replies, answers)) = (Socket::pair()?, Socket::pair()?);
         let body = body.clone();
         std::thread::spawn(move || {
             let mut buffer = vec![0; LARGEST];
             while let Ok(Some(message)) = asked.receive(&mut buffer) {
-                if !body(Ask::decode(message).unwrap(), &tells) {
+                if !body(Ask::decode(message).unwrap(), &replies) {
                     return;
                 }
             }
@@ -59,15 +59,15 @@ fn pid(ask: &Ask) -> u32 {
     }
 }
 
-fn answer(ask: &Ask, tells: &Socket) -> bool {
+fn answer(ask: &Ask, replies: &Socket) -> bool {
     let frames = vec![Frame { symbol: Some("f".into()), address: 99, ..Frame::default() }; 3];
-    tells.send(&Answer::Frames { id: ask.id, frames }.encode()).is_ok()
+    replies.send(&Answer::Frames { id: ask.id, frames }.encode()).is_ok()
 }
 
 /// Frames are of the addresses that were asked for, whatever the parser says.
 #[test]
 fn answers_are_bounded_by_the_question() {
-    let (helpers, started) = helpers(&Arc::default(), |ask, tells| answer(&ask, tells));
+    let (helpers, started) = helpers(&Arc::default(), |ask, replies| answer(&ask, replies));
     for _ in 0..3 {
         let frames = helpers.frames(1, &[0x10, 0x20], Urgency::Event, by(LONG)).unwrap();
         assert_eq!(frames.iter().map(|f| f.address).collect::<Vec<_>>(), [0x10, 0x20]);
@@ -90,11 +90,11 @@ fn answers_are_bounded_by_the_question() {
 #[test]
 fn at_most_four_are_left_behind() {
     let held = Arc::new(AtomicBool::new(true));
-    let silent = |ask: Ask, tells: &Socket| {
+    let silent = |ask: Ask, replies: &Socket| {
         let unknown = Devices::AllBut(Vec::new());
-        ask.devices == unknown && tells.send(&Answer::Touches(5 << 32 | u64::from(pid(&ask))).encode()).is_ok()
+        ask.devices == unknown && replies.send(&Answer::Touches(5 << 32 | u64::from(pid(&ask))).encode()).is_ok()
             || ask.devices != unknown && pid(&ask) < 50
-            || answer(&ask, tells)
+            || answer(&ask, replies)
     };
     let (helpers, started) = helpers(&held, silent);
     for pid in 1..12 {
@@ -116,7 +116,7 @@ fn at_most_four_are_left_behind() {
 /// A helper that ends on a process costs that process its names for a while, and no other.
 #[test]
 fn failure_is_of_one_process() {
-    let (helpers, started) = helpers(&Arc::default(), |ask, tells| pid(&ask) != 13 && answer(&ask, tells));
+    let (helpers, started) = helpers(&Arc::default(), |ask, replies| pid(&ask) != 13 && answer(&ask, replies));
     let named = |pid| helpers.frames(pid, &[1], Urgency::Event, by(LONG)).is_some();
     assert!(named(1) && !named(13) && !named(13) && named(2));
     assert_eq!(started.load(Ordering::Relaxed), 2);
@@ -135,11 +135,11 @@ fn starts_are_limited() {
 /// An event does not wait for the names of a capture; a late answer is not taken for that of the next question.
 #[test]
 fn captures_hold_up_no_event() {
-    let late = |ask: Ask, tells: &Socket| {
+    let late = |ask: Ask, replies: &Socket| {
         if pid(&ask) == 1 {
             std::thread::sleep(Duration::from_millis(300));
         }
-        answer(&ask, tells)
+        answer(&ask, replies)
     };
     let (mut helpers, started) = helpers(&Arc::default(), late);
     helpers.hangs = LONG;
@@ -159,7 +159,7 @@ fn captures_hold_up_no_event() {
 #[test]
 fn a_start_holds_up_no_event() {
     let starting = Arc::new(Mutex::new(()));
-    let (helpers, _) = helpers(&Arc::default(), |ask, tells| answer(&ask, tells));
+    let (helpers, _) = helpers(&Arc::default(), |ask, replies| answer(&ask, replies));
     let (slow, first) = (starting.clone(), AtomicBool::new(true));
     let quick = helpers.start;
     let start = move || {
@@ -185,11 +185,11 @@ fn a_start_holds_up_no_event() {
 /// A helper that was late with its answer is not thrown away, with all that it has read by then: it is asked again.
 #[test]
 fn who_was_late_is_asked_again() {
-    let slow_at_first = |ask: Ask, tells: &Socket| {
+    let slow_at_first = |ask: Ask, replies: &Socket| {
         if ask.id == 1 {
             std::thread::sleep(Duration::from_millis(100));
         }
-        answer(&ask, tells)
+        answer(&ask, replies)
     };
     let (mut helpers, started) = helpers(&Arc::default(), slow_at_first);
     helpers.hangs = LONG;

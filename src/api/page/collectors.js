@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What runs, what does not and why, and what it all costs.
 
-import { every, lines } from './ask.js';
+import { every, lines } from './api.js';
 import { h, put } from './dom.js';
-import { count, round, span } from './words.js';
+import { count, round, span } from './format.js';
 
-const LOOK = 5_000;
+const REFRESH_MS = 5_000;
 const KINDS = ['metrics', 'events', 'autotracing'];
 
 /** A share of one CPU's time, in percent. */
@@ -40,7 +40,7 @@ export async function collectors(main, { signal, refused }) {
   const table = h('div', { class: 'costs-all' });
   const probes = h('section', { class: 'card programs', 'aria-labelledby': 'probes' });
   main.append(h('div', { class: 'head' }, h('h1', null, 'Collectors'), status), table, probes);
-  await every(LOOK, async () => {
+  await every(REFRESH_MS, async () => {
     try {
       const [all, spent] = await Promise.all([lines('/v1/collectors', null, signal), lines('/v1/costs', null, signal)]);
       const now = costs.take(spent, Date.now());

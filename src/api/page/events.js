@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Events as they are accepted.
 
-import { follow, lines } from './ask.js';
+import { follow, lines } from './api.js';
 import { empty, h, put } from './dom.js';
 import { details } from './incident.js';
-import { clock, level, moment, place } from './words.js';
+import { clock, level, moment, place } from './format.js';
 
 const KEEP = 500;
 const FIRST = 100;

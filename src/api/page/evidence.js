@@ -3,7 +3,7 @@
 
 import { h } from './dom.js';
 import { spark } from './spark.js';
-import { ms, plain, span, value } from './words.js';
+import { ms, plain, span, value } from './format.js';
 
 const MAX_ROWS = 50;
 const MAX_TEXT_ROWS = 10;

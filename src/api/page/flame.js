@@ -6,7 +6,7 @@
 
 import { h, put } from './dom.js';
 import { total } from './evidence.js';
-import { round } from './words.js';
+import { round } from './format.js';
 
 const ROW = 20;
 const LEAST_PX = 2.5;
@@ -60,8 +60,8 @@ export class Flame {
       class: 'graph', role: 'tree', 'aria-label': `Flame graph of ${title}`, 'aria-describedby': 'flame-keys',
       onkeydown: (e) => this.#key(e),
       onclick: (e) => this.#point(e, (b) => { this.#at = b; this.zoom(b); }),
-      onpointerover: (e) => this.#point(e, (b) => this.#tell(b)),
-      onfocusin: (e) => this.#point(e, (b) => this.#tell(b)),
+      onpointerover: (e) => this.#point(e, (b) => this.#describe(b)),
+      onfocusin: (e) => this.#point(e, (b) => this.#describe(b)),
     });
     this.words = h('p', { class: 'words', role: 'status' });
     this.found = h('span', { class: 'dim', role: 'status' });
@@ -90,7 +90,7 @@ export class Flame {
       width = entry.contentRect.width;
       this.#draw();
     }).observe(this.graph);
-    this.#tell(this.#root);
+    this.#describe(this.#root);
   }
 
   zoom(b) {
@@ -98,7 +98,7 @@ export class Flame {
     this.#zoom = b;
     if (b === this.#root) this.#at = b;
     this.#draw();
-    this.#tell(b);
+    this.#describe(b);
     if (focused) this.#focus(this.#at);
   }
 
@@ -118,7 +118,7 @@ export class Flame {
     this.#draw();
   }
 
-  #tell(b) {
+  #describe(b) {
     const of = (whole) => `${round((b.value / whole.value) * 100)} %`;
     const zoomed = this.#zoom !== this.#root ? `, ${of(this.#zoom)} of what is shown` : '';
     put(this.words, h('b', { class: 'mono' }, b.text), ` ${total(this.#profile, b.value)}, ${of(this.#root)}${zoomed}${b.own ? `, ${total(this.#profile, b.own)} in itself` : ''}`);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // One incident: as a tree along the time, as a flame graph of what was captured, and as text.
 
-import { every, one } from './ask.js';
+import { every, one } from './api.js';
 import { empty, h, put } from './dom.js';
 import { caption, evidence, profiles, table } from './evidence.js';
 import { Flame } from './flame.js';
 import { asText } from './text.js';
-import { incidentSpan, lasted, level, moment, ms, parts, place, plain, span } from './words.js';
+import { incidentSpan, lasted, level, moment, ms, parts, place, plain, span } from './format.js';
 
 /** Of so few entries all details are shown at once. */
 const FEW = 3;

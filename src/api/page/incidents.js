@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // All incidents: on a time line, and as a list.
 
-import { every, lines } from './ask.js';
+import { every, lines } from './api.js';
 import { choice, empty, h, put } from './dom.js';
 import { timeline } from './timeline.js';
-import { ago, incidentSpan, level, moment, ms, place, span } from './words.js';
+import { ago, incidentSpan, level, moment, ms, place, span } from './format.js';
 
 const RANGES = { '1h': 3600, '6h': 21600, '24h': 86400, '7d': 604800 };
 const LIMIT = 500;
@@ -31,7 +31,7 @@ export async function incidents(main, { parameters, signal, refused }) {
   const change = () => {
     const kept = new URLSearchParams(Object.entries({ range, severity, container }).filter(([, v]) => v));
     history.replaceState(null, '', `#/incidents?${kept}`);
-    look();
+    refresh();
   };
   let typing;
   main.append(
@@ -47,7 +47,7 @@ export async function incidents(main, { parameters, signal, refused }) {
       status),
     lanes, rows);
 
-  async function look() {
+  async function refresh() {
     try {
       const all = await lines('/v1/incidents', { since: range, severity, container, limit: LIMIT }, signal);
       const now = Date.now();
@@ -65,5 +65,5 @@ export async function incidents(main, { parameters, signal, refused }) {
       main.querySelector(':scope > .failure')?.remove();
     } catch (e) { refused(e); }
   }
-  await every(5_000, look, signal);
+  await every(5_000, refresh, signal);
 }

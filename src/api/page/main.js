@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The frame of the page: which view is shown, how the node is, and the token where one is asked for.
 
-import { every, one, token } from './ask.js';
+import { every, one, token } from './api.js';
 import { failure, h, put, say } from './dom.js';
-import { span, ms } from './words.js';
+import { span, ms } from './format.js';
 import { overview } from './overview.js';
 import { incidents } from './incidents.js';
 import { incident } from './incident.js';
@@ -16,7 +16,7 @@ const VIEWS = {
   events: ['events', 'Events', events],
   collectors: ['collectors', 'Collectors', collectors],
 };
-const LOOK = 5_000;
+const REFRESH_MS = 5_000;
 
 const main = document.getElementById('main');
 const health = document.getElementById('health');
@@ -65,7 +65,7 @@ function askToken() {
   const submit = (e) => {
     e.preventDefault();
     token.set(input.value.trim());
-    look();
+    refresh();
     show();
   };
   main.replaceChildren(h('form', { class: 'card token', onsubmit: submit },
@@ -77,7 +77,7 @@ function askToken() {
   input.focus();
 }
 
-async function look() {
+async function refresh() {
   try {
     const node = await one('/v1/node');
     const name = node.resource['k8s.node.name'] ?? node.resource['host.name'] ?? '';
@@ -105,5 +105,5 @@ window.addEventListener('hashchange', () => {
   main.focus({ preventScroll: true });
 });
 if (location.hash === '#main') history.replaceState(null, '', '#/');
-every(LOOK, look, new AbortController().signal);
+every(REFRESH_MS, refresh, new AbortController().signal);
 show();

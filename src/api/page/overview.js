@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The node now: how it is, what happened lately, what is delivered, what runs.
 
-import { every, lines, one } from './ask.js';
+import { every, lines, one } from './api.js';
 import { empty, h, put } from './dom.js';
 import { list } from './incidents.js';
 import { History, spark } from './spark.js';
 import { timeline } from './timeline.js';
-import { bytes, count, ms, place, rate, round, span, value } from './words.js';
+import { bytes, count, ms, place, rate, round, span, value } from './format.js';
 
-const LOOK = 5_000;
+const REFRESH_MS = 5_000;
 const KEEP = 60;
 const HOURS = 6;
 const LATEST = 5;
@@ -28,7 +28,7 @@ export async function overview(main, { signal, refused }) {
   const runs = h('section', { class: 'card', 'aria-labelledby': 'runs-title' });
   const readings = h('section', { class: 'card', 'aria-labelledby': 'readings-title' });
   main.append(h('h1', { class: 'unseen' }, 'The node now'), vitals, lately, h('div', { class: 'columns' }, busiest, delivery, runs), readings);
-  await every(LOOK, async () => {
+  await every(REFRESH_MS, async () => {
     try {
       const ask = (path, parameters) => lines(path, parameters, signal);
       const [node, series, usage, incidents, collectors] = await Promise.all([

@@ -2,7 +2,7 @@
 // An incident as plain text: for a ticket or a chat, as `bianque show` prints it.
 
 import { evidenceText } from './evidence.js';
-import { incidentSpan, lasted, ms, parts, place, plain, span } from './words.js';
+import { incidentSpan, lasted, ms, parts, place, plain, span } from './format.js';
 
 const MAX_ROWS = 10;
 

@@ -2,7 +2,7 @@
 // Incidents on a time line: a lane for each that fell ill, a bar from onset to recovery.
 
 import { h } from './dom.js';
-import { incidentSpan, level, moment, ms, place, span } from './words.js';
+import { incidentSpan, level, moment, ms, place, span } from './format.js';
 
 const LANES = 12;
 const STEPS = [60, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400];

@@ -18,7 +18,7 @@ use crate::signal::entry::Entry;
 /// A reader that sleeps while retention passes it by is informed from when to when it has missed events, and
 /// then gets all that is left, in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_readers_are_told_what_they_missed() {
+async fn slow_readers_learn_what_they_missed() {
     let memory = Memory::new(2000);
     let server = Running::tcp(&memory).await;
     let mut stream = TcpStream::connect(server.address.unwrap()).await.unwrap();

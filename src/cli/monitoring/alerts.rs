@@ -70,7 +70,7 @@ fn of_event(r: &Registration, e: &EventDef) -> Alert {
         description: format!(
             "{{{{ $value | printf \"%.0f\" }}}} in five minutes{}. On the node, `bianque events --name {}` shows what was \
              captured.",
-            e.container_counter.map_or_else(String::new, sufferers),
+            e.container_counter.map_or_else(String::new, affected_workloads),
             e.name
         ),
         next: what_to_do_next(&r.info.markdown()),
@@ -78,7 +78,7 @@ fn of_event(r: &Registration, e: &EventDef) -> Alert {
 }
 
 /// A template that names the workloads whose counters grew: `, of: web-1 app (3)`.
-fn sufferers(counter: &MetricDef) -> String {
+fn affected_workloads(counter: &MetricDef) -> String {
     let [namespace, pod, container] = WORKLOAD.map(|k| word(k.name));
     let selector = format!("{{{INSTANCE}=%[1]q}}");
     let query = grown(&Name::of(counter).sample, &selector, &[&*namespace, &*pod, &*container].join(", "));

@@ -115,7 +115,7 @@ pub static PACKET_DROP: EventDef = EventDef {
 /// How often the kernel's counts are read.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Nobody listens there: the kernel answers with a reset or an ICMP error.
-const TOLD_TO_SENDER: &str = "NO_SOCKET";
+const REPORTED_TO_SENDER: &str = "NO_SOCKET";
 /// How many names of hardware traps are cached.
 const MAX_TRAPS: usize = 1024;
 /// Labels that the node or a workload may have: a driver names its traps as it likes. The kernel has some 150 reasons.
@@ -232,7 +232,7 @@ impl DropWatch {
             self.names.traps.insert(r.location, text(&r.trap));
         }
         let at = (!hardware).then(|| self.symbols.kernel(&[r.location]).first().map(ToString::to_string)).flatten();
-        let whose = match at.as_deref() {
+        let attribution = match at.as_deref() {
             Some(at) if r.owner.socket == 0 && is_received_by_udp(at, r) => {
                 self.owners.of_udp_port(&r.owner, r.flow.destination_port)
             }
@@ -240,10 +240,10 @@ impl DropWatch {
         };
         let reason = self.names.of(r.reason, hardware.then_some(r.location));
         let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
-        let mut e = Event::new(&PACKET_DROP, self.clock.wall(r.time_ns), whose.workload, String::new());
-        e.thread = whose.thread;
+        let mut e = Event::new(&PACKET_DROP, self.clock.wall(r.time_ns), attribution.workload, String::new());
+        e.thread = attribution.thread;
         e.suppressed = r.suppressed;
-        if reason == TOLD_TO_SENDER {
+        if reason == REPORTED_TO_SENDER {
             e.severity = Severity::Info;
         }
         e.kernel_stack = self.symbols.kernel(&r.stack[..frames.min(r.stack.len())]);
@@ -299,11 +299,11 @@ fn is_received_by_udp(at: &str, r: &PacketDrop) -> bool {
 
 /// The event's message: flow, owner, reason and place.
 fn message(e: &Event, r: &PacketDrop, reason: &str, at: Option<&str>) -> String {
-    let whose = Workload::whose(e.workload.as_ref());
+    let of_workload = Workload::message_suffix(e.workload.as_ref());
     let process = e.thread.as_ref().map(|t| format!(", socket of {} (pid {})", t.comm, t.pid)).unwrap_or_default();
     let place = at.map(|a| format!(" at {a}")).unwrap_or_default();
     let more = if r.suppressed > 0 { format!("; {} more since the last report", r.suppressed) } else { String::new() };
-    format!("dropped {}{whose}: {reason}{place}{process}{more}", ends(&r.flow))
+    format!("dropped {}{of_workload}: {reason}{place}{process}{more}", ends(&r.flow))
 }
 
 #[cfg(test)]

@@ -249,9 +249,9 @@ impl HungTask {
 /// One line: who, for how long and for what.
 fn message(phase: Phase, e: &Event, wait: &Wait) -> String {
     let thread = e.thread.clone().unwrap_or_default();
-    let whose = Workload::whose(e.workload.as_ref());
+    let of_workload = Workload::message_suffix(e.workload.as_ref());
     let seconds = e.duration.unwrap_or_default().as_secs();
-    let who = format!("{} (pid {}){whose}", thread.comm, thread.pid);
+    let who = format!("{} (pid {}){of_workload}", thread.comm, thread.pid);
     match phase {
         Phase::Ended => format!("{who} was blocked in the kernel for {seconds} s"),
         _ => format!("{who} has been blocked in the kernel for {seconds} s{}", wait.words()),

@@ -305,7 +305,7 @@ fn figures(p: &Pressure) -> Value {
 /// One line: who, how long and why.
 fn message(e: &Event, r: &ReclaimStall) -> String {
     let thread = e.thread.clone().unwrap_or_default();
-    let whose = Workload::whose(e.workload.as_ref());
+    let of_workload = Workload::message_suffix(e.workload.as_ref());
     let ms = Duration::from_nanos(r.stall_ns).as_millis();
     let path = e.attributes.get(RECLAIM_CGROUP.name).and_then(Value::as_str);
     let over = match (r.kind, path) {
@@ -318,7 +318,7 @@ fn message(e: &Event, r: &ReclaimStall) -> String {
         0 => String::new(),
         ns => format!(", {} times within {:.1} s", r.stalls, Duration::from_nanos(ns).as_secs_f64()),
     };
-    format!("{} (pid {}){whose} stood still for {ms} ms {over}{times}", thread.comm, thread.pid)
+    format!("{} (pid {}){of_workload} stood still for {ms} ms {over}{times}", thread.comm, thread.pid)
 }
 
 #[cfg(test)]

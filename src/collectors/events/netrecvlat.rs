@@ -38,7 +38,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::collectors::network::{Owners, Whose, ends, set_flow, set_state};
+use crate::collectors::network::{Attribution, Owners, ends, set_flow, set_state};
 use crate::collectors::{
     Collector, Context, EventCollector, Events, Info, Invalid, Optional, Settings, Unavailable, head_doc,
 };
@@ -89,8 +89,8 @@ pub static DELAY: EventDef = EventDef {
     container_counter: Some(&CONTAINER_DELAYS),
 };
 
-/// How often the offset of the wall clock is looked at; NTP slews it by 0.5 ms a second at most (adjtimex(2)).
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the offset of the wall clock is checked; NTP slews it by 0.5 ms a second at most (adjtimex(2)).
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// What moves it more is a step.
 const STEP_NS: u64 = 5_000_000;
 
@@ -226,7 +226,7 @@ impl EventCollector for NetRecvLat {
     }
 
     fn period(&self) -> Option<Duration> {
-        Some(LOOK)
+        Some(CLOCK_CHECK_INTERVAL)
     }
 
     fn tick(&mut self, _: Now, _: &mut Events) -> anyhow::Result<()> {
@@ -262,16 +262,16 @@ impl NetRecvLat {
             family: r.owner.family,
             reserved: 0,
         };
-        let whose = self.whose(r, &owner);
+        let attribution = self.attribution(r, &owner);
         let flow = flow_of(r);
-        let mut e = Event::new(&DELAY, self.clock.wall(r.time_ns), whose.workload, String::new());
-        e.thread = whose.thread;
+        let mut e = Event::new(&DELAY, self.clock.wall(r.time_ns), attribution.workload, String::new());
+        e.thread = attribution.thread;
         e.duration = Some(delay);
         e.kernel_stack = stack;
         let (stage, waited_for) = stage(r.stage);
-        let whose = Workload::whose(e.workload.as_ref());
+        let of_workload = Workload::message_suffix(e.workload.as_ref());
         let reader = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
-        e.message = format!("{}{whose} waited {} ms for {waited_for}{reader}", ends(&flow), delay.as_millis());
+        e.message = format!("{}{of_workload} waited {} ms for {waited_for}{reader}", ends(&flow), delay.as_millis());
         let a = &mut e.attributes;
         a.set(RECEIVE_STAGE, stage);
         set_flow(a, &flow);
@@ -285,13 +285,13 @@ impl NetRecvLat {
 }
 
 impl NetRecvLat {
-    fn whose(&mut self, r: &ReceiveDelay, owner: &net::NetOwner) -> Whose {
+    fn attribution(&mut self, r: &ReceiveDelay, owner: &net::NetOwner) -> Attribution {
         if r.thread.tgid == 0 {
             return self.owners.of(owner);
         }
         let own = r.thread.tgid == self.workloads.own_pid();
         let workload = if own { Some(self.workloads.own()) } else { self.workloads.of_cgroup(r.cgroup.into()) };
-        Whose { workload, thread: Some(Thread::from(r.thread)) }
+        Attribution { workload, thread: Some(Thread::from(r.thread)) }
     }
 }
 
@@ -338,7 +338,7 @@ mod tests {
 
     /// A slewed clock is followed; a step in either direction is recognised.
     #[test]
-    fn steps_are_told_from_slewing() {
+    fn steps_are_distinguished_from_slewing() {
         let clock = Clock::fixed(Timestamp(1_000_000_000_000), 500);
         let before = Offset::at(clock.now());
         clock.advance(Duration::from_secs(1));

@@ -352,7 +352,7 @@ fn figures(m: &crate::host::cgroup::MemoryEvents) -> Vec<(&'static str, u64)> {
 /// One line: who, why and how much.
 fn message(e: &Event) -> String {
     let victim = e.thread.clone().unwrap_or_default();
-    let whose = Workload::whose(e.workload.as_ref());
+    let of_workload = Workload::message_suffix(e.workload.as_ref());
     let int = |key: Key| e.attributes.get(key.name).and_then(Value::as_int);
     let text = |key: Key| e.attributes.get(key.name).and_then(Value::as_str);
     let constraint = text(OOM_CONSTRAINT);
@@ -360,14 +360,14 @@ fn message(e: &Event) -> String {
         (Some("none"), _) => "the node is out of memory".to_owned(),
         (Some(c @ ("cpuset" | "memory_policy")), _) => {
             let nodes = text(OOM_NODES).unwrap_or("?");
-            let whose = text(OOM_CPUSET).map_or_else(|| c.replace('_', " "), |name| format!("cpuset {name}"));
-            format!("no memory is left on NUMA node {nodes}, which {whose} is bound to")
+            let bound_by = text(OOM_CPUSET).map_or_else(|| c.replace('_', " "), |name| format!("cpuset {name}"));
+            format!("no memory is left on NUMA node {nodes}, which {bound_by} is bound to")
         }
         (_, Some(limit)) => format!("memory limit of {} MiB reached", limit >> 20),
         (Some(c), None) => format!("out of memory, constraint {c}"),
         (None, None) => "out of memory".to_owned(),
     };
-    format!("{} (pid {}){whose} was killed: {why}", victim.comm, victim.pid)
+    format!("{} (pid {}){of_workload} was killed: {why}", victim.comm, victim.pid)
 }
 
 /// `oom-kill:constraint=CONSTRAINT_MEMCG,…,oom_memcg=/a,task_memcg=/a/b,task=x,pid=1,uid=0`

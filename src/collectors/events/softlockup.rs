@@ -75,11 +75,11 @@ pub static LOCKED_UP: EventDef = EventDef {
     container_counter: None,
 };
 
-/// Looks a second.
+/// Samples a second.
 const HZ: u64 = 2;
-const LOOK: Duration = Duration::from_millis(1000 / HZ);
-/// The other CPUs answer with their next look; one that is stuck with interrupts off does not.
-const PATIENCE: Duration = Duration::from_millis(3 * 1000 / HZ);
+const SAMPLE_PERIOD: Duration = Duration::from_millis(1000 / HZ);
+/// The other CPUs answer with their next sample; one that is stuck with interrupts off does not.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(3 * 1000 / HZ);
 /// How often answers are counted while some are awaited, and the kernel's log is read.
 const AWAITING: Duration = Duration::from_millis(200);
 const READING: Duration = Duration::from_secs(1);
@@ -149,7 +149,7 @@ impl Collector for SoftLockup {
     type Config = Config;
 
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        let period = u64::try_from(LOOK.as_nanos()).unwrap_or(u64::MAX);
+        let period = u64::try_from(SAMPLE_PERIOD.as_nanos()).unwrap_or(u64::MAX);
         let options = SKELETON.options().switch(switch::PERIOD_NS, period);
         let object = cx.load(options.setting(setting::LIMIT_NS, config.limit.ns()))?;
         let unavailable = |e: anyhow::Error| Unavailable::because(format!("{e:#}"));
@@ -197,8 +197,8 @@ impl EventCollector for SoftLockup {
     }
 
     fn tick(&mut self, now: Now, out: &mut Events) -> anyhow::Result<()> {
-        let patience = ns(PATIENCE);
-        for p in self.pending.extract_if(.., |p| now.boot_ns.saturating_sub(p.asked_ns) >= patience) {
+        let timeout = ns(ANSWER_TIMEOUT);
+        for p in self.pending.extract_if(.., |p| now.boot_ns.saturating_sub(p.asked_ns) >= timeout) {
             out.emit(self.reporter.event(p));
         }
         self.known.retain(|_, k| {
@@ -297,7 +297,7 @@ mod tests {
         assert!(c.record("lockup", &lockup(LockupPhase::LOCKUP_BEGUN)).unwrap().is_empty());
         assert_eq!(c.period(), Some(AWAITING));
         assert!(c.tick().unwrap().is_empty());
-        rig.advance(PATIENCE);
+        rig.advance(ANSWER_TIMEOUT);
         let e = c.tick().unwrap().pop().unwrap();
         assert_eq!((e.def.name, e.severity), ("linux.cpu.soft_lockup", Severity::Error));
         assert_eq!(e.attributes.get(attr::CPU_LOGICAL_NUMBER.name).and_then(crate::signal::Value::as_int), Some(1));
@@ -314,7 +314,7 @@ mod tests {
         assert!(c.tick().unwrap().is_empty());
         let questions = rig.kernel().table::<u32, u64>(&SKELETON, "questions").unwrap();
         assert_eq!(questions.get(&0).unwrap(), Some(rig.clock().boot_ns()));
-        rig.advance(PATIENCE);
+        rig.advance(ANSWER_TIMEOUT);
         let e = c.tick().unwrap().pop().unwrap();
         assert_eq!(e.thread.unwrap().comm, "spin");
     }

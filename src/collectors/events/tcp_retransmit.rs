@@ -217,9 +217,9 @@ impl EventCollector for TcpRetransmit {
 
 impl TcpRetransmit {
     fn retransmitted(&mut self, r: &net::TcpRetransmit) -> Event {
-        let whose = self.owners.of(&r.owner);
-        let mut e = Event::new(&RETRANSMIT, self.clock.wall(r.time_ns), whose.workload, String::new());
-        e.thread = whose.thread;
+        let attribution = self.owners.of(&r.owner);
+        let mut e = Event::new(&RETRANSMIT, self.clock.wall(r.time_ns), attribution.workload, String::new());
+        e.thread = attribution.thread;
         e.suppressed = r.suppressed;
         e.severity = severity(r);
         self.say_connection(&mut e, r);
@@ -282,7 +282,7 @@ fn write(counts: &Counts, out: &mut Events) {
 
 /// The event's message: connection, kind, owner and cause.
 fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
-    let whose = Workload::whose(e.workload.as_ref());
+    let of_workload = Workload::message_suffix(e.workload.as_ref());
     let process = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
     let more = if r.suppressed > 0 { format!("; {} more since the last report", r.suppressed) } else { String::new() };
     let why = match (reason, r.drop_of) {
@@ -291,7 +291,7 @@ fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
         (Some(reason), _) => format!("this node dropped what came back: {reason}"),
         (None, _) => "no drop of it was seen on this node".to_owned(),
     };
-    format!("{} sent again ({}){whose}{process}: {why}{more}", ends(&r.flow), kind(r.kind))
+    format!("{} sent again ({}){of_workload}{process}: {why}{more}", ends(&r.flow), kind(r.kind))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::inbox::{Inbox, inbox};
 use super::slot::Slot;
 use super::task::{Task, Work};
-use super::{Outlet, Shared};
+use super::{CollectorSink, Shared};
 use crate::collectors::registry::RunningTracer;
 use crate::collectors::{Limits, Parts};
 use crate::host::Clock;
@@ -50,7 +50,7 @@ struct Watching {
 pub(super) fn task(name: &'static str, tracer: Box<dyn RunningTracer>, shared: &Shared) -> (Inbox, Task) {
     let slot = Slot::new(name, tracer, LIMIT, shared);
     let progress = slot.progress.clone();
-    let (inbox, outbox) = inbox(name, 1, shared.outlet.clone());
+    let (inbox, outbox) = inbox(name, 1, shared.sink.clone());
     let (clock, captures) = (shared.clock.clone(), shared.captures.clone());
     let work = Watching { slot, due: Instant::now(), limits: shared.limits, clock, captures };
     (inbox, Task::new(name, progress, work, outbox))
@@ -60,17 +60,16 @@ impl Watching {
     fn capture(&mut self, trigger: &Trigger) {
         let (name, target, limits) = (self.slot.name, trigger.target.clone(), self.limits);
         if !self.captures.begin(&target) {
-            self.slot.outlet.suppressed(name, "too_many_captures", 1);
+            self.slot.sink.suppressed(name, "too_many_captures", 1);
             return;
         }
-        let to = self.slot.outlet.clone();
+        let to = self.slot.sink.clone();
         let parts = Parts::new(target.clone(), move |part| to.capture(name, CaptureProgress::Part(part)));
-        let outlet = self.slot.outlet.clone();
-        let under_way =
-            UnderWay { name, target, outlet: outlet.clone(), captures: self.captures.clone(), ended: false };
+        let sink = self.slot.sink.clone();
+        let under_way = UnderWay { name, target, sink: sink.clone(), captures: self.captures.clone(), ended: false };
         let Some(future) = self.slot.run(|t| Ok(t.capture(trigger, limits, parts))) else { return };
-        outlet.capture(name, CaptureProgress::Begun(trigger.target.clone()));
-        outlet.spawn(Box::pin(async move {
+        sink.capture(name, CaptureProgress::Begun(trigger.target.clone()));
+        sink.spawn(Box::pin(async move {
             match future.await {
                 Ok(capture) => under_way.end(capture),
                 Err(e) => tracing::warn!(collector = name, "capture failed: {e:#}"),
@@ -83,7 +82,7 @@ impl Watching {
 struct UnderWay {
     name: &'static str,
     target: Target,
-    outlet: Arc<dyn Outlet>,
+    sink: Arc<dyn CollectorSink>,
     captures: Captures,
     ended: bool,
 }
@@ -91,7 +90,7 @@ struct UnderWay {
 impl UnderWay {
     fn end(mut self, capture: Capture) {
         self.ended = true;
-        self.outlet.capture(self.name, CaptureProgress::Ended(capture));
+        self.sink.capture(self.name, CaptureProgress::Ended(capture));
     }
 }
 
@@ -99,8 +98,8 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         self.captures.end(&self.target);
         if !self.ended {
-            self.outlet.dropped(self.name, "capture_failed", 1);
-            self.outlet.capture(self.name, CaptureProgress::Failed(self.target.clone()));
+            self.sink.dropped(self.name, "capture_failed", 1);
+            self.sink.capture(self.name, CaptureProgress::Failed(self.target.clone()));
         }
     }
 }
@@ -120,13 +119,13 @@ impl Work for Watching {
         for change in self.slot.run(|t| t.check(at)).unwrap_or_default() {
             match change {
                 Change::Onset(trigger) => {
-                    let wanted = self.slot.outlet.change(self.slot.name, Change::Onset(trigger.clone()));
+                    let wanted = self.slot.sink.change(self.slot.name, Change::Onset(trigger.clone()));
                     if wanted && trigger.capture {
                         self.capture(&trigger);
                     }
                 }
                 Change::Discarded(..) | Change::Recovered(..) => {
-                    self.slot.outlet.change(self.slot.name, change);
+                    self.slot.sink.change(self.slot.name, change);
                 }
             }
         }
@@ -134,7 +133,7 @@ impl Work for Watching {
 
     fn on_record(&mut self, _ring: usize, _bytes: &[u8]) {
         // Records of a tracer's own object have no taker.
-        self.slot.outlet.dropped(self.slot.name, "not_read", 1);
+        self.slot.sink.dropped(self.slot.name, "not_read", 1);
     }
 
     fn reload(&mut self, settings: &toml::Table) {

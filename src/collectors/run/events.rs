@@ -29,7 +29,7 @@ struct Listening {
 pub(super) fn task(name: &'static str, collector: Box<dyn RunningEvents>, shared: &Shared) -> (Inbox, Task) {
     let slot = Slot::new(name, collector, LIMIT, shared);
     let progress = slot.progress.clone();
-    let (inbox, outbox) = inbox(name, QUEUE, shared.outlet.clone());
+    let (inbox, outbox) = inbox(name, QUEUE, shared.sink.clone());
     let due = slot.collector.period().map(|p| Instant::now() + p);
     let work = Listening { slot, due, clock: shared.clock.clone(), out: Events::default(), said: Said::default() };
     (inbox, Task::new(name, progress, work, outbox))
@@ -44,7 +44,7 @@ impl Listening {
     fn hand_on(&mut self, limited: u64) {
         let limited = std::iter::once(limited).chain(std::iter::repeat(0));
         for (event, limited) in self.out.drain().zip(limited) {
-            self.slot.outlet.event(self.slot.name, event, limited);
+            self.slot.sink.event(self.slot.name, event, limited);
         }
     }
 }
@@ -60,7 +60,7 @@ impl Work for Listening {
             self.slot.run(|c| c.tick(now, out));
             self.hand_on(0);
             if !self.out.metrics.points().is_empty() {
-                self.slot.outlet.metrics(self.slot.name, &mut self.out.metrics);
+                self.slot.sink.metrics(self.slot.name, &mut self.out.metrics);
                 self.out.metrics.drain();
             }
         }
@@ -70,7 +70,7 @@ impl Work for Listening {
     fn on_record(&mut self, ring: usize, bytes: &[u8]) {
         let out = &mut self.out;
         if self.slot.run(|c| c.on_record(ring, bytes, out)).is_none() {
-            self.slot.outlet.dropped(self.slot.name, "collector_failed", 1);
+            self.slot.sink.dropped(self.slot.name, "collector_failed", 1);
         }
         // A record that is no event yet leaves them to the next one.
         let head = head(self.slot.collector.rings(), ring, bytes).filter(|_| !self.out.is_empty());

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Outlet;
+use super::CollectorSink;
 
 /// What the agent asks of a task while it runs.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Inbox {
     collector: &'static str,
     messages: SyncSender<Message>,
     commands: Commands,
-    outlet: Arc<dyn Outlet>,
+    sink: Arc<dyn CollectorSink>,
 }
 
 /// The task's side of an [`Inbox`].
@@ -43,10 +43,10 @@ pub(super) struct Outbox {
 }
 
 /// `capacity`: records that may wait.
-pub(super) fn inbox(collector: &'static str, capacity: usize, outlet: Arc<dyn Outlet>) -> (Inbox, Outbox) {
+pub(super) fn inbox(collector: &'static str, capacity: usize, sink: Arc<dyn CollectorSink>) -> (Inbox, Outbox) {
     let (tx, rx) = sync_channel(capacity);
     let commands = Commands::default();
-    (Inbox { collector, messages: tx, commands: commands.clone(), outlet }, Outbox { messages: rx, commands })
+    (Inbox { collector, messages: tx, commands: commands.clone(), sink }, Outbox { messages: rx, commands })
 }
 
 impl Inbox {
@@ -59,7 +59,7 @@ impl Inbox {
     pub fn record(&self, ring: usize, bytes: &[u8]) {
         let sent = self.messages.try_send(Message::Record { ring, bytes: bytes.into() });
         if matches!(sent, Err(TrySendError::Full(_))) {
-            self.outlet.dropped(self.collector, "queue_full", 1);
+            self.sink.dropped(self.collector, "queue_full", 1);
         }
     }
 

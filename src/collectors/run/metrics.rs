@@ -28,7 +28,7 @@ pub(super) fn task(
 ) -> (Inbox, Task) {
     let slot = Slot::new(name, collector, (interval * 2).max(LEAST_LIMIT), shared);
     let progress = slot.progress.clone();
-    let (inbox, outbox) = inbox(name, 1, shared.outlet.clone());
+    let (inbox, outbox) = inbox(name, 1, shared.sink.clone());
     let work = Collecting { slot, interval, due: Instant::now(), out: Metrics::default() };
     (inbox, Task::new(name, progress, work, outbox))
 }
@@ -47,13 +47,13 @@ impl Work for Collecting {
         }
         let out = &mut self.out;
         self.slot.run(|c| c.collect(out));
-        self.slot.outlet.metrics(self.slot.name, &mut self.out);
+        self.slot.sink.metrics(self.slot.name, &mut self.out);
         self.out.drain();
     }
 
     fn on_record(&mut self, _ring: usize, _bytes: &[u8]) {
         // A metrics collector takes no records: those of its object are lost.
-        self.slot.outlet.dropped(self.slot.name, "not_read", 1);
+        self.slot.sink.dropped(self.slot.name, "not_read", 1);
     }
 
     fn reload(&mut self, settings: &toml::Table) {

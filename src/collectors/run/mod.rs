@@ -33,8 +33,8 @@ pub use status::{State, Status, Statuses};
 pub(crate) use supervisor::Supervisor;
 pub(crate) use task::Task;
 
-/// Where collectors deliver; the agent's side of them.
-pub(crate) trait Outlet: Send + Sync {
+/// Accepts what collectors deliver.
+pub(crate) trait CollectorSink: Send + Sync {
     fn metrics(&self, collector: &'static str, points: &mut Metrics);
     /// `limited`: how many of its kind and workload the probe had suppressed since the last one, which
     /// are counted already.
@@ -58,7 +58,7 @@ pub(crate) trait Outlet: Send + Sync {
 /// What all tasks share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    pub outlet: Arc<dyn Outlet>,
+    pub sink: Arc<dyn CollectorSink>,
     pub statuses: Arc<Statuses>,
     pub clock: Clock,
     pub captures: Captures,

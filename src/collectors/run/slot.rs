@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::supervisor::Progress;
-use super::{Outlet, Shared, State, Statuses};
+use super::{CollectorSink, Shared, State, Statuses};
 
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 const LAST_RETRY: Duration = Duration::from_secs(600);
@@ -17,7 +17,7 @@ pub(super) struct Slot<T> {
     pub name: &'static str,
     pub collector: T,
     pub progress: Arc<Progress>,
-    pub outlet: Arc<dyn Outlet>,
+    pub sink: Arc<dyn CollectorSink>,
     statuses: Arc<Statuses>,
     /// Whether the last run failed: an error that stays is logged once.
     failing: bool,
@@ -35,7 +35,7 @@ impl<T> Slot<T> {
             name,
             collector,
             progress: Progress::new(limit),
-            outlet: shared.outlet.clone(),
+            sink: shared.sink.clone(),
             statuses: shared.statuses.clone(),
             failing: false,
             usual: shared.statuses.reason(name),
@@ -54,7 +54,7 @@ impl<T> Slot<T> {
         let start = self.progress.begin();
         let result = catch_unwind(AssertUnwindSafe(|| f(&mut self.collector)));
         self.progress.end();
-        self.outlet.ran(self.name, start.elapsed(), matches!(result, Ok(Ok(_))));
+        self.sink.ran(self.name, start.elapsed(), matches!(result, Ok(Ok(_))));
         match result {
             Ok(Ok(r)) => {
                 self.works();
@@ -95,7 +95,7 @@ impl<T> Slot<T> {
         let start = self.progress.begin();
         let result = catch_unwind(AssertUnwindSafe(|| f(&mut self.collector)));
         self.progress.end();
-        self.outlet.ran(self.name, start.elapsed(), matches!(result, Ok(Ok(()))));
+        self.sink.ran(self.name, start.elapsed(), matches!(result, Ok(Ok(()))));
         match result {
             Ok(Ok(())) => tracing::info!(collector = self.name, "applied its new settings"),
             Ok(Err(e)) => tracing::error!(collector = self.name, "keeps its old settings: {e:#}"),

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, atomic::AtomicBool};
 use std::time::{Duration, Instant};
 
-use super::{Outlet, State, Statuses, Task};
+use super::{CollectorSink, State, Statuses, Task};
 use crate::collectors::Kind;
 use crate::signal::Metrics;
 
@@ -59,15 +59,19 @@ struct Watched {
 pub(crate) struct Supervisor {
     watched: Vec<Watched>,
     statuses: Arc<Statuses>,
-    outlet: Arc<dyn Outlet>,
+    sink: Arc<dyn CollectorSink>,
     /// States as they were handed to the outlet last.
     published: HashMap<&'static str, State>,
 }
 
 impl Supervisor {
-    pub fn new<'a>(tasks: impl Iterator<Item = &'a Task>, statuses: Arc<Statuses>, outlet: Arc<dyn Outlet>) -> Self {
+    pub fn new<'a>(
+        tasks: impl Iterator<Item = &'a Task>,
+        statuses: Arc<Statuses>,
+        sink: Arc<dyn CollectorSink>,
+    ) -> Self {
         let watched = tasks.map(|t| Watched { name: t.name, progress: t.progress.clone(), stuck: false });
-        Supervisor { watched: watched.collect(), statuses, outlet, published: HashMap::new() }
+        Supervisor { watched: watched.collect(), statuses, sink, published: HashMap::new() }
     }
 
     /// Looks until the questions' sender is gone; each question is answered at once. For a thread of its own.
@@ -79,13 +83,13 @@ impl Supervisor {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     next = Instant::now() + PERIOD;
-                    self.look(Instant::now());
+                    self.check(Instant::now());
                 }
             }
         }
     }
 
-    pub(super) fn look(&mut self, now: Instant) {
+    pub(super) fn check(&mut self, now: Instant) {
         for w in &mut self.watched {
             match w.progress.stuck_for(now) {
                 Some(busy) => {
@@ -105,10 +109,10 @@ impl Supervisor {
         for row in self.statuses.snapshot() {
             if row.state == State::Stuck && row.kind == Kind::Metrics {
                 // Figures that are not read any more end, rather than stand still.
-                self.outlet.metrics(row.name, &mut Metrics::default());
+                self.sink.metrics(row.name, &mut Metrics::default());
             }
             if self.published.insert(row.name, row.state) != Some(row.state) {
-                self.outlet.state(row.name, row.state);
+                self.sink.state(row.name, row.state);
             }
         }
     }

@@ -27,7 +27,7 @@ impl Seen {
     }
 }
 
-impl Outlet for Seen {
+impl CollectorSink for Seen {
     fn metrics(&self, _: &'static str, _: &mut Metrics) {}
     fn event(&self, _: &'static str, _: Event, _: u64) {}
     fn change(&self, _: &'static str, _: Change) -> bool {
@@ -146,7 +146,7 @@ impl Rig {
         let seen = Arc::new(Seen::default());
         let statuses = Arc::new(Statuses::of_names(wanted.iter().map(|w| w.0)));
         let shared = Shared {
-            outlet: seen.clone(),
+            sink: seen.clone(),
             statuses: statuses.clone(),
             clock: Clock::default(),
             captures: Captures::default(),
@@ -182,7 +182,7 @@ impl Rig {
 
     /// The supervisor's look as if so much time had passed.
     fn look_after(&mut self, d: Duration) {
-        self.supervisor.look(Instant::now() + d);
+        self.supervisor.check(Instant::now() + d);
     }
 
     fn stop(self) {

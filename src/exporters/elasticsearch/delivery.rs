@@ -20,8 +20,8 @@ use super::EXPORTER;
 use super::answer::{Outcome, Verdict};
 use super::client::Client;
 use super::document::{Documents, Kind, Streams};
-use crate::exporters::feed::{Batch, Feed, Source};
-use crate::exporters::health::{Fares, Health};
+use crate::exporters::health::{ExporterStatus, Health};
+use crate::exporters::log_consumer::{Batch, LogConsumer, Source};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{Backoff, OnceAMinute, Shutdown, Stop};
 use crate::pipeline::metrics::SelfMetrics;
@@ -43,7 +43,7 @@ const MAX_DOUBT: Duration = Duration::from_secs(600);
 
 /// Delivers what the log holds. [`Self::run`] is a future for the agent to spawn.
 pub struct Delivery<S> {
-    feed: Feed<S>,
+    consumer: LogConsumer<S>,
     client: Client,
     node: Node,
     streams: Streams,
@@ -79,10 +79,15 @@ impl<S: Source> Delivery<S> {
     /// `seed` differs between agents, so that they do not retry at the same moment.
     pub fn new(source: S, client: Client, namespace: &str, node: Node, own: SelfMetrics, seed: u64) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30), seed);
-        let feed =
-            Feed::new(source, EXPORTER.to_owned(), "entries to Elasticsearch".into(), own.clone(), backoff.clone());
+        let consumer = LogConsumer::new(
+            source,
+            EXPORTER.to_owned(),
+            "entries to Elasticsearch".into(),
+            own.clone(),
+            backoff.clone(),
+        );
         Delivery {
-            feed,
+            consumer,
             client,
             node,
             streams: Streams::new(namespace),
@@ -104,10 +109,10 @@ impl<S: Source> Delivery<S> {
         self
     }
 
-    /// Tells there how it goes.
+    /// Reports its status there.
     #[must_use]
-    pub fn telling(mut self, health: Health) -> Self {
-        self.feed = self.feed.telling(health);
+    pub fn with_health(mut self, health: Health) -> Self {
+        self.consumer = self.consumer.with_health(health);
         self
     }
 
@@ -115,9 +120,9 @@ impl<S: Source> Delivery<S> {
     pub async fn run(mut self, shutdown: Shutdown) {
         let mut stop = Stop::new(shutdown);
         info!("delivery to Elasticsearch at {} begins", self.client.target());
-        while let Some(batch) = self.feed.next(&mut stop).await {
+        while let Some(batch) = self.consumer.next(&mut stop).await {
             if self.deliver(&batch, &mut stop).await {
-                self.feed.ack(&batch);
+                self.consumer.ack(&batch);
             }
         }
     }
@@ -269,8 +274,8 @@ impl<S: Source> Delivery<S> {
 
     fn complain(&mut self, trouble: &Trouble, wait: Duration) {
         self.failing = true;
-        self.feed.tell(Fares::Failing(trouble.why.clone()));
-        let behind = self.feed.report().events;
+        self.consumer.set_status(ExporterStatus::Failing(trouble.why.clone()));
+        let behind = self.consumer.report().events;
         if !self.complaints.may_speak() {
             return;
         }
@@ -287,7 +292,7 @@ impl<S: Source> Delivery<S> {
 
     fn well_again(&mut self) {
         self.backoff.reset();
-        self.feed.tell(Fares::Well);
+        self.consumer.set_status(ExporterStatus::Healthy);
         if std::mem::take(&mut self.failing) {
             let version = self.client.version().unwrap_or_default();
             info!("Elasticsearch {version} at {} takes documents again", self.client.target());

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::{EXPORTER, Outcome, STAGE, Signal, Transport, encode};
-use crate::exporters::feed::{Batch as _, Feed, Source, halve};
-use crate::exporters::health::{Fares, Health};
+use crate::exporters::health::{ExporterStatus, Health};
+use crate::exporters::log_consumer::{Batch as _, LogConsumer, Source, halve};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{Backoff, OnceAMinute, Shutdown, Stop};
 use crate::pipeline::metrics::SelfMetrics;
@@ -37,7 +37,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(600);
 /// Delivers one signal of the log's entries. [`Self::run`] is a future for the agent to spawn.
 pub struct Delivery<S> {
     signal: Signal,
-    feed: Feed<S>,
+    consumer: LogConsumer<S>,
     transport: Transport,
     node: Node,
     own: SelfMetrics,
@@ -47,7 +47,7 @@ pub struct Delivery<S> {
     failing: bool,
     strikes: u32,
     /// The server does not know the signal; when to ask it again.
-    unserved: Option<Instant>,
+    unsupported: Option<Instant>,
 }
 
 /// What became of one request.
@@ -67,9 +67,20 @@ impl<S: Source> Delivery<S> {
     pub fn new(signal: Signal, source: S, transport: Transport, node: Node, own: SelfMetrics, seed: u64) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30), seed);
         let (exporter, what) = (format!("{EXPORTER}/{}", signal.name()), format!("{} over OTLP", signal.name()));
-        let feed = Feed::new(source, exporter, what, own.clone(), backoff.clone());
+        let consumer = LogConsumer::new(source, exporter, what, own.clone(), backoff.clone());
         let complaints = OnceAMinute::default();
-        Delivery { signal, feed, transport, node, own, backoff, complaints, failing: false, strikes: 0, unserved: None }
+        Delivery {
+            signal,
+            consumer,
+            transport,
+            node,
+            own,
+            backoff,
+            complaints,
+            failing: false,
+            strikes: 0,
+            unsupported: None,
+        }
     }
 
     /// Shorter or longer waits between tries, for tests.
@@ -79,10 +90,10 @@ impl<S: Source> Delivery<S> {
         self
     }
 
-    /// Tells there how it goes.
+    /// Reports its status there.
     #[must_use]
-    pub fn telling(mut self, health: Health) -> Self {
-        self.feed = self.feed.telling(health);
+    pub fn with_health(mut self, health: Health) -> Self {
+        self.consumer = self.consumer.with_health(health);
         self
     }
 
@@ -91,9 +102,9 @@ impl<S: Source> Delivery<S> {
         let mut stop = Stop::new(shutdown);
         let name = self.signal.name();
         info!("delivery of {name} over OTLP to {} begins", self.transport.target());
-        while let Some(batch) = self.feed.next(&mut stop).await {
+        while let Some(batch) = self.consumer.next(&mut stop).await {
             if self.deliver(&batch, &mut stop).await {
-                self.feed.ack(&batch);
+                self.consumer.ack(&batch);
             }
         }
     }
@@ -116,7 +127,7 @@ impl<S: Source> Delivery<S> {
                 halve(part, &mut parts);
                 continue;
             }
-            if self.unserved.is_some_and(|until| Instant::now() < until) {
+            if self.unsupported.is_some_and(|until| Instant::now() < until) {
                 self.own.suppressed(STAGE, "unsupported", records);
                 continue;
             }
@@ -126,7 +137,7 @@ impl<S: Source> Delivery<S> {
                 Sent::Unserved(why) => self.wait_until_served(&why, records),
                 Sent::Accepted(rejected) => {
                     self.strikes = 0;
-                    self.unserved = None;
+                    self.unsupported = None;
                     self.own.exporter_sent(EXPORTER, self.signal.name(), records.saturating_sub(rejected));
                     self.own.dropped(STAGE, "rejected", rejected.min(records));
                 }
@@ -146,12 +157,12 @@ impl<S: Source> Delivery<S> {
     /// Nothing is asked of a server that does not know the signal for a while, and it is said once.
     fn wait_until_served(&mut self, why: &str, records: u64) {
         let (name, target) = (self.signal.name(), self.transport.target());
-        if self.unserved.is_none() {
+        if self.unsupported.is_none() {
             info!("{target} takes no {name} ({why}): they stay in the store, and it is asked again now and then");
         }
-        self.feed.tell(Fares::Unserved(why.to_owned()));
+        self.consumer.set_status(ExporterStatus::Unsupported(why.to_owned()));
         self.own.suppressed(STAGE, "unsupported", records);
-        self.unserved = Some(Instant::now() + ASK_AGAIN);
+        self.unsupported = Some(Instant::now() + ASK_AGAIN);
     }
 
     fn set_aside(&self, entry: &RawEntry, reason: &'static str, records: u64) {
@@ -212,8 +223,8 @@ impl<S: Source> Delivery<S> {
 
     fn complain(&mut self, why: &str, reason: &str, wait: Duration) {
         self.failing = true;
-        self.feed.tell(Fares::Failing(why.to_owned()));
-        let behind = self.feed.report();
+        self.consumer.set_status(ExporterStatus::Failing(why.to_owned()));
+        let behind = self.consumer.report();
         if !self.complaints.may_speak() {
             return;
         }
@@ -232,7 +243,7 @@ impl<S: Source> Delivery<S> {
 
     fn well_again(&mut self) {
         self.backoff.reset();
-        self.feed.tell(Fares::Well);
+        self.consumer.set_status(ExporterStatus::Healthy);
         if std::mem::take(&mut self.failing) {
             info!("{} takes {} again", self.transport.target(), self.signal.name());
             self.complaints = OnceAMinute::default();

@@ -215,7 +215,7 @@ mod tests {
 
     /// `RESOURCE_EXHAUSTED` is retried only with the server's delay; about a message's size it splits.
     #[test]
-    fn exhausted_is_told_apart() {
+    fn exhausted_is_distinguished() {
         let delay = Duration::from_secs(7);
         let details = ErrorDetails::with_retry_info(Some(delay));
         let status = Status::with_error_details(Code::ResourceExhausted, "quota", details);

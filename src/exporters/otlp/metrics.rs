@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use super::{EXPORTER, Outcome, STAGE, Signal, Transport};
-use crate::exporters::health::{Fares, Health};
+use crate::exporters::health::{ExporterStatus, Health};
 use crate::exporters::node::Node;
 use crate::exporters::retry::{OnceAMinute, Shutdown, Stop};
 use crate::pipeline::metrics::{Exemplar, Family, MetricState, SelfMetrics, Series, View};
@@ -79,16 +79,16 @@ impl MetricDelivery {
         self
     }
 
-    /// Tells there how it goes.
+    /// Reports its status there.
     #[must_use]
-    pub fn telling(mut self, health: Health) -> Self {
+    pub fn with_health(mut self, health: Health) -> Self {
         self.health = health;
-        self.tell(Fares::Well);
+        self.set_status(ExporterStatus::Healthy);
         self
     }
 
-    fn tell(&self, fares: Fares) {
-        self.health.tell(&format!("{EXPORTER}/{}", Signal::Metrics.name()), fares);
+    fn set_status(&self, status: ExporterStatus) {
+        self.health.set(&format!("{EXPORTER}/{}", Signal::Metrics.name()), status);
     }
 
     /// Sends every interval until `shutdown` yields, and then once more.
@@ -124,7 +124,7 @@ impl MetricDelivery {
                         warn!("{} rejected {rejected} metric points: {message}", self.transport.target());
                     }
                     if std::mem::take(&mut self.failing) {
-                        self.tell(Fares::Well);
+                        self.set_status(ExporterStatus::Healthy);
                         info!("{} takes metrics again", self.transport.target());
                     }
                     continue;
@@ -139,7 +139,7 @@ impl MetricDelivery {
                 Outcome::Denied(why) | Outcome::Unserved(why) => ("denied", why),
             };
             self.failing = true;
-            self.tell(Fares::Failing(why.clone()));
+            self.set_status(ExporterStatus::Failing(why.clone()));
             self.own.exporter_failed(EXPORTER, Signal::Metrics.name(), reason);
             if self.complaints.may_speak() {
                 warn!("cannot deliver metrics to {}: {why}; the next interval's follow", self.transport.target());

@@ -20,12 +20,12 @@ pub struct Transport {
     /// The address, and the proxy on the way to it.
     target: String,
     stamp: Stamp,
-    looked: Instant,
+    checked: Instant,
 }
 
-/// Between two looks whether certificates have changed: a request that is refused for the old one is
+/// Between two checks for changed certificates: a request that is refused for the old one is
 /// sent again after about as long.
-const LOOK: Duration = Duration::from_secs(1);
+const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 enum Kind {
     Grpc(Box<grpc::Client>),
@@ -44,7 +44,7 @@ impl Transport {
             Some(proxy) => format!("{} (through the proxy {proxy})", endpoint.url),
             None => endpoint.url.clone(),
         };
-        Ok(Transport { kind: Kind::new(endpoint)?, endpoint: endpoint.clone(), target, stamp, looked: Instant::now() })
+        Ok(Transport { kind: Kind::new(endpoint)?, endpoint: endpoint.clone(), target, stamp, checked: Instant::now() })
     }
 
     /// Where requests go, for logs.
@@ -72,10 +72,10 @@ impl Transport {
     /// Takes new certificates and headers over; those that cannot be used, mostly as one of two files is written and
     /// the other is not yet, change nothing.
     fn renew(&mut self) {
-        if self.looked.elapsed() < LOOK {
+        if self.checked.elapsed() < CERTIFICATE_CHECK_INTERVAL {
             return;
         }
-        self.looked = Instant::now();
+        self.checked = Instant::now();
         let stamp = stamp(&self.endpoint);
         if stamp == self.stamp {
             return;

@@ -185,7 +185,7 @@ fn bounds_are_canonical() {
 
 /// A workload that is no container still has series of its own.
 #[test]
-fn units_and_cgroups_are_told_apart() {
+fn units_and_cgroups_are_distinguished() {
     let unit = |cgroup: &str, unit: Option<&str>| Workload {
         kind: if unit.is_some() { WorkloadKind::Unit } else { WorkloadKind::Cgroup },
         cgroup: cgroup.into(),

@@ -114,7 +114,7 @@ pub static EXPORTER_LAG: MetricDef =
 pub static SOURCE_STATE: MetricDef = MetricDef::gauge(
     "bianque.workload.source.state",
     "{state}",
-    "1 for the state that a source of workloads' names (cri, kubelet, api_server) is in: ok, old (it was lost; what it told is \
+    "1 for the state that a source of workloads' names (cri, kubelet, api_server) is in: ok, old (it was lost; its last answers are \
      kept), down, absent; 0 for those it was in",
 )
 .by(&[SOURCE, STATE]);

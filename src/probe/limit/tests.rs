@@ -79,21 +79,21 @@ fn growth_is_found_by_cgroup() {
         kernel.put(&SKELETON, COUNTS, &SKELETON.rings[0].stat, &counts).unwrap();
     };
     let mut limits = Limits::of(&object).unwrap().unwrap();
-    let mut look = || {
-        let mut all = limits.look().unwrap();
+    let mut check = || {
+        let mut all = limits.check().unwrap();
         all.sort_by_key(|m| m.cgroup);
         all.iter().map(|m| (m.cgroup.map(|c| c.id), m.suppressed, m.lost, m.crowded)).collect::<Vec<_>>()
     };
-    assert_eq!(look(), []);
+    assert_eq!(check(), []);
     put(1, 5, 10, 2);
     put(2, 5, 1, 0);
     total(11, 0);
-    assert_eq!(look(), [(Some(1), 10, 2, 0), (Some(2), 1, 0, 0)]);
-    assert_eq!(look(), []);
+    assert_eq!(check(), [(Some(1), 10, 2, 0), (Some(2), 1, 0, 0)]);
+    assert_eq!(check(), []);
     // An entry made room and came again: what it had not been asked for is in the total.
     put(1, 9, 3, 0);
     total(20, 4);
-    assert_eq!(look(), [(None, 6, 0, 4), (Some(1), 3, 0, 0)]);
+    assert_eq!(check(), [(None, 6, 0, 4), (Some(1), 3, 0, 0)]);
 }
 
 /// A map of limits is large enough that CPUs do not evict each other's entries.
@@ -140,7 +140,7 @@ fn every_hit_is_counted_once() {
     let seconds = before.elapsed().as_secs() + 1;
     let hits: u64 = object.table::<u32, u64>("hits").unwrap().get_per_cpu(&0).unwrap().unwrap().iter().sum();
     let mut limits = Limits::of(&object).unwrap().unwrap();
-    let found = limits.look().unwrap();
+    let found = limits.check().unwrap();
     let sum = |f: fn(&Missing) -> u64| found.iter().map(f).sum::<u64>();
     let (suppressed, lost, crowded) = (sum(|m| m.suppressed), sum(|m| m.lost), sum(|m| m.crowded));
     let handed = records.values().sum::<u64>();

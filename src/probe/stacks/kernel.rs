@@ -29,7 +29,7 @@ const LARGEST_GENERATED: u64 = 64 << 10;
 const REREAD: Duration = Duration::from_secs(60);
 
 /// `/proc/modules` is looked at no more often, however many stacks there are; and for an address without a name.
-const LOOK: Duration = Duration::from_secs(1);
+const MODULES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const UNKNOWN: Duration = Duration::from_millis(100);
 
 /// Stacks that are kept; each is some 3 KiB.
@@ -89,7 +89,7 @@ impl Kallsyms {
 
     /// In a storm, the same few stacks come again and again.
     pub fn stack(&mut self, addresses: &[u64]) -> Stack {
-        self.look(LOOK);
+        self.check_modules(MODULES_CHECK_INTERVAL);
         if let Some(known) = self.stacks.get(addresses) {
             return known.clone();
         }
@@ -108,7 +108,7 @@ impl Kallsyms {
     pub fn frame(&mut self, address: u64) -> Frame {
         if self.find(address).is_none() {
             // It may be of a module that was loaded just now.
-            self.look(UNKNOWN);
+            self.check_modules(UNKNOWN);
         }
         let sure = self.find(address).is_some() && !self.is_generated(address);
         if !sure && self.read.is_none_or(|t| t.elapsed() > REREAD) {
@@ -152,7 +152,7 @@ impl Kallsyms {
     }
 
     /// Forgets the symbols when modules were loaded or unloaded, if it has not looked within `pause`.
-    fn look(&mut self, pause: Duration) {
+    fn check_modules(&mut self, pause: Duration) {
         if self.looked.is_some_and(|t| t.elapsed() < pause) {
             return;
         }

@@ -219,7 +219,7 @@ impl Taker {
         let kind = Some(ContainerKind::Sandbox);
         let sandbox =
             ContainerFacts { pod: Arc::clone(&uid), runtime: self.runtime, kind, ..ContainerFacts::default() };
-        self.facts.tell_container(Source::Cri, &s.id, sandbox);
+        self.facts.set_container(Source::Cri, &s.id, sandbox);
         let is_static = is_static(s.annotations.get(CONFIG_SOURCE).map(String::as_str));
         let (labels, annotations) = (s.labels.into_iter().collect(), s.annotations.into_iter().collect());
         let pod = PodFacts {
@@ -230,7 +230,7 @@ impl Taker {
             is_static,
             ..PodFacts::default()
         };
-        self.facts.tell_pod(Source::Cri, &uid, pod);
+        self.facts.set_pod(Source::Cri, &uid, pod);
     }
 
     pub fn container(&mut self, c: Container) {
@@ -247,7 +247,7 @@ impl Taker {
             kind: None,
             restarts: Some(attempt),
         };
-        self.facts.tell_container(Source::Cri, &c.id, facts);
+        self.facts.set_container(Source::Cri, &c.id, facts);
     }
 }
 

@@ -158,10 +158,10 @@ impl Facts {
     fn keep(&self, labels: &mut BTreeMap<String, String>, patterns: &[String]) {
         // Not `retain`: a map that was emptied keeps its room.
         let all = std::mem::take(labels).into_iter();
-        *labels = all.filter(|(k, _)| chooses(patterns, k) || service::is_telling(k)).collect();
+        *labels = all.filter(|(k, _)| chooses(patterns, k) || service::names_service(k)).collect();
     }
 
-    pub(super) fn tell_container(&self, by: Source, id: &str, mut new: ContainerFacts) {
+    pub(super) fn set_container(&self, by: Source, id: &str, mut new: ContainerFacts) {
         self.keep(&mut new.labels, &self.0.settings.labels);
         let mut hasher = DefaultHasher::new();
         new.hash(&mut hasher);
@@ -198,7 +198,7 @@ impl Facts {
     }
 
     /// The cluster's metadata of a pod is newer than what the runtime got when it created the pod.
-    pub(super) fn tell_pod(&self, by: Source, uid: &Arc<str>, mut new: PodFacts) {
+    pub(super) fn set_pod(&self, by: Source, uid: &Arc<str>, mut new: PodFacts) {
         if new.owners.is_empty() && !new.is_static {
             new.owners = owners::by_labels(&new.name, &new.labels);
         }
@@ -216,7 +216,7 @@ impl Facts {
     }
 
     /// The runtime was asked and does not know it.
-    pub(super) fn tell_unknown(&self, id: &str) {
+    pub(super) fn set_unknown(&self, id: &str) {
         let mut known = self.known();
         if known.unknown.len() >= MAX_UNKNOWN {
             known.unknown.clear();
@@ -314,7 +314,7 @@ impl Facts {
     }
 
     /// Whether a source has reported the container: then its files are not read for its names.
-    pub(crate) fn tells_of(&self, id: Option<&str>) -> bool {
+    pub(crate) fn has_reported(&self, id: Option<&str>) -> bool {
         id.is_some_and(|id| self.known().containers.contains_key(&container_key(id)))
     }
 }

@@ -141,7 +141,7 @@ impl Kubernetes {
                 id = asking.next() => {
                     let found = self.facts.is_settled(&id) || client.look_up(&id).await?;
                     if !found && !asking.again(&id) {
-                        self.facts.tell_unknown(&id);
+                        self.facts.set_unknown(&id);
                     }
                     if self.facts.is_settled(&id) {
                         asking.done(&id);

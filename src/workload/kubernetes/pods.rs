@@ -274,7 +274,7 @@ impl Pod {
             annotations: m.annotations,
             owners,
         };
-        facts.tell_pod(by, &uid, pod);
+        facts.set_pod(by, &uid, pod);
     }
 }
 
@@ -293,7 +293,7 @@ impl ContainerStatus {
                 kind,
                 restarts: Some(restarts),
             };
-            facts.tell_container(by, id, container);
+            facts.set_container(by, id, container);
         }
     }
 }

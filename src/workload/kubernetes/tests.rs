@@ -138,7 +138,7 @@ fn cri_o_as_recorded() {
 
 /// An event gives the same metadata as the lists; one without a pod, and a container of an unknown pod, give none.
 #[test]
-fn events_tell_the_same() {
+fn events_report_the_same() {
     let facts = Facts::new(&settings());
     let mut taker = Taker::new(&facts, "containerd");
     taker.container(container(ImageSpec::default()));
@@ -373,7 +373,7 @@ async fn certificates_of_the_nodes_name() {
 
 /// A pod that is born is looked for in the kubelet's list until it is there; a kubelet that is gone leaves what it reported.
 #[tokio::test]
-async fn a_new_pod_is_looked_for_and_a_lost_kubelet_leaves_what_it_told() {
+async fn a_new_pod_is_looked_for_and_a_lost_kubelet_leaves_its_names() {
     let gone = Arc::new(AtomicBool::new(false));
     let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let url = serve({
@@ -477,7 +477,7 @@ async fn the_api_server_is_watched() {
 
 /// A response that is not an event, and the reason of a refusal, are errors.
 #[test]
-fn a_watch_that_tells_oddly() {
+fn a_watch_with_odd_events() {
     let facts = Facts::new(&settings());
     let applied = |line: &str| pods::apply_event(line.as_bytes(), &facts).map_err(|e| format!("{e:#}"));
     assert!(applied("<html>").unwrap_err().contains("not a watch event"));

@@ -42,9 +42,9 @@ const ATTEMPTS: [Duration; 7] = [
     Duration::from_millis(1900),
 ];
 
-/// When the processes of a new workload are looked at: by the first, the runtime's helper has become the
+/// When the processes of a new workload are checked: by the first, the runtime's helper has become the
 /// program that was asked for; what a process publishes of itself comes once its libraries are up.
-const LOOKS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
+const PROCESS_CHECKS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
 
 /// So many processes of a workload are looked at: a shell may have started what is meant.
 const MAX_PROCESSES: usize = 4;
@@ -60,7 +60,7 @@ impl Names {
     pub fn bounded(self) -> Self {
         let short = |text: Option<String>| text.filter(|t| t.len() <= MAX_TEXT);
         let mut annotations = self.annotations;
-        let is_used = |k: &str| service::is_telling(k) || k.starts_with("io.kubernetes.");
+        let is_used = |k: &str| service::names_service(k) || k.starts_with("io.kubernetes.");
         annotations.retain(|k, v| is_used(k) && k.len().max(v.len()) <= MAX_TEXT);
         let few = |texts: BTreeMap<String, String>| texts.into_iter().take(MAX_LABELS).collect();
         let mut room = MAX_LABELS_LEN;
@@ -88,10 +88,10 @@ struct Job {
     attempt: usize,
     /// Whether the runtime is still to be asked.
     naming: bool,
-    /// The next of [`LOOKS`]; beyond them: none.
-    look: usize,
+    /// The next of [`PROCESS_CHECKS`]; beyond them: none.
+    check: usize,
     /// Looks that are made: one suffices for what was there long before.
-    looks: usize,
+    checks: usize,
 }
 
 impl NameResolver {
@@ -134,20 +134,20 @@ impl NameResolver {
             let next = due.map(|due| due.saturating_duration_since(Instant::now()));
             self.jobs.shrink_to(2 * self.jobs.len());
             for w in self.born.wait(next.unwrap_or(NOTHING)) {
-                self.take_on(&w, w.pending, LOOKS.len());
+                self.take_on(&w, w.pending, PROCESS_CHECKS.len());
             }
         }
     }
 
     /// What this resolver itself has changed comes by here too: then nothing is left to do.
-    fn take_on(&mut self, w: &Workload, naming: bool, looks: usize) {
+    fn take_on(&mut self, w: &Workload, naming: bool, checks: usize) {
         if w.kind == WorkloadKind::Cgroup && w.pod.as_ref().is_some_and(|p| p.name.is_none()) {
             // A pod as a whole is known as soon as one of its containers is.
             self.workloads.update(w.key, |w| self.know(w));
         }
         let environment = naming || w.kind == WorkloadKind::Unit && w.service_name.is_none();
         if environment && !self.jobs.iter().any(|j| j.key == w.key) {
-            self.jobs.push(Job { key: w.key, since: Instant::now(), attempt: 0, naming, look: 0, looks });
+            self.jobs.push(Job { key: w.key, since: Instant::now(), attempt: 0, naming, check: 0, checks });
         }
     }
 
@@ -194,7 +194,7 @@ impl NameResolver {
             let mut done = last;
             self.workloads.update(job.key, |w| {
                 match &names {
-                    Some(names) if self.facts.tells_of(w.container_id.as_deref()) => {
+                    Some(names) if self.facts.has_reported(w.container_id.as_deref()) => {
                         names.service.apply(w);
                         apply_image(names, w);
                     }
@@ -211,26 +211,26 @@ impl NameResolver {
                 tracing::debug!(container.id = ?w.container_id, "no runtime on this node names the container");
             }
         }
-        if job.look_after().is_some_and(|after| now >= job.since + after) {
+        if job.check_after().is_some_and(|after| now >= job.since + after) {
             let found = cgroups
                 .as_ref()
-                .map(|c| service_env(&self.workloads, &*self.strangers, c, &w, job.look == 0))
+                .map(|c| service_env(&self.workloads, &*self.strangers, c, &w, job.check == 0))
                 .unwrap_or_default();
             self.workloads.update(job.key, |w| found.apply(w));
-            job.look += 1;
+            job.check += 1;
         }
-        job.naming || job.look_after().is_some()
+        job.naming || job.check_after().is_some()
     }
 }
 
 impl Job {
-    fn look_after(&self) -> Option<Duration> {
-        LOOKS.get(self.look).filter(|_| self.look < self.looks).copied()
+    fn check_after(&self) -> Option<Duration> {
+        PROCESS_CHECKS.get(self.check).filter(|_| self.check < self.checks).copied()
     }
 
     fn due(&self) -> Instant {
         let naming = ATTEMPTS.get(self.attempt).filter(|_| self.naming).copied();
-        self.since + naming.into_iter().chain(self.look_after()).min().unwrap_or_default()
+        self.since + naming.into_iter().chain(self.check_after()).min().unwrap_or_default()
     }
 }
 

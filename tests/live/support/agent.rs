@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-use super::{patience, wait_for};
+use super::{timeout, wait_for};
 
 /// The binary, without what the tests' own environment would set in it.
 pub fn bianque() -> Command {
@@ -130,7 +130,7 @@ impl Agent {
     /// # Panics
     /// When it ends, or is not ready in time; its log is shown.
     pub fn wait_ready(&mut self) {
-        let limit = patience(30);
+        let limit = timeout(30);
         let start = Instant::now();
         loop {
             if matches!(self.try_get("/readyz"), Some((200, _))) {
@@ -163,7 +163,7 @@ impl Agent {
     /// When it does not end in time.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal("TERM");
-        self.wait_end(patience(20))
+        self.wait_end(timeout(20))
     }
 
     pub fn wait_end(&mut self, limit: Duration) -> ExitStatus {
@@ -183,7 +183,7 @@ impl Agent {
     /// kill -9.
     pub fn kill(&mut self) {
         self.signal("KILL");
-        self.wait_end(patience(10));
+        self.wait_end(timeout(10));
     }
 
     pub fn config_file(&self) -> PathBuf {
@@ -265,7 +265,7 @@ impl Agent {
 
     pub fn try_get(&self, path: &str) -> Option<(u16, String)> {
         let mut s = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).ok()?;
-        s.set_read_timeout(Some(patience(10))).ok()?;
+        s.set_read_timeout(Some(timeout(10))).ok()?;
         // HTTP/1.0: the answer comes in one piece, and its end is the connection's.
         write!(s, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
         let mut text = Vec::new();

@@ -16,9 +16,9 @@ pub use machine::{
 pub(crate) use place::place;
 pub use place::{Need, find, own_machine};
 
-/// How long to wait for what takes `seconds` on a free machine. An emulated CPU is some twenty
+/// A timeout for what takes `seconds` on an idle machine. An emulated CPU is some twenty
 /// times slower; a busy builder is slow too.
-pub fn patience(seconds: u64) -> Duration {
+pub fn timeout(seconds: u64) -> Duration {
     Duration::from_secs(seconds * if own_machine() { 5 } else { 1 })
 }
 

@@ -176,7 +176,7 @@ mod tests {
     /// An excused one is never reported, not even its end. One that the kernel reported is reported, though it
     /// is below the limit.
     #[test]
-    fn excused_and_told_by_the_kernel() {
+    fn excused_and_reported_by_the_kernel() {
         let mut h = Hangs::default();
         assert_eq!(phases(&h.walked(vec![task(100, Some(20), 5)], LIMIT, |_| true)), []);
         assert!(h.announce((7, 1, 5)));

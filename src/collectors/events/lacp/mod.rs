@@ -171,7 +171,7 @@ impl EventCollector for Lacp {
         namespaces.extend(self.bonds.keys().map(|k| k.0));
         let mut failed = None;
         for ns in namespaces {
-            if let Err(e) = self.look(ns, out) {
+            if let Err(e) = self.read_state(ns, out) {
                 failed = Some(e);
             }
         }
@@ -190,7 +190,7 @@ impl Lacp {
     }
 
     /// Looks at all bonds of a namespace.
-    fn look(&mut self, ns: NsId, out: &mut Events) -> anyhow::Result<()> {
+    fn read_state(&mut self, ns: NsId, out: &mut Events) -> anyhow::Result<()> {
         let bonds = self.rtnl.links(ns, Filter::Kind("bond"))?;
         self.bonds.retain(|k, _| k.0 != ns || bonds.iter().any(|b| b.index == k.1));
         for bond in bonds.into_iter().filter(|b| b.bond.is_some()) {

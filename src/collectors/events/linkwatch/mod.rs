@@ -390,7 +390,7 @@ fn message(change: Change, device: &Device, before: Option<&Link>) -> String {
     let link = &device.link;
     let what =
         device.hardware.driver.as_deref().or(link.kind.as_deref()).map(|d| format!(" ({d})")).unwrap_or_default();
-    let whose = Workload::whose(device.workload.as_ref());
+    let of_workload = Workload::message_suffix(device.workload.as_ref());
     let did = match change {
         Change::AdminUp => "was set up".to_owned(),
         Change::AdminDown => "was set down".to_owned(),
@@ -406,7 +406,7 @@ fn message(change: Change, device: &Device, before: Option<&Link>) -> String {
         Change::PortState if link.port.as_ref().is_some_and(|p| p.active) => "is active in its bond".to_owned(),
         Change::PortState => "is a backup in its bond".to_owned(),
     };
-    format!("{}{what}{whose} {did}", link.name)
+    format!("{}{what}{of_workload} {did}", link.name)
 }
 
 #[cfg(test)]

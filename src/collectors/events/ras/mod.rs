@@ -377,16 +377,16 @@ impl Ras {
     fn page_victim(&self, r: &PageVictim) -> Event {
         let victim = Thread::from(r.thread);
         let workload = self.workloads.of_cgroup(r.cgroup.into());
-        let whose = Workload::whose(workload.as_ref());
+        let of_workload = Workload::message_suffix(workload.as_ref());
         let mut e = self.event(Report {
             source: "memory_failure",
             hw_type: "memory",
             sense: Sense::Uncorrected,
             kind: if r.used != 0 { "lost page used: SIGBUS" } else { "page lost: SIGBUS in advance" }.to_owned(),
-            name: &format!("{} (pid {}){whose}", victim.comm, victim.pid),
+            name: &format!("{} (pid {}){of_workload}", victim.comm, victim.pid),
             time_ns: r.time_ns,
         });
-        e.message = format!("{}{whose} lost a page to bad memory and got SIGBUS", victim.comm);
+        e.message = format!("{}{of_workload} lost a page to bad memory and got SIGBUS", victim.comm);
         e.workload = workload;
         e.thread = Some(victim);
         e.attributes.set(HW_ERROR_VIRTUAL_ADDRESS, Value::address(r.address));
@@ -460,7 +460,7 @@ mod tests {
 
     /// Who had the page that bad memory took.
     #[test]
-    fn whose_page_it_was() {
+    fn owner_of_the_page() {
         let rig = Rig::new().unwrap();
         let cgroup = rig.cgroup("/a.service").unwrap();
         let mut c = rig.run(&crate::collectors::events::<Ras>(), "").unwrap();

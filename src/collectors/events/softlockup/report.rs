@@ -165,7 +165,7 @@ impl Reporter {
         if let Some(stack) = &culprit.stack {
             (e.kernel_stack, e.user_stack) = self.symbols.both(culprit.thread.pid, stack);
         }
-        let of = Workload::whose(workload.as_ref());
+        let of = Workload::message_suffix(workload.as_ref());
         let (cpu, seconds, thread) = (p.cpu, p.stuck.as_secs_f64(), culprit.thread);
         let (comm, pid) = (&thread.comm, thread.pid);
         e.message = match p.phase {

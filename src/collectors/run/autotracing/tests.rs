@@ -55,7 +55,7 @@ impl RunningTracer for Tracer {
 #[derive(Default)]
 struct Noted(Mutex<Vec<String>>);
 
-impl Outlet for Noted {
+impl CollectorSink for Noted {
     fn metrics(&self, _: &'static str, _: &mut Metrics) {}
     fn event(&self, _: &'static str, _: Event, _: u64) {}
     fn change(&self, _: &'static str, _: Change) -> bool {
@@ -86,7 +86,7 @@ impl Outlet for Noted {
 fn capture(end: fn() -> anyhow::Result<()>) -> (Vec<String>, bool) {
     let noted = Arc::new(Noted::default());
     let shared = Shared {
-        outlet: noted.clone(),
+        sink: noted.clone(),
         statuses: Arc::new(Statuses::default()),
         clock: Clock::fixed(Timestamp(1), 1),
         captures: Captures::default(),

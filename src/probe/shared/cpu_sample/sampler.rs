@@ -124,11 +124,11 @@ impl Sampler {
             lost_before: self.0.control.lost(slot as u32),
             stop,
         });
-        // Dropped on an error, which frees the slot and whatever the kernel was told by then.
+        // Dropped on an error, which frees the slot and whatever was set in the kernel by then.
         let subscription = Subscription { sampler: self.clone(), slot, stopped };
-        let told = self.0.add(&mut state, slot, scope).and_then(|()| self.0.start_or_stop(&mut state));
+        let result = self.0.add(&mut state, slot, scope).and_then(|()| self.0.start_or_stop(&mut state));
         drop(state);
-        told.map(|()| subscription)
+        result.map(|()| subscription)
     }
 
     /// Keeps a history of the node from now on.
@@ -141,16 +141,16 @@ impl Sampler {
         state.histories += 1;
         state.history.subscribe(number, settings);
         let subscription = HistorySubscription { sampler: self.clone(), number };
-        let told = self.0.set_history(&mut state).and_then(|()| self.0.start_or_stop(&mut state));
+        let result = self.0.set_history(&mut state).and_then(|()| self.0.start_or_stop(&mut state));
         drop(state);
-        told.map(|()| subscription)
+        result.map(|()| subscription)
     }
 
     pub(super) fn end_history(&self, number: u64) {
         let mut state = self.state();
         state.history.end(number);
-        let told = self.0.set_history(&mut state).and_then(|()| self.0.start_or_stop(&mut state));
-        said(told);
+        let result = self.0.set_history(&mut state).and_then(|()| self.0.start_or_stop(&mut state));
+        log_failure(result);
     }
 
     pub(super) fn history_size(&self) -> HistorySize {
@@ -218,16 +218,16 @@ impl Inner {
         let (bit, members) = (1 << slot, &active.members);
         if members.node {
             *node &= !bit;
-            said(self.control.set_node(*node));
+            log_failure(self.control.set_node(*node));
         }
         for id in &members.cgroups {
-            said(self.control.set_cgroup(*id, remove_bit(cgroups, *id, bit)));
+            log_failure(self.control.set_cgroup(*id, remove_bit(cgroups, *id, bit)));
         }
         for pid in &members.processes {
-            said(self.control.set_process(*pid, remove_bit(processes, *pid, bit)));
+            log_failure(self.control.set_process(*pid, remove_bit(processes, *pid, bit)));
         }
         active.stop.send_replace(true);
-        said(self.start_or_stop(state));
+        log_failure(self.start_or_stop(state));
     }
 
     fn set_history(&self, state: &mut State) -> Result<()> {
@@ -264,9 +264,9 @@ fn remove_bit<K: Eq + Hash>(subscribers: &mut HashMap<K, u64>, key: K, bit: u64)
     left
 }
 
-/// Ending cannot fail for whoever ends; the next start tries again.
-fn said(told: Result<()>) {
-    if let Err(e) = told {
+/// Ending cannot fail for the caller; the next start tries again.
+fn log_failure(result: Result<()>) {
+    if let Err(e) = result {
         tracing::debug!("cpu_sample: {e:#}");
     }
 }

@@ -10,9 +10,9 @@ use super::Sampler;
 use super::kernel::Control;
 use crate::probe::skeletons::cpu_sample::CpuSample as Record;
 
-/// A kernel that keeps what it is told.
+/// The state of a kernel that only records calls.
 #[derive(Default)]
-pub(crate) struct Told {
+pub(crate) struct FakeState {
     pub now_ns: u64,
     pub runs: bool,
     pub node: u64,
@@ -25,15 +25,15 @@ pub(crate) struct Told {
 }
 
 #[derive(Clone)]
-pub(crate) struct Fake(Arc<Mutex<Told>>);
+pub(crate) struct Fake(Arc<Mutex<FakeState>>);
 
 impl Fake {
     pub fn new() -> (Fake, Sampler) {
-        let fake = Fake(Arc::new(Mutex::new(Told { now_ns: 1_000, room: 100, ..Told::default() })));
+        let fake = Fake(Arc::new(Mutex::new(FakeState { now_ns: 1_000, room: 100, ..FakeState::default() })));
         (fake.clone(), Sampler::new(fake))
     }
 
-    pub fn with<R>(&self, f: impl FnOnce(&mut Told) -> R) -> R {
+    pub fn with<R>(&self, f: impl FnOnce(&mut FakeState) -> R) -> R {
         f(&mut self.0.lock().unwrap())
     }
 

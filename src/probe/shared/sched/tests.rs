@@ -89,12 +89,12 @@ fn a_crowd_leaves_sooner() {
 fn figures_go_on_after_a_loss() {
     let mut t = Totals::default();
     let at = |n, lost| Cpu { lost, ..cpu(if n == 0 { vec![] } else { vec![(7, figures(n, 3, n))] }, None) };
-    let told = |t: &Totals| (run_ns(t)[&7], t.groups[&7].figures.waits.slots[3]);
+    let figures_of_7 = |t: &Totals| (run_ns(t)[&7], t.groups[&7].figures.waits.slots[3]);
     t.absorb(&[], &[at(100, 0)], S);
     // All of it went to the overflow; the second time after it had run a little.
     for (n, lost, expected) in [(0, 1, 100), (5, 1, 105), (9, 1, 109), (2, 2, 109), (6, 2, 113), (7, 2, 114)] {
         t.absorb(&[], &[at(n, lost)], 2 * S);
-        assert_eq!((told(&t), t.lost), ((expected, expected), lost), "with {n}");
+        assert_eq!((figures_of_7(&t), t.lost), ((expected, expected), lost), "with {n}");
     }
 }
 
@@ -297,8 +297,8 @@ fn more_cgroups_than_are_cached() {
         c.spawn().unwrap()
     };
     let children: Vec<_> = groups.iter().map(start).collect();
-    let told = children.into_iter().map(|c| String::from_utf8(c.wait_with_output().unwrap().stdout).unwrap());
-    let want: u64 = told.map(|t| t.trim().parse::<u64>().unwrap()).sum();
+    let printed = children.into_iter().map(|c| String::from_utf8(c.wait_with_output().unwrap().stdout).unwrap());
+    let want: u64 = printed.map(|t| t.trim().parse::<u64>().unwrap()).sum();
     let ids: BTreeSet<_> = groups.iter().map(Group::id).collect();
     let own = sched.cpu_time().unwrap().into_iter().filter(|t| ids.contains(&t.key.id)).map(|t| t.total);
     let (seen, got) = own.fold((0, 0), |(n, sum), ns| (n + 1, sum + ns));

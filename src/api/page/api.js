@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Asks the agent that served the page: answers in lines of JSON, and events as they are accepted.
+// Client of the agent's API: responses in lines of JSON, and events as they are accepted.
 
 const KEY = 'bianque.token';
 const SILENCE = 45_000;
@@ -99,10 +99,10 @@ async function read(body, take) {
   }
 }
 
-/** Calls `look` at once and every `ms`, but not while the page is hidden, until `signal` is aborted. */
-export async function every(ms, look, signal) {
+/** Calls `action` at once and every `ms`, but not while the page is hidden, until `signal` is aborted. */
+export async function every(ms, action, signal) {
   while (!signal.aborted) {
-    if (!document.hidden) await look();
+    if (!document.hidden) await action();
     await new Promise((done) => {
       setTimeout(done, ms);
       signal.addEventListener('abort', done, { once: true });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an exporter is fed from: a reader of the log with a durable cursor, batch by batch.
+//! Consumes the log for an exporter, batch by batch, from a durable cursor.
 
 use std::future::Future;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use super::health::{Fares, Health};
+use super::health::{ExporterStatus, Health};
 use super::node::Resources;
 use super::retry::{Backoff, OnceAMinute, Stop};
 use crate::pipeline::log;
@@ -86,8 +86,8 @@ impl Source for log::Reader {
     }
 }
 
-/// A source, read until the agent ends.
-pub struct Feed<S> {
+/// Reads a source until the agent ends.
+pub struct LogConsumer<S> {
     source: S,
     /// In self-metrics.
     exporter: String,
@@ -99,22 +99,30 @@ pub struct Feed<S> {
     health: Health,
 }
 
-impl<S: Source> Feed<S> {
+impl<S: Source> LogConsumer<S> {
     pub fn new(source: S, exporter: String, what: String, own: SelfMetrics, backoff: Backoff) -> Self {
-        Feed { source, exporter, what, own, backoff, complaints: OnceAMinute::default(), health: Health::default() }
+        LogConsumer {
+            source,
+            exporter,
+            what,
+            own,
+            backoff,
+            complaints: OnceAMinute::default(),
+            health: Health::default(),
+        }
     }
 
-    /// Tells there how it goes.
+    /// Reports its status there.
     #[must_use]
-    pub fn telling(mut self, health: Health) -> Self {
+    pub fn with_health(mut self, health: Health) -> Self {
         self.health = health;
-        self.tell(Fares::Well);
+        self.set_status(ExporterStatus::Healthy);
         self
     }
 
-    /// How it goes with the exporter.
-    pub fn tell(&self, fares: Fares) {
-        self.health.tell(&self.exporter, fares);
+    /// Reports the status of the exporter.
+    pub fn set_status(&self, status: ExporterStatus) {
+        self.health.set(&self.exporter, status);
     }
 
     /// The next entries, never none of them: the same again unless they were acknowledged. `None`: the
@@ -130,7 +138,7 @@ impl<S: Source> Feed<S> {
             };
             self.report();
             if std::mem::replace(&mut unread, batch.is_err()) && !unread {
-                self.tell(Fares::Well);
+                self.set_status(ExporterStatus::Healthy);
             }
             match batch {
                 Ok(batch) if !batch.is_empty() => {
@@ -140,7 +148,7 @@ impl<S: Source> Feed<S> {
                 Ok(_) if stop.is_ending() => break,
                 Ok(_) => {}
                 Err(e) => {
-                    self.tell(Fares::Failing(format!("cannot read the store: {e:#}")));
+                    self.set_status(ExporterStatus::Failing(format!("cannot read the store: {e:#}")));
                     if self.complaints.may_speak() {
                         error!("cannot read entries for the delivery of {}; trying again: {e:#}", self.what);
                     }
@@ -163,7 +171,7 @@ impl<S: Source> Feed<S> {
         self.report();
     }
 
-    /// Counts how far behind it is, and tells.
+    /// Updates the metrics of how far behind it is, and returns that.
     pub fn report(&self) -> Behind {
         let behind = self.source.behind();
         self.own.exporter_behind(&self.exporter, behind.events, behind.bytes, behind.oldest);
@@ -204,8 +212,8 @@ mod tests {
             self.0 += 1;
             anyhow::ensure!(self.0 > 1, "the disk is gone");
             if self.0 == 2 {
-                let told = self.1.now().remove("x");
-                assert!(matches!(told, Some(Fares::Failing(why)) if why.contains("the disk is gone")));
+                let status = self.1.now().remove("x");
+                assert!(matches!(status, Some(ExporterStatus::Failing(why)) if why.contains("the disk is gone")));
             }
             tokio::time::sleep(wait).await;
             Ok(Nothing(Resources::default()))
@@ -218,21 +226,21 @@ mod tests {
         }
     }
 
-    /// A store that cannot be read is told of, and that it can again, though nothing is new.
+    /// A store that cannot be read makes the exporter failing, and healthy once it can be read again, though nothing is new.
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_is_ill_is_told_of() {
+    async fn a_failing_store_is_reported() {
         let health = Health::default();
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1), 1);
         let source = Ill(0, health.clone());
-        let feed = Feed::new(source, "x".into(), "x".into(), SelfMetrics::unread(), backoff);
-        let mut feed = feed.telling(health.clone());
+        let consumer = LogConsumer::new(source, "x".into(), "x".into(), SelfMetrics::unread(), backoff);
+        let mut consumer = consumer.with_health(health.clone());
         let end = tokio::time::Instant::now() + Duration::from_secs(10);
         let mut stop = Stop::new(async move {
             tokio::time::sleep_until(end).await;
             end
         });
-        assert!(feed.next(&mut stop).await.is_none());
-        assert!(feed.source.0 > 2);
-        assert_eq!(health.now().remove("x"), Some(Fares::Well));
+        assert!(consumer.next(&mut stop).await.is_none());
+        assert!(consumer.source.0 > 2);
+        assert_eq!(health.now().remove("x"), Some(ExporterStatus::Healthy));
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Values in words: what the command line shows the same way.
+// Formats values for people, in the same way as the command line.
 
 const pad = (n, width = 2) => String(n).padStart(width, '0');
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The rear of the data's way: telemetry, store, log and pipeline, started before anything enters them.
+//! The downstream half of the data path: telemetry, store, log and pipeline, started before anything enters them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outlet::Counting;
-use super::threads::{Stoppable, stoppable, with_less};
-use super::{Kept, node};
+use super::router::Counting;
+use super::threads::{Stoppable, stoppable, with_reduced_privileges};
+use super::{RetainedCaps, node};
 use crate::collectors::Registration;
 use crate::config::{self, Config, Loaded, Sources};
 use crate::exporters::health::Health;
@@ -21,8 +21,8 @@ use crate::signal::ids::EventId;
 use crate::signal::{Attributes, otlp};
 use crate::telemetry::{self, Telemetry};
 
-/// What all that follows hands its signals to.
-pub(super) struct Rear {
+/// The stages that accept signals.
+pub(super) struct Downstream {
     pub telemetry: Telemetry,
     pub own: SelfMetrics,
     /// The node alone, and with the agent.
@@ -37,7 +37,7 @@ pub(super) struct Rear {
     pub committer: Stoppable,
 }
 
-impl Rear {
+impl Downstream {
     /// # Errors
     /// Telemetry's settings cannot be used, another agent has the store, or a thread cannot be had.
     pub async fn start(
@@ -45,9 +45,9 @@ impl Rear {
         sources: &Sources,
         host: &Host,
         clock: &Clock,
-        kept: &Kept,
+        retained_caps: &RetainedCaps,
         registrations: &[Registration],
-    ) -> anyhow::Result<Rear> {
+    ) -> anyhow::Result<Downstream> {
         let config = &loaded.config;
         let node = node::resource(host, &sources.env);
         let (resource, warning) = telemetry::resource(&node, &sources.env);
@@ -80,10 +80,10 @@ impl Rear {
             last_id,
             left_open: store.open_incidents().unwrap_or_default(),
         });
-        let committer = stoppable("commit", with_less(kept, move |stop| committer.run(stop)))?;
-        let pipeline = stoppable("pipeline", with_less(kept, move |stop| pipeline.run(stop)))?;
+        let committer = stoppable("commit", with_reduced_privileges(retained_caps, move |stop| committer.run(stop)))?;
+        let pipeline = stoppable("pipeline", with_reduced_privileges(retained_caps, move |stop| pipeline.run(stop)))?;
         let health = Health::default();
-        Ok(Rear { telemetry, own, node, resource, state, store, log, health, sender, pipeline, committer })
+        Ok(Downstream { telemetry, own, node, resource, state, store, log, health, sender, pipeline, committer })
     }
 
     /// The writer of `/metrics`.

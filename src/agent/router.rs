@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Joins the stages: what the collectors' loops deliver goes to the pipeline and the metric state,
-//! what the pipeline sees is counted.
+//! Routes signals between stages: events from collectors to the pipeline, metrics to the metric state;
+//! counts what the pipeline accepts.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::kernel_filter::KernelFilter;
-use crate::collectors::run::{Outlet, State};
+use crate::collectors::run::{CollectorSink, State};
 use crate::config::Config;
 use crate::host::Clock;
 use crate::pipeline::metrics::{MetricState, SelfMetrics};
@@ -21,8 +21,8 @@ use crate::signal::ids::TraceId;
 use crate::signal::{CaptureProgress, Change, Event, Metrics, Stage, Workload};
 use crate::workload::{Filters, Workloads};
 
-/// The agent's side of the collectors' loops.
-pub(super) struct Junction {
+/// Receives the signals of all collectors.
+pub(super) struct SignalRouter {
     pub sender: Sender,
     pub state: Arc<MetricState>,
     pub own: SelfMetrics,
@@ -37,7 +37,7 @@ pub(super) struct Junction {
     pub kernel_filter: Arc<KernelFilter>,
 }
 
-impl Junction {
+impl SignalRouter {
     /// Whether the collector's filter wants `n` events of this workload; counted where not.
     fn wants(&self, collector: &'static str, workload: Option<&Arc<Workload>>, n: u64) -> bool {
         let wants = self.filters.pass(collector, workload.map(AsRef::as_ref));
@@ -48,7 +48,7 @@ impl Junction {
     }
 }
 
-impl Outlet for Junction {
+impl CollectorSink for SignalRouter {
     fn metrics(&self, collector: &'static str, points: &mut Metrics) {
         if let Some(filter) = self.filters.of(collector) {
             points.retain(|p| filter.passes(p.workload.as_deref()));

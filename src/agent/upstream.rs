@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The front of the data's way: probes, the table of workloads, and the collectors.
+//! The upstream half of the data path: probes, the table of workloads, and the collectors.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use tokio_util::task::TaskTracker;
 
 use super::collectors::{Builder, Built, features};
+use super::downstream::Downstream;
 use super::helper::Helpers;
 use super::housekeeping::Housekeeping;
 use super::kernel_filter::KernelFilter;
 use super::kernel_limits::KernelLimits;
-use super::outlet::Junction;
-use super::rear::Rear;
+use super::router::SignalRouter;
 use crate::collectors::Registration;
 use crate::collectors::run::Statuses;
 use crate::config::Config;
@@ -23,24 +23,24 @@ use crate::probe::stacks::Symbols;
 use crate::workload::{Filters, Kubernetes, NameResolver, Workloads};
 
 /// What makes signals, built but not yet running.
-pub(super) struct Front {
+pub(super) struct Upstream {
     pub workloads: Workloads,
     pub resolver: NameResolver,
     pub kubernetes: Kubernetes,
     pub shared: Shared,
-    pub junction: Arc<Junction>,
+    pub router: Arc<SignalRouter>,
     pub built: Vec<Built>,
 }
 
-impl Front {
+impl Upstream {
     pub fn build(
         registrations: &[Registration],
         (config, env): (&Config, &BTreeMap<String, String>),
         host: &Host,
         clock: &Clock,
         statuses: &Arc<Statuses>,
-        rear: &Rear,
-    ) -> Front {
+        downstream: &Downstream,
+    ) -> Upstream {
         let workloads = Workloads::new(host, clock);
         let kubernetes = Kubernetes::new(&config.workload, env, &workloads);
         let resolver = NameResolver::new(&workloads).with_facts(kubernetes.facts());
@@ -65,13 +65,13 @@ impl Front {
             statuses: statuses.clone(),
             config,
         };
-        let built = builder.build_all(&mut loader, &rear.state, &rear.own);
+        let built = builder.build_all(&mut loader, &downstream.state, &downstream.own);
         let kernel_filter = Arc::new(KernelFilter::new(&filters, &workloads, &built));
         kernel_filter.judge();
-        let junction = Arc::new(Junction {
-            sender: rear.sender.clone(),
-            state: rear.state.clone(),
-            own: rear.own.clone(),
+        let router = Arc::new(SignalRouter {
+            sender: downstream.sender.clone(),
+            state: downstream.state.clone(),
+            own: downstream.own.clone(),
             clock: clock.clone(),
             runtime: tokio::runtime::Handle::current(),
             captures: TaskTracker::new(),
@@ -81,24 +81,24 @@ impl Front {
             filters,
             kernel_filter,
         });
-        Front { workloads, resolver, kubernetes, shared, junction, built }
+        Upstream { workloads, resolver, kubernetes, shared, router, built }
     }
 
-    pub fn housekeeping(&self, config: &Config, rear: &Rear, clock: Clock) -> Housekeeping {
+    pub fn housekeeping(&self, config: &Config, downstream: &Downstream, clock: Clock) -> Housekeeping {
         let own_objects = self.built.iter().flat_map(|b| b.objects.iter().cloned());
         let sources = self.built.iter().flat_map(|b| b.sources.iter().map(|s| (b.name, s.lost.clone()))).collect();
         Housekeeping {
             objects: own_objects.chain(self.shared.objects()).collect(),
             sources,
             shared: self.shared.clone(),
-            kernel_filter: self.junction.kernel_filter.clone(),
+            kernel_filter: self.router.kernel_filter.clone(),
             kernel_limits: KernelLimits::new(&self.built),
             births: self.shared.get::<Cgroups>().ok().map(|c| c.object().name()),
             workloads: self.workloads.clone(),
             facts: self.kubernetes.facts(),
-            state: rear.state.clone(),
-            own: rear.own.clone(),
-            symbols: self.junction.symbols.clone(),
+            state: downstream.state.clone(),
+            own: downstream.own.clone(),
+            symbols: self.router.symbols.clone(),
             interval: config.metrics.interval.get(),
             clock,
         }
