@@ -58,11 +58,14 @@ int PROBE(admin__fentry, struct net_device *dev, unsigned int old_flags)
 	return (flags ^ old_flags) & IFF_UP ? report(dev, flags & IFF_UP) : 0;
 }
 
-/* dev_deactivate() resets the queues of a device that is set down. */
+/* dev_deactivate() resets the queues of a device that is set down: the first stands for all. */
 SEC("tp_btf/qdisc_reset")
 int PROBE(admin__reset, struct Qdisc *qdisc)
 {
-	return report(BPF_CORE_READ(qdisc, dev_queue, dev), 0);
+	struct netdev_queue *queue = BPF_CORE_READ(qdisc, dev_queue);
+	struct net_device *dev = BPF_CORE_READ(queue, dev);
+
+	return queue == BPF_CORE_READ(dev, _tx) ? report(dev, 0) : 0;
 }
 
 struct Qdisc_ops;
