@@ -10,6 +10,8 @@
 LICENSE;
 
 #define IFF_UP 1
+#define LINK_STATE_START 0
+#define TC_H_ROOT 0xffffffff
 
 struct admin_change {
 	struct limited limited;
@@ -58,21 +60,26 @@ int PROBE(admin__fentry, struct net_device *dev, unsigned int old_flags)
 	return (flags ^ old_flags) & IFF_UP ? report(dev, flags & IFF_UP) : 0;
 }
 
-/* dev_deactivate() resets the queues of a device that is set down: the first stands for all. */
+/*
+ * __dev_close_many() clears __LINK_STATE_START, resets the queues, and takes IFF_UP off at last: in between,
+ * the reset of the first queue stands for all. Queues are reset when the carrier is lost, too.
+ */
 SEC("tp_btf/qdisc_reset")
 int PROBE(admin__reset, struct Qdisc *qdisc)
 {
 	struct netdev_queue *queue = BPF_CORE_READ(qdisc, dev_queue);
 	struct net_device *dev = BPF_CORE_READ(queue, dev);
 
-	return queue == BPF_CORE_READ(dev, _tx) ? report(dev, 0) : 0;
+	if (queue != BPF_CORE_READ(dev, _tx) || BPF_CORE_READ(dev, state) & 1 << LINK_STATE_START)
+		return 0;
+	return BPF_CORE_READ(dev, flags) & IFF_UP ? report(dev, 0) : 0;
 }
 
 struct Qdisc_ops;
 
-/* A device gets its queues when it is set up for the first time. */
+/* A device gets its queues when it is set up for the first time; those of single queues are below the root. */
 SEC("tp_btf/qdisc_create")
-int PROBE(first_up__btf, const struct Qdisc_ops *ops, struct net_device *dev)
+int PROBE(first_up__btf, const struct Qdisc_ops *ops, struct net_device *dev, u32 parent)
 {
-	return report(dev, 1);
+	return parent == TC_H_ROOT ? report(dev, 1) : 0;
 }

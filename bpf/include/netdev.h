@@ -45,6 +45,7 @@ struct net_device {
 	char name[16];
 	int ifindex;
 	unsigned int flags;
+	unsigned long state;
 	unsigned int num_tx_queues;
 	int watchdog_timeo;
 	struct netdev_queue *_tx;

@@ -108,13 +108,13 @@ fn follow(cx: &mut Context<'_>, args: &args::Events, mut query: Query, now: Time
         let rows = Source::find(cx)?.events(&query)?;
         let last = rows.last().map(|row| parse(row)).transpose()?;
         let last = last.and_then(|e| EventId::parse(e["id"].as_str()?));
-        query.after = Some(last.unwrap_or_else(|| first_id_at(now)));
+        query.after = Some(last.unwrap_or_else(|| EventId::before(now.0)));
         head(cx, json)?;
         for row in &rows {
             print(cx, row, json)?;
         }
     } else {
-        query.after = query.since.map(first_id_at);
+        query.after = query.since.map(|t| EventId::before(t.0));
         head(cx, json)?;
     }
     query.limit = None;
@@ -132,13 +132,6 @@ fn follow(cx: &mut Context<'_>, args: &args::Events, mut query: Query, now: Time
             }
         }
     })?
-}
-
-/// Ids begin with the time of ingest.
-fn first_id_at(t: Timestamp) -> EventId {
-    let mut id = [0; 12];
-    id[..8].copy_from_slice(&t.0.to_be_bytes());
-    EventId(id)
 }
 
 fn head(cx: &mut Context<'_>, json: bool) -> Done {

@@ -172,8 +172,6 @@ fn dropped_packets() {
 }
 
 /// Interrupts held off by a process of the cgroup.
-///
-/// On every kernel.
 #[test]
 fn held_off_interrupts() {
     let _place = place!(Need::Agent, Need::Spin);
@@ -191,8 +189,6 @@ fn held_off_interrupts() {
 }
 
 /// Tasks that hang: more of one cgroup than may be reported at once.
-///
-/// On every kernel.
 #[test]
 fn hung_tasks() {
     let _place = place!(Need::Agent, Need::Freeze);
@@ -222,7 +218,8 @@ fn flapping_devices() {
     let (noisy, quiet) = (Group::new("noisy"), Group::new("quiet"));
     let flap = |group: &Group, device: &str, times: usize| {
         let (ok, said) = shell(&format!(
-            "echo $$ > {}/cgroup.procs; ip link add {device} type veth peer name {device}p && for ((i = 0; i < {times}; i++)); do ip link set {device} up; ip link set {device} down; done; ip link del {device}",
+            "echo $$ > {}/cgroup.procs; (echo link add {device} type veth peer name {device}p\n\
+             for ((i = 0; i < {times}; i++)); do echo link set {device} up; echo link set {device} down; done; echo link del {device}) | ip -batch -",
             group.dir()
         ));
         assert!(ok, "{said}");

@@ -253,7 +253,7 @@ impl Store {
         let db = self.db()?;
         let max = (self.inner.settings.max_size, self.inner.settings.max_age);
         let mut segments = db.segments.write().unwrap_or_else(PoisonError::into_inner);
-        segments::expire(&db.database, &mut segments, now_ns, max, lowest_cursor).map_err(|e| self.failed(&e))
+        segments::expire(&db.database, &db.meta, &mut segments, now_ns, max, lowest_cursor).map_err(|e| self.failed(&e))
     }
 
     /// Bytes on disk, the journal included.

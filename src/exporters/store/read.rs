@@ -9,6 +9,7 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use prost::Message;
 
 use super::open::Db;
+use super::segments::FORGOTTEN;
 use super::segments::{INCIDENT, Segment};
 use super::{CURSOR, NODE_KEY, OPEN_INCIDENT, Store, StoreError, workload_key};
 use crate::pipeline::backing::{NewEntry, Stored};
@@ -358,12 +359,20 @@ impl Store {
         Ok(count)
     }
 
-    /// Whether what came right after `id` may be gone: neither it nor anything before it is still there.
+    /// Whether entries after `id` are gone: age or size took them, or it is an entry's own and no entry of
+    /// its time is left, as in a store that was made anew.
     ///
     /// # Errors
     /// Closed, or what could not be read.
     pub fn has_forgotten(&self, id: EventId) -> Result<bool, StoreError> {
         let db = self.db()?;
+        let newest = db.meta.get(FORGOTTEN).map_err(|e| self.failed(&e))?;
+        if newest.is_some_and(|newest| newest.as_ref() > id.0.as_slice()) {
+            return Ok(true);
+        }
+        if id == EventId::before(id.time_ns()) {
+            return Ok(false);
+        }
         let first = segments_of(&db).iter().find_map(|s| s.entries.first_key_value());
         let Some(first) = first else { return Ok(false) };
         let key = first.key().map_err(|e| self.failed(&e))?;

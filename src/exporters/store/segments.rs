@@ -24,6 +24,9 @@ const MEMTABLE: u64 = 2 * 1024 * 1024;
 pub(super) const WORKLOAD: u8 = b'w';
 pub(super) const INCIDENT: u8 = b'i';
 
+/// Key of the id of the newest entry that age or size took.
+pub(super) const FORGOTTEN: &[u8] = b"forgotten";
+
 /// Opens or creates a keyspace with our small buffers.
 pub(super) fn keyspace(db: &Database, name: &str) -> fjall::Result<Keyspace> {
     db.keyspace(name, || {
@@ -106,6 +109,7 @@ pub(super) fn current(
 /// Drops whole segments, oldest first, until age and size are kept. The last one stays.
 pub(super) fn expire(
     db: &Database,
+    meta: &Keyspace,
     segments: &mut Vec<Arc<Segment>>,
     now_ns: u64,
     max: (u64, Duration),
@@ -124,6 +128,9 @@ pub(super) fn expire(
             expired.undelivered += oldest.entries.range(after).count() as u64;
         }
         expired.segments += 1;
+        if let Some(last) = oldest.entries.last_key_value() {
+            meta.insert(FORGOTTEN, last.key()?)?;
+        }
         let gone = segments.remove(0);
         db.delete_keyspace(gone.entries.clone())?;
         db.delete_keyspace(gone.records.clone())?;

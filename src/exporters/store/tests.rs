@@ -202,11 +202,16 @@ fn age() {
     let cursor = Some(id(START + 5 * S));
     let expired = rig.store.expire(START + 8 * DAY - S, cursor).unwrap();
     assert_eq!(expired, Expired::default(), "its last entry is not 7 days old");
+    let forgotten = |rig: &Rig, ns| rig.store.has_forgotten(EventId::before(ns)).unwrap();
+    assert!(!forgotten(&rig, START - S), "nothing was before the first entry");
+    assert!(rig.store.has_forgotten(id(START - S)).unwrap(), "an entry of another store");
     let expired = rig.store.expire(START + 8 * DAY + S, cursor).unwrap();
     assert_eq!(expired, Expired { segments: 1, undelivered: 4 });
     assert_eq!(rig.ids().len(), 20);
     let (rig, _) = rig.reopen(|_| {});
     assert_eq!(rig.ids().len(), 20, "they stay away");
+    assert!(forgotten(&rig, START - S) && forgotten(&rig, START + 8 * S));
+    assert!(!forgotten(&rig, START + 10 * S), "none is gone after the last of the first day");
 }
 
 /// By size too: eight segments at most, the oldest dropped, the newest kept.

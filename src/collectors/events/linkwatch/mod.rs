@@ -309,6 +309,8 @@ impl LinkWatch {
 
     fn emit(&mut self, change: Change, device: &mut Device, before: Option<&Link>, listed: bool, out: &mut Events) {
         let now = self.clock.now();
+        // Even if it is not reported: the next notice is of the next record.
+        let by = self.by(change, device, listed);
         let Some(suppressed) = device.bucket.take(Duration::from_nanos(now.boot_ns)) else { return };
         if device.workload.is_none() {
             device.workload = self.owners.of_link(&device.link);
@@ -325,7 +327,6 @@ impl LinkWatch {
         if listed {
             e.attributes.set(NET_LINK_RELISTED, true);
         }
-        let by = self.by(change, device);
         e.message = format!("{}{}", message(change, device, before), by.words());
         e.attributes.set(NET_LINK_BY, by.name());
         if let By::Process { thread, cgroup } = by {
@@ -334,7 +335,7 @@ impl LinkWatch {
         out.emit(e);
     }
 
-    fn by(&mut self, change: Change, device: &Device) -> By {
+    fn by(&mut self, change: Change, device: &Device, listed: bool) -> By {
         let up = match change {
             Change::AdminUp => true,
             Change::AdminDown => false,
@@ -342,7 +343,7 @@ impl LinkWatch {
             _ => return By::Unknown,
         };
         let inode = self.owners.inode(&device.link);
-        self.admin.take(device.link.index, inode, up, self.clock.boot_ns())
+        self.admin.take(device.link.index, inode, up, listed, self.clock.boot_ns())
     }
 }
 
