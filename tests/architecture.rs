@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "architecture/bpf.rs"]
+mod bpf;
 #[path = "architecture/circles.rs"]
 mod circles;
 #[path = "architecture/crates.rs"]
@@ -22,7 +24,6 @@ mod rings;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MAX_FILE: usize = 600;
-const MAX_BPF_FILE: usize = 200;
 const MAX_FUNCTION: usize = 80;
 
 /// Who may import whom, by the first folder (or file) below `src/`. What is not listed is free:
@@ -397,28 +398,6 @@ fn collectors_have_one_name_each() {
     none(&problems, "a collector's name is unique over the three kinds, and its file's");
 }
 
-/// Each BPF program is found beside its Rust half, by name.
-#[test]
-fn bpf_files_have_their_rust_half() {
-    let mut problems = Vec::new();
-    for path in files("bpf", |p| p.to_string_lossy().ends_with(".bpf.c")) {
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap().trim_end_matches(".bpf.c");
-        let shared = relative(&path).starts_with("bpf/shared/");
-        let halves: Vec<String> = if shared {
-            vec![format!("src/probe/shared/{name}")]
-        } else {
-            ["metrics", "events", "autotracing"].iter().map(|k| format!("src/collectors/{k}/{name}")).collect()
-        };
-        let found = halves.iter().any(|h| {
-            Path::new(ROOT).join(format!("{h}.rs")).exists() || Path::new(ROOT).join(h).join("mod.rs").exists()
-        });
-        if !found {
-            problems.push(format!("{}: no {}.rs", relative(&path), halves.join(".rs, nor ")));
-        }
-    }
-    none(&problems, "a BPF file and its Rust file have the same stem");
-}
-
 // --- form ---------------------------------------------------------------------------------------
 
 /// The head of a script's or source's text says what it may be used for.
@@ -466,12 +445,6 @@ fn files_stay_readable() {
             if below == "src" && !documented {
                 problems.push(format!("{}: does not begin with `//! ` and what it is for", source.path));
             }
-        }
-    }
-    for path in files("bpf", |p| has_extension(p, "c")) {
-        let lines = fs::read_to_string(&path).unwrap().lines().count();
-        if lines > MAX_BPF_FILE {
-            problems.push(format!("{}: {lines} lines, at most {MAX_BPF_FILE}", relative(&path)));
         }
     }
     none(&problems, "split the file by what its parts are for");
