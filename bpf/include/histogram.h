@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernel.h"
+#include <bpf/bpf_helpers.h>
 
 /* 2^30 / 10^9, times 2^16: exact to 2 in a million, and an hour of nanoseconds does not overflow. */
 #define LATENCY_UNITS(ns) (((ns) * 70369) >> 16)

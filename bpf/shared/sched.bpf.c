@@ -6,16 +6,18 @@
  * sched_info.last_queued, on the clock that the run queue shows at the switch, and sets it again
  * when a task is preempted. What a task waited is one subtraction.
  *
- * The hook is the hottest of a node: see sched_cache.h for why it does no hash operation in the
+ * The hook is the hottest of a node: see sched/cache.bpf.c for why it does no hash operation in the
  * common case.
  *
  * The cgroup is the one of the cpu controller: on a v1 hierarchy what the scheduler itself uses
  * (sched_task_group), on the unified tree the task's own cgroup, controller enabled or not.
  */
+#include "histogram.h"
 #include "probe.h"
-#include "sched_cache.h"
 
 LICENSE;
+
+#include "sched/cache.bpf.c"
 
 /* The CPU runs its idle task, or has not switched yet. */
 #define IDLE 0

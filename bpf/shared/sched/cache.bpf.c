@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Figures of cgroups without a hash operation in the common case: each CPU has a two-way cache of
  * cgroups in one per-CPU array value, and only what has to make room goes to a hash map. A cgroup's
@@ -7,10 +7,6 @@
  *
  * Memory: 17 KiB a CPU, and 0.65 MB for the hash however many CPUs there are.
  */
-#pragma once
-
-#include "probe.h"
-#include "histogram.h"
 
 /* Cgroups that a CPU keeps at hand; a power of two. */
 #define CACHED 64
