@@ -9,11 +9,16 @@
  * Two iterators answer who a socket or a network namespace belongs to, when a record is worked off:
  * a hook in the network stack runs for whomever it interrupts.
  */
+#include "filter.h"
+#include "limit.h"
 #include "net.h"
-#include "net_drops.h"
-#include "net_owners.h"
+#include "tally.h"
 
 LICENSE;
+
+#include "net/flows.bpf.c"
+#include "net/drops.bpf.c"
+#include "net/owners.bpf.c"
 
 /*
  * Whether a hook's argument is NULL, of which verifiers before 6.13 believe that it never is: they
@@ -86,4 +91,4 @@ int PROBE(trapped__btf, void *devlink, struct sk_buff *skb, struct devlink_trap_
 	return dropped(ctx, &d);
 }
 
-#include "net_retransmits.h"
+#include "net/retransmits.bpf.c"

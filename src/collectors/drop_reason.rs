@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::probe::enums::{Enumerator, kernel_enums};
 use crate::probe::shared::net::{Net, REASONS};
 
-/// What a reason is, as the probe knows it (`REASON_…` in `bpf/shared/net_drops.h`).
+/// What a reason is, as the probe knows it (`REASON_…` in `bpf/shared/net/drops.bpf.c`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     Normal = 1,

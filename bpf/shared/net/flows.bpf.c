@@ -1,8 +1,5 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The last drop of each TCP connection and direction. */
-#pragma once
-
-#include "net.h"
 
 /* Connections that are remembered; a power of two. A later one in the same place replaces it. */
 #define FLOWS 4096

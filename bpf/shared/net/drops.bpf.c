@@ -1,11 +1,5 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* One dropped packet: its owner; counted, and reported or suppressed. */
-#pragma once
-
-#include "filter.h"
-#include "limit.h"
-#include "tally.h"
-#include "net_flows.h"
 
 #define DROP_STACK_DEPTH 32
 /* The program itself, and who called it. */

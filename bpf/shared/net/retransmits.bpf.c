@@ -1,11 +1,5 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Segments that TCP sends again: why, of which connection, and whether the loss was seen here. */
-#pragma once
-
-#include "filter.h"
-#include "limit.h"
-#include "tally.h"
-#include "net_flows.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 

@@ -1,8 +1,5 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Iterators: which process holds a socket, and which cgroups' processes are in which namespace. */
-#pragma once
-
-#include "net.h"
 
 /* include/uapi/linux/magic.h */
 #define SOCKFS_MAGIC 0x534F434B
