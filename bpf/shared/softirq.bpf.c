@@ -5,13 +5,17 @@
  *
  * A softirq that waited too long. Time that the hypervisor took away (steal) is subtracted.
  *
- * A CPU that could not take its timer interrupt: held_off.h.
+ * A CPU that could not take its timer interrupt: softirq/held_off.bpf.c.
  */
-#include "held_off.h"
+#include "found_at.h"
 #include "histogram.h"
-#include "softirq_cpu.h"
+#include "limit.h"
 
 LICENSE;
+
+#include "softirq/cpu.bpf.c"
+#include "softirq/late_timer.bpf.c"
+#include "softirq/held_off.bpf.c"
 
 #define VECTORS 10
 

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * A CPU that could not take its timer interrupt: every hard timer of the
  * monotonic clock is a probe, its lateness is how long interrupts were off.
@@ -7,10 +7,6 @@
  * Time that the hypervisor took away (steal) is subtracted. The kernel books
  * it at the next tick only, so a late timer waits for that before it is judged.
  */
-#pragma once
-
-#include "late_timer.h"
-#include "softirq_cpu.h"
 
 RECORDS(irq_held_off, 128 * 1024);
 

@@ -1,12 +1,9 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * How late a hard timer of the monotonic clock is. It may be armed for a moment
  * that has passed already (an absolute timeout that is over): then it is late
  * from when it was armed.
  */
-#pragma once
-
-#include "probe.h"
 
 #define CLOCK_MONOTONIC 1
 

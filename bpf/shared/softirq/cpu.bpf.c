@@ -1,10 +1,5 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* What the softirq probe keeps of a CPU. */
-#pragma once
-
-#include "probe.h"
-#include "found_at.h"
-#include "limit.h"
 
 /* for ten; a power of two, so that old verifiers see the bound in the mask */
 #define VECTOR_SLOTS 16
