@@ -4,9 +4,13 @@
  * direct compaction. Each is timed from its begin to its end; one that is long is reported, and so are
  * many short ones that add up.
  */
-#include "memreclaim_report.h"
+#include "call_stack.h"
+#include "filter.h"
+#include "limit.h"
 
 LICENSE;
+
+#include "memreclaim/report.bpf.c"
 
 SETTING(u64, stall_limit_ns, 500000000);
 SETTING(u64, window_ns, 10000000000);

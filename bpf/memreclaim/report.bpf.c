@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * What is reported of a stall in reclaim, and where it is read.
  *
@@ -6,11 +6,6 @@
  * the kernel's own scan_control: current->reclaim_state stands within it from before the begin to
  * behind the end, on every kernel, whatever arguments its tracepoints have.
  */
-#pragma once
-
-#include "call_stack.h"
-#include "filter.h"
-#include "limit.h"
 
 #define UNKNOWN_ORDER (-1)
 
