@@ -3,10 +3,12 @@
  * Hardware errors, by the kernel's own reports. Each tracepoint is a slot of its own: a kernel
  * without one has the others. Raw, as pointers to bytes are no arguments of tp_btf before 6.0.
  */
-#include "arm_error.h"
-#include "page_failure.h"
+#include "ras/hw_error.h"
 
 LICENSE;
+
+#include "ras/arm_error.bpf.c"
+#include "ras/page_failure.bpf.c"
 
 RECORDS(machine_check, 8 * 1024);
 RECORDS(memory_error, 16 * 1024);

@@ -269,7 +269,7 @@ pub fn section(guid: &str) -> &'static str {
     }
 }
 
-/// In the order of page_kind() in bpf/include/page_failure.h; names of action_page_types (mm/memory-failure.c).
+/// In the order of page_kind() in bpf/ras/page_failure.bpf.c; names of action_page_types (mm/memory-failure.c).
 const PAGE_KINDS: [&str; 23] = [
     "unknown page",
     "reserved kernel page",

@@ -1,8 +1,5 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* arm64: what firmware says of a processor's error (UEFI 2.10, N.2.4.4), with the first of its errors. */
-#pragma once
-
-#include "hw_error.h"
 
 RECORDS(arm_error, 8 * 1024);
 

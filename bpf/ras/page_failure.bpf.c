@@ -1,8 +1,5 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Bad pages: what kind they were, and who had one mapped. */
-#pragma once
-
-#include "hw_error.h"
 
 RECORDS(page_victim, 8 * 1024);
 
