@@ -7,7 +7,7 @@
 //! ```
 //! and in the crate, which must depend on `bianque`: `bianque::include_skeletons!();`, which gives
 //! one module for each `bpf/NAME.bpf.c`. How to write a probe is described at the head of
-//! `bpf/include/probe.h`.
+//! `bpf/include/probe.h`. A large object has parts, `bpf/NAME/PART.bpf.c`, which `bpf/NAME.bpf.c` includes.
 
 mod btf;
 mod clang;
@@ -25,20 +25,8 @@ use anyhow::{Context, Result, ensure};
 
 pub use clang::Toolchain;
 
-/// The headers that every probe includes: they come with this crate.
-const HEADERS: &[(&str, &str)] = &[
-    ("kernel.h", include_str!("../../bpf/include/kernel.h")),
-    ("compat.h", include_str!("../../bpf/include/compat.h")),
-    ("probe.h", include_str!("../../bpf/include/probe.h")),
-    ("histogram.h", include_str!("../../bpf/include/histogram.h")),
-    ("call_stack.h", include_str!("../../bpf/include/call_stack.h")),
-    ("found_at.h", include_str!("../../bpf/include/found_at.h")),
-    ("filter.h", include_str!("../../bpf/include/filter.h")),
-    ("limit.h", include_str!("../../bpf/include/limit.h")),
-    ("netdev.h", include_str!("../../bpf/include/netdev.h")),
-    ("net.h", include_str!("../../bpf/include/net.h")),
-    ("tally.h", include_str!("../../bpf/include/tally.h")),
-];
+/// The headers that probes include, by name: they come with this crate.
+const HEADERS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/headers.rs"));
 
 /// Compiles every `*.bpf.c` in `dir` and its folder `shared`, for a `build.rs`: objects and
 /// `skeletons.rs` go to `OUT_DIR`. When that cannot be done the build fails with a message, and this

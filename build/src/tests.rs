@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{Toolchain, compile_to};
+use crate::{HEADERS, Toolchain, compile_to};
 
 const HEAD: &str = "#include \"probe.h\"\nLICENSE;\n";
 const PROGRAM: &str = "SEC(\"tp_btf/sched_switch\")\nint PROBE(hook__btf, u64 a)\n{\n\treturn a == 1;\n}\n";
@@ -77,6 +77,19 @@ fn layouts_become_rust_types() {
     ] {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }
+}
+
+/// A header can be included alone, and all of the folder come with the crate.
+#[test]
+fn headers_include_what_they_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../bpf/include")).unwrap();
+    for (i, entry) in folder.enumerate() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        fs::write(dir.path().join(format!("h{i}.bpf.c")), format!("#include \"{name}\"\n{HEAD}{PROGRAM}")).unwrap();
+    }
+    compile_to(dir.path(), dir.path(), "out", &Toolchain::default()).unwrap();
+    assert!(HEADERS.len() > 5);
 }
 
 /// Variants come in the order of the file, whatever sections they are in.
