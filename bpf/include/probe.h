@@ -42,6 +42,9 @@
  *	int PROBE_CTX(switched__tp, void *ctx)
  *	{ … }
  *
+ * What an iterator (`SEC("iter/…")`) writes is declared by ITERATES instead of RECORDS. A file that is too
+ * long has parts, NAME/PART.bpf.c, which it includes; headers have types and functions, no maps and programs.
+ *
  * Section names: tp_btf/NAME, raw_tp/NAME, tp/GROUP/NAME, fentry/FN, fexit/FN, kprobe/FN,
  * kretprobe/FN, perf_event, iter/NAME. Every program is PROBE (typed arguments) or PROBE_CTX (one
  * context pointer): both count each run and time one in 1,024 (see `bianque::probe::Cost`).
@@ -180,6 +183,17 @@ static __always_inline void *probe_reserve(void *ring, u64 size, u32 index)
 	}
 	return words;
 }
+
+/* A record that an iterator writes: its struct, with a Rust type as any other record has. */
+#define ITERATES(type_) static const struct type_ *const type_##__iterated PROBE_NOTE("iterated") = NULL
+
+/* Writes one to `meta->seq` of the iterator's context, for `Object::iterate`. */
+#define WRITE(type_, seq, record)                              \
+	({                                                     \
+		const struct type_ *_record = record;          \
+		(void)type_##__iterated;                       \
+		bpf_seq_write(seq, _record, sizeof(*_record)); \
+	})
 
 /* A threshold or limit in `.data.setting`, read as a plain variable. */
 #define SETTING(type, name, value) volatile type name SEC(".data.setting") = value

@@ -47,6 +47,7 @@ struct blocked_task {
 	u32 killable;
 	u32 freezable;
 };
+ITERATES(blocked_task);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -137,7 +138,7 @@ static __always_inline void report_blocked(struct seq_file *seq, struct task_str
 	r->killable = !!(state & STATE_WAKEKILL);
 	r->freezable = task_freezable(task, state);
 	find_lock(r, task);
-	bpf_seq_write(seq, r, sizeof(*r));
+	WRITE(blocked_task, seq, r);
 }
 
 SEC("iter/task")

@@ -26,6 +26,7 @@ pub fn write(name: &str, object: &[u8], file: &str) -> Result<String> {
     let btf = Btf::parse(object.section(".BTF")?.context("no BTF: was the object compiled with -g?")?)?;
     let mut types = Types::new(&btf);
     let records = records(&object, &btf, &mut types)?;
+    iterated(&btf, &mut types)?;
     let maps = maps(&btf, &mut types)?;
     let settings = variables(&object, &btf, &mut types, ".data.setting", "Setting")?;
     let switches = variables(&object, &btf, &mut types, ".rodata.switch", "Switch")?;
@@ -100,6 +101,16 @@ fn records(object: &Object<'_>, btf: &Btf, types: &mut Types<'_>) -> Result<Reco
     Ok(Records { defs, text })
 }
 
+/// Types of what iterators write, by the notes of `ITERATES`.
+fn iterated(btf: &Btf, types: &mut Types<'_>) -> Result<()> {
+    for (note, ty, _) in btf.section(".bianque.iterated") {
+        let name = note.strip_suffix("__iterated").unwrap_or(note);
+        let (_, Type::Ptr(record)) = btf.resolve(ty) else { bail!("{name}: not declared by ITERATES") };
+        types.rust(*record, name)?;
+    }
+    Ok(())
+}
+
 /// A type of the module as its sub-modules see it.
 fn from_child(rust: &str) -> String {
     match rust.find(|c: char| c.is_ascii_alphabetic()) {
@@ -161,7 +172,7 @@ fn maps(btf: &Btf, types: &mut Types<'_>) -> Result<String> {
             size(key),
             size(value)
         )?;
-        if name == "probe_stats" || LOCAL_STORAGE.contains(&kind) {
+        if LOCAL_STORAGE.contains(&kind) {
             continue;
         }
         for t in [key, value].into_iter().flatten() {

@@ -79,6 +79,22 @@ fn layouts_become_rust_types() {
     }
 }
 
+/// What an iterator writes has a type; that it is written needs the declaration.
+#[test]
+fn records_of_iterators_have_a_type() {
+    let source = |declaration: &str| {
+        format!(
+            "struct item {{ u64 id; u32 a; u32 b; }};\n{declaration}\n\
+             SEC(\"iter/task\")\nint PROBE_CTX(walk__task, struct bpf_iter__task *ctx)\n{{\n\tstruct item i = {{ .id = 1 }};\n\n\
+             \tWRITE(item, ctx->meta->seq, &i);\n\treturn 0;\n}}\n"
+        )
+    };
+    let text = skeleton(&source("ITERATES(item);")).unwrap();
+    assert!(text.contains("pub struct Item {") && text.contains("size_of::<Item>() == 16"), "{text}");
+    let said = skeleton(&source("")).unwrap_err();
+    assert!(said.contains("item__iterated"), "{said}");
+}
+
 /// A header can be included alone, and all of the folder come with the crate.
 #[test]
 fn headers_include_what_they_use() {

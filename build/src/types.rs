@@ -18,6 +18,7 @@ const SHARED: &[(&str, &str, u32)] = &[
     ("limited", "bianque::probe::Limited", 48),
     ("limiter", "bianque::probe::Limiter", 32),
     ("limit_count", "bianque::probe::LimitCount", 16),
+    ("probe_stat", "bianque::probe::ProbeStat", 24),
 ];
 
 const DERIVES: &str = "#[derive(Clone, Copy, Debug, bianque::zerocopy::FromBytes, bianque::zerocopy::IntoBytes, \
@@ -66,6 +67,9 @@ impl<'a> Types<'a> {
         let size = self.btf.size(id);
         if let Some((_, rust, want)) = SHARED.iter().find(|(c, ..)| *c == name) {
             ensure!(size == *want, "{place}: struct {name} is of bpf/include and has {want} bytes");
+            if self.done.insert(name.to_owned()) {
+                self.same_layout(id, rust)?;
+            }
             return Ok((*rust).to_owned());
         }
         let rust = camel(name);
@@ -108,6 +112,18 @@ impl<'a> Types<'a> {
             "/// `struct {name}`\n{body}}}\nconst _: () = {{\n    assert!(core::mem::size_of::<{rust}>() == {size});\n{asserts}}};\n\n"
         )?;
         Ok(rust)
+    }
+
+    /// Asserts that the type by hand is laid out as clang did it.
+    fn same_layout(&mut self, id: Id, rust: &str) -> Result<()> {
+        let Type::Struct { members, .. } = self.btf.get(id) else { bail!("{rust}: not a struct") };
+        writeln!(self.text, "const _: () = {{\n    assert!(core::mem::size_of::<{rust}>() == {});", self.btf.size(id))?;
+        for m in members {
+            let (field, offset) = (ident(&m.name), m.bit_offset / 8);
+            writeln!(self.text, "    assert!(core::mem::offset_of!({rust}, {field}) == {offset});")?;
+        }
+        self.text += "};\n\n";
+        Ok(())
     }
 
     fn enumeration(&mut self, name: &str, values: &[(String, u32)]) -> String {

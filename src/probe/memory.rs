@@ -94,8 +94,9 @@ impl Memory {
     }
 
     /// What an `iter/…` slot of an object writes from now on.
-    pub fn iterates(&self, skeleton: &'static Skeleton, slot: &str, records: &[u8]) {
-        lock(&self.parts(skeleton).iterators).insert(slot.to_owned(), records.to_vec());
+    pub fn iterates<T: Plain>(&self, skeleton: &'static Skeleton, slot: &str, records: &[T]) {
+        let bytes = records.iter().flat_map(|r| r.as_bytes()).copied().collect();
+        lock(&self.parts(skeleton).iterators).insert(slot.to_owned(), bytes);
     }
 
     /// The object as it was last loaded, for the settings that it was given. `None`: nobody loaded it.

@@ -51,8 +51,8 @@ pub use object::{Cost, Object};
 pub use perf::Sampling;
 pub use reader::{Reader, Ready, Source, Stop};
 pub use skeleton::{
-    Aligned, CallStack, CgroupRef, DecodeError, HookKind, MapDef, Program, RecordSet, RingDef, Setting, Skeleton,
-    Switch, ThreadRef, VariableDef, frames, record, text,
+    Aligned, CallStack, CgroupRef, DecodeError, HookKind, MapDef, ProbeStat, Program, RecordSet, RingDef, Setting,
+    Skeleton, Switch, ThreadRef, VariableDef, frames, record, text,
 };
 
 use zerocopy::{Immutable, IntoBytes};

@@ -10,14 +10,14 @@ use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{Iter, PerfEvent};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::attach::{Link, explain, typed};
 use super::map::{Plain, Table};
 use super::memory::Parts;
 use super::perf::Sampling;
 use super::sys::{RawMap, monotonic_ns};
-use super::{Hook, HookKind, Program, Setting, Skeleton, VariableDef};
+use super::{Hook, HookKind, ProbeStat, Program, Setting, Skeleton, VariableDef};
 
 /// The map that SETTING's variables are in.
 const SETTINGS: &str = ".data.setting";
@@ -79,15 +79,6 @@ fn missed(program: BorrowedFd<'_>) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix("recursion_misses:"));
     line.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
-}
-
-/// `struct probe_stat` of `probe.h`.
-#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Stat {
-    count: u64,
-    timed: u64,
-    timed_ns: u64,
 }
 
 impl Object {
@@ -243,11 +234,11 @@ impl Object {
     }
 
     /// All of `probe_stats`, summed over the CPUs.
-    fn stats(&self) -> Result<Vec<Stat>> {
-        let mut table = self.table::<u32, Stat>("probe_stats")?;
+    fn stats(&self) -> Result<Vec<ProbeStat>> {
+        let mut table = self.table::<u32, ProbeStat>("probe_stats")?;
         let mut stats = Vec::new();
         table.for_each(|_, cpus| {
-            stats.push(cpus.iter().fold(Stat::default(), |a, b| Stat {
+            stats.push(cpus.iter().fold(ProbeStat::default(), |a, b| ProbeStat {
                 count: a.count + b.count,
                 timed: a.timed + b.timed,
                 timed_ns: a.timed_ns + b.timed_ns,
@@ -270,11 +261,20 @@ impl Object {
         Sampling::open(event.fd().map_err(|e| anyhow::anyhow!(explain(&e)))?.as_fd(), hz)
     }
 
-    /// Runs an `iter/…` slot once; what it writes with `bpf_seq_write` is read from the answer.
+    /// Runs an `iter/…` slot once, until it has written `most` records of the type that `ITERATES` declares.
     ///
     /// # Errors
     /// The slot is not loaded, or the kernel's reason.
-    pub fn iterate(&self, slot: &str) -> Result<Box<dyn Read>> {
+    pub fn iterate<T: Plain>(&self, slot: &str, most: usize) -> Result<Vec<T>> {
+        let room = most.saturating_mul(size_of::<T>());
+        let mut bytes = Vec::new();
+        let read = self.output(slot)?.take(room as u64).read_to_end(&mut bytes);
+        read.with_context(|| format!("{}: run the iterator {slot}", self.name()))?;
+        // What the kernel cut off is no record.
+        Ok(bytes.chunks_exact(size_of::<T>()).filter_map(|c| T::read_from_bytes(c).ok()).collect())
+    }
+
+    fn output(&self, slot: &str) -> Result<Box<dyn Read>> {
         let program = self.later(slot, HookKind::Iterator)?;
         let loaded = match &self.inner.place {
             Place::Kernel(loaded) => loaded,

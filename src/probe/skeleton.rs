@@ -183,6 +183,16 @@ impl<T> Switch<T> {
     }
 }
 
+/// `struct probe_stat` of `probe.h`: runs of a program, or records that a ring had no room for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ProbeStat {
+    pub count: u64,
+    /// Runs that were timed, and their time.
+    pub timed: u64,
+    pub timed_ns: u64,
+}
+
 /// `struct cgroup_ref` of `probe.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -25,12 +25,14 @@ struct socket_holder {
 	struct cgroup_ref cgroup;
 	struct thread_ref thread;
 };
+ITERATES(socket_holder);
 
 struct netns_member {
 	struct cgroup_ref cgroup;
 	u32 netns;
 	u32 tgid;
 };
+ITERATES(netns_member);
 
 static __always_inline bool is_sought(struct file *file)
 {
@@ -56,7 +58,7 @@ int PROBE_CTX(holders__iter, struct bpf_iter__task_file *ctx)
 		return 0;
 	cgroup_of_any(&holder.cgroup, task, memory_cgrp_id);
 	thread_of(&holder.thread, task);
-	bpf_seq_write(ctx->meta->seq, &holder, sizeof(holder));
+	WRITE(socket_holder, ctx->meta->seq, &holder);
 	return 0;
 }
 
@@ -74,6 +76,6 @@ int PROBE_CTX(members__iter, struct bpf_iter__task *ctx)
 		return 0;
 	member.tgid = task->tgid;
 	cgroup_of_any(&member.cgroup, task, memory_cgrp_id);
-	bpf_seq_write(ctx->meta->seq, &member, sizeof(member));
+	WRITE(netns_member, ctx->meta->seq, &member);
 	return 0;
 }

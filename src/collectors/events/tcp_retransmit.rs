@@ -350,9 +350,10 @@ mod tests {
         let rig = Rig::new().unwrap();
         let cgroup = rig.cgroup("/a.service").unwrap();
         let mut c = rig.run(&crate::collectors::events::<TcpRetransmit>(), "").unwrap();
-        // `struct socket_holder`: the cgroup, the process.
-        let holder = [cgroup.id.to_ne_bytes(), [0; 8], [42, 0, 0, 0, 42, 0, 0, 0], *b"client\0\0", [0; 8]].concat();
-        rig.kernel().iterates(&net::SKELETON, "holders", &holder);
+        let mut holder = net::SocketHolder::new_zeroed();
+        (holder.cgroup.id, holder.thread.tgid, holder.thread.tid) = (cgroup.id, 42, 42);
+        holder.thread.comm[..6].copy_from_slice(b"client");
+        rig.kernel().iterates(&net::SKELETON, "holders", &[holder]);
         let mut r = record(RetransmitKind::RETRANSMIT_SYN, 7, 1, 2);
         (r.time_ns, r.drop_time_ns, r.drop_of, r.drop_reason) = (rig.clock().boot_ns(), 5, 1, 8);
         (r.flow.version, r.flow.protocol, r.hits) = (6, 6, 3);

@@ -4,16 +4,14 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result};
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use anyhow::Result;
 
 use super::{Feature, Loading, SharedProbe};
 use crate::probe::map::Plain;
-use crate::probe::skeletons::net::{self, DropKey, RetransmitKey, Tally};
-use crate::probe::{CgroupId, CgroupRef, LoadError, Object, Optional, Skeleton, Table, ThreadRef};
+use crate::probe::skeletons::net::{self, DropKey, NetnsMember, RetransmitKey, SocketHolder, Tally};
+use crate::probe::{CgroupId, LoadError, Object, Optional, Skeleton, Table};
 use crate::signal::{Thread, Total};
 
 /// Hooks for drops that kernels may lack.
@@ -21,6 +19,8 @@ const TRAPPED: &[Optional] =
     &[Optional { slot: "trapped", lost: "drops by hardware that reports them (devlink traps)" }];
 /// A group that was not hit for so long leaves the kernel's hash.
 const IDLE_NS: u64 = 300_000_000_000;
+/// Holders of a socket that are looked at: more only say again that there is not one alone.
+const MAX_HOLDERS: usize = 64;
 /// As in `crowded_drops`: a reason and a kind make its key.
 const CROWDED_SHIFT: u32 = 2;
 /// Reasons that can be told apart; those of subsystems have higher numbers.
@@ -100,21 +100,6 @@ pub struct Member {
     pub pid: u32,
     /// In the memory controller's hierarchy.
     pub cgroup: CgroupId,
-}
-
-#[derive(FromBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct RawHolder {
-    cgroup: CgroupRef,
-    thread: ThreadRef,
-}
-
-#[derive(FromBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct RawMember {
-    cgroup: CgroupRef,
-    netns: u32,
-    tgid: u32,
 }
 
 /// The loaded probe. Cheap to clone; every consumer takes differences, nobody resets anything.
@@ -289,9 +274,8 @@ impl Net {
         self.object().set(net::setting::SOUGHT_PORT, port.into())?;
         self.object().set(net::setting::SOUGHT_NETNS, netns)?;
         self.object().set(net::setting::SOUGHT_SOCKET, socket)?;
-        let found = self.walk("holders", 64 * size_of::<RawHolder>())?;
-        let holders = found.chunks_exact(size_of::<RawHolder>()).filter_map(|c| RawHolder::read_from_bytes(c).ok());
-        let mut holders = holders.map(|h| Holder { thread: h.thread.into(), cgroup: h.cgroup.into() });
+        let found: Vec<SocketHolder> = self.object().iterate("holders", MAX_HOLDERS)?;
+        let mut holders = found.into_iter().map(|h| Holder { thread: h.thread.into(), cgroup: h.cgroup.into() });
         let Some(first) = holders.next() else { return Ok(None) };
         let is_one = matches!(sought, Sought::Inode(_)) || holders.all(|h| h.thread.pid == first.thread.pid);
         Ok(is_one.then_some(first))
@@ -302,16 +286,9 @@ impl Net {
     /// # Errors
     /// The kernel's reason.
     pub fn netns_members(&self) -> Result<Vec<Member>> {
-        let all = self.walk("members", usize::MAX)?;
-        let members = all.chunks_exact(size_of::<RawMember>()).filter_map(|c| RawMember::ref_from_bytes(c).ok());
-        Ok(members.map(|m| Member { netns: m.netns, pid: m.tgid, cgroup: m.cgroup.into() }).collect())
-    }
-
-    fn walk(&self, slot: &'static str, limit: usize) -> Result<Vec<u8>> {
-        let mut all = Vec::new();
-        let file = self.object().iterate(slot)?;
-        file.take(limit as u64).read_to_end(&mut all).with_context(|| format!("run the iterator {slot}"))?;
-        Ok(all)
+        let members: Vec<NetnsMember> = self.object().iterate("members", usize::MAX)?;
+        let member = |m: NetnsMember| Member { netns: m.netns, pid: m.tgid, cgroup: m.cgroup.into() };
+        Ok(members.into_iter().map(member).collect())
     }
 }
 

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `tasks`: a walk over all tasks, when somebody asks; between two walks nothing runs.
 
-use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use zerocopy::FromBytes as _;
+use anyhow::Result;
 
 use super::{Feature, Loading, SharedProbe};
 use crate::probe::skeletons::tasks::{BlockedTask, SKELETON, setting, switch};
@@ -14,7 +12,7 @@ use crate::probe::{CgroupId, LoadError, Object, Skeleton, frames};
 use crate::signal::Thread;
 
 /// Blocked tasks that one walk tells of; the kernel goes on counting what is over.
-const MAX_BLOCKED: u64 = 4096;
+const MAX_BLOCKED: usize = 4096;
 
 /// What a task waits for, where the kernel notes it (6.16, `CONFIG_DETECT_HUNG_TASK_BLOCKER`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,11 +92,8 @@ impl Tasks {
         if self.object.get(setting::BLOCKED_LIMIT_NS)? != ns {
             self.object.set(setting::BLOCKED_LIMIT_NS, ns)?;
         }
-        let mut bytes = Vec::new();
-        let room = MAX_BLOCKED * size_of::<BlockedTask>() as u64;
-        self.object.iterate("walk")?.take(room).read_to_end(&mut bytes).context("walk over the tasks")?;
-        let records = bytes.chunks_exact(size_of::<BlockedTask>());
-        Ok(records.filter_map(|r| BlockedTask::read_from_bytes(r).ok()).map(|r| Blocked::from(&r)).collect())
+        let tasks: Vec<BlockedTask> = self.object.iterate("walk", MAX_BLOCKED)?;
+        Ok(tasks.iter().map(Blocked::from).collect())
     }
 }
 
