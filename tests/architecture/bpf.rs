@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ROOT, files, has_extension, none, relative, take_apart};
+use super::{ROOT, files, has_extension, has_word, none, relative, take_apart};
 
 /// Lines of a file, comments included.
 const MAX_FILE: usize = 300;
@@ -51,6 +51,67 @@ fn whole(path: &Path) -> BTreeSet<PathBuf> {
 
 fn lines(path: &Path) -> usize {
     fs::read_to_string(path).unwrap().lines().count()
+}
+
+/// What a probe defines, by line: a map, a ring, a variable that user space sets, a record's note, a program.
+/// Macros that define such are none.
+fn definitions(text: &str) -> Vec<(usize, String)> {
+    const WORDS: &[&str] =
+        &["SEC", "RECORDS", "POLLED_RECORDS", "UNLIMITED_RECORDS", "ITERATES", "SETTING", "SWITCH", "LICENSE"];
+    let (code, _) = take_apart(text);
+    let mut found = Vec::new();
+    let mut in_macro = false;
+    for (i, line) in code.lines().enumerate() {
+        let of_macro = in_macro || line.trim_start().starts_with('#');
+        in_macro = of_macro && line.ends_with('\\');
+        if !of_macro && WORDS.iter().any(|w| has_word(line, w)) {
+            found.push((i + 1, line.trim().to_owned()));
+        }
+    }
+    found
+}
+
+/// What the macros of `bpf/include` need in each object, by header: how many definitions.
+const COMMON: &[(&str, usize)] = &[("filter.h", 3), ("limit.h", 3), ("probe.h", 1)];
+
+/// A header says what there may be; what there is says the object.
+#[test]
+fn headers_define_no_maps_and_programs() {
+    let mut problems = Vec::new();
+    for path in files("bpf", |p| has_extension(p, "h")) {
+        let name = relative(&path);
+        let found = definitions(&fs::read_to_string(&path).unwrap());
+        let common = COMMON.iter().find(|(n, _)| name == format!("bpf/include/{n}")).map_or(0, |(_, n)| *n);
+        if found.len() != common {
+            problems.extend(found.iter().map(|(line, what)| format!("{name}:{line}: {what}")));
+        }
+    }
+    none(&problems, "define it in a .bpf.c file; what needs it is written behind it, or takes it as an argument");
+    let text = "#define RING(t) struct { \\\n\t} t SEC(\".maps\")\n/* SEC() */\nstruct {\n} m SEC(\".maps\");\nSWITCH(u32, a);\nSEC(\"iter/task\")\n";
+    let lines: Vec<usize> = definitions(text).into_iter().map(|(line, _)| line).collect();
+    assert_eq!(lines, [5, 6, 7]);
+}
+
+/// A part of an object lies in the object's folder, and the object has it once.
+#[test]
+fn parts_belong_to_one_object() {
+    let mut problems = Vec::new();
+    let objects = objects();
+    let included = |by: &Path| -> Vec<PathBuf> {
+        let text = fs::read_to_string(by).unwrap();
+        let names = text.lines().filter_map(|l| Some(l.strip_prefix("#include \"")?.split('"').next()?.to_owned()));
+        names.filter(|n| n.ends_with(".bpf.c")).map(|n| by.parent().unwrap().join(n)).collect()
+    };
+    let all: Vec<PathBuf> = sources_and_headers().iter().flat_map(|p| included(p)).collect();
+    for part in files("bpf", |p| is_source(p) && !objects.iter().any(|o| o == p)) {
+        let object = part.parent().unwrap().with_extension("bpf.c");
+        let times = all.iter().filter(|p| **p == part).count();
+        if times != 1 || !object.exists() || !included(&object).contains(&part) {
+            problems.push(format!("{}: not included once, by {}", relative(&part), relative(&object)));
+        }
+    }
+    assert!(all.len() > 5, "parts are found: {}", all.len());
+    none(&problems, "NAME.bpf.c includes NAME/PART.bpf.c");
 }
 
 /// A file can be read in one sitting, and so can an object: what it includes counts.
