@@ -228,7 +228,7 @@ static __always_inline bool is_full(u8 state)
 
 /* The owner of a packet or connection. */
 struct net_owner {
-	/* of the socket, in the unified hierarchy; id 0: not known */
+	/* of the socket, in the unified hierarchy; id 0: not known, or another hierarchy's say */
 	struct cgroup_ref cgroup;
 	/* inode of the socket's file; 0: no process holds it */
 	u64 socket;
@@ -238,14 +238,33 @@ struct net_owner {
 	u16 reserved;
 };
 
+/*
+ * Whether the unified tree has the controllers. Where v1 has them (a hybrid node), runtimes may put
+ * containers into its hierarchies only, and the socket's cgroup is whatever their starter is in.
+ */
+static __always_inline bool has_controllers(const struct cgroup_root *unified)
+{
+	u32 wanted = 0;
+
+	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, cpu_cgrp_id))
+		wanted |= 1U << bpf_core_enum_value(enum cgroup_subsys_id, cpu_cgrp_id);
+	if (bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
+		wanted |= 1U << bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+	return unified->subsys_mask & wanted;
+}
+
 /* `sk` is an argument of a tp_btf, fentry or fexit program, or was found from one without a probe read. */
 static __always_inline void owner_of(struct net_owner *owner, struct sock *sk)
 {
 	owner->family = sk->__sk_common.skc_family;
 	owner->state = sk->__sk_common.skc_state;
 	owner->netns = sk->__sk_common.skc_net.net->ns.inum;
-	if (is_full(owner->state) && bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
-		owner->cgroup.id = sk->sk_cgrp_data.cgroup->kn->id;
+	if (is_full(owner->state) && bpf_core_field_exists(sk->sk_cgrp_data.cgroup)) {
+		struct cgroup *cgroup = sk->sk_cgrp_data.cgroup;
+
+		if (has_controllers(cgroup->root))
+			owner->cgroup.id = cgroup->kn->id;
+	}
 }
 
 /* Apart, as only records need it. */

@@ -57,6 +57,7 @@ impl CollectorSink for SignalRouter {
     }
 
     fn event(&self, collector: &'static str, mut event: Event, limited: u64) {
+        event.workload = self.workloads.subject(event.workload, event.thread.as_ref());
         // What was suppressed before it was of the same workload.
         if self.wants(collector, event.workload.as_ref(), 1 + event.suppressed) {
             self.own.suppressed(Stage::Collector(collector), "limit", event.suppressed);
@@ -141,5 +142,75 @@ impl Observer for Counting {
 
     fn store_committed(&self, took: Duration) {
         self.own.store_committed(took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::pipeline::incident::{self, Identity, Moment};
+    use crate::pipeline::log::Log;
+    use crate::pipeline::testing::{DEF, Fake, event, workload};
+    use crate::pipeline::{Pipeline, Setup};
+    use crate::signal::ids::EventId;
+    use crate::signal::{Thread, Timestamp, WorkloadKind};
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000_000_000);
+
+    /// A router into a pipeline, and what becomes of an event there.
+    fn routed(event: Event) -> (Arc<Fake>, Arc<MetricState>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let state = Arc::new(MetricState::new(100, NOW));
+        let own = SelfMetrics::new(state.clone(), || NOW);
+        let observer = Arc::new(Counting { state: state.clone(), own: own.clone() });
+        let fake = Arc::new(Fake::default());
+        let (log, committer) = Log::new(fake.clone(), observer.clone(), || NOW, EventId([0; 12]));
+        let (sender, pipeline) = Pipeline::new(Setup {
+            identity: Identity { host_id: "h".into(), boot_id: "b".into() },
+            incidents: incident::Settings::default(),
+            limit: crate::pipeline::limits::RateLimit::default(),
+            log,
+            observer,
+            now: Box::new(|| Moment { wall: NOW, steady: Duration::from_secs(1) }),
+            last_id: None,
+            left_open: Vec::new(),
+        });
+        let (workloads, filters) = (Workloads::default(), Filters::default());
+        let router = SignalRouter {
+            sender,
+            state: state.clone(),
+            own,
+            clock: Clock::fixed(NOW, 1),
+            runtime: runtime.handle().clone(),
+            captures: TaskTracker::new(),
+            symbols: Symbols::default(),
+            config: Mutex::new(Config::default()),
+            kernel_filter: Arc::new(KernelFilter::new(&filters, &workloads, &[])),
+            workloads,
+            filters,
+        };
+        router.event("test", event, 0);
+        let stop = AtomicBool::new(true);
+        pipeline.run(&stop);
+        committer.run(&stop);
+        (fake, state)
+    }
+
+    /// Whatever the collector found: what the agent's own thread met is counted under the agent, and is no incident.
+    #[test]
+    fn the_agents_own_thread_opens_no_incident() {
+        for (pid, incidents) in [(4711, 1), (std::process::id(), 0)] {
+            for subject in [None, Some(workload(1))] {
+                let mut e = event(&DEF, 1, subject.as_ref());
+                e.thread = Some(Thread { pid, ..Thread::default() });
+                let (store, state) = routed(e);
+                assert_eq!(store.ids().len(), 1, "it is stored");
+                assert_eq!(store.incidents.lock().unwrap().len(), incidents, "pid {pid}");
+                let own = state.read().workloads().filter(|w| w.workload().kind == WorkloadKind::Own).count();
+                assert_eq!(own, 1 - incidents, "pid {pid}");
+            }
+        }
     }
 }

@@ -20,6 +20,9 @@ use crate::workload::netns::Namespaces;
 const HOLDER_FRESH: Duration = Duration::from_secs(5);
 const HOLDERS: usize = 1024;
 
+/// The unit of a service manager, which makes sockets for others (`man systemd.socket`).
+const SERVICE_MANAGER: &str = "init.scope";
+
 /// States of a TCP connection (include/net/tcp_states.h), as OTel's `network.connection.state` has them.
 const STATES: [&str; 13] = [
     "",
@@ -45,8 +48,8 @@ pub struct Attribution {
     pub thread: Option<Thread>,
 }
 
-/// Attributes packets and connections to workloads: by the socket's cgroup, else by the process that holds
-/// the socket, else by the network namespace. Never by the task on the CPU.
+/// Attributes packets and connections to workloads: by the process that holds the socket, else by the
+/// socket's cgroup, which is its maker's, else by the network namespace. Never by the task on the CPU.
 pub struct Owners {
     net: Net,
     workloads: Workloads,
@@ -76,17 +79,9 @@ impl Owners {
     }
 
     fn attribution(&self, owner: &NetOwner, holder: Option<Holder>) -> Attribution {
-        let by_holder = || self.workload_of(holder.as_ref()?);
-        let by_cgroup = self.by_cgroup(owner.cgroup.id);
-        let workload = by_cgroup.or_else(by_holder).or_else(|| self.namespaces.owner(owner.netns));
+        let workload = holder.as_ref().and_then(|h| self.workloads.of_process(h.thread.pid, h.cgroup));
+        let workload = workload.or_else(|| self.workload(owner.cgroup.id, owner.netns));
         Attribution { workload, thread: holder.map(|h| h.thread) }
-    }
-
-    fn workload_of(&self, holder: &Holder) -> Option<Arc<Workload>> {
-        if holder.thread.pid == self.workloads.own_pid() {
-            return Some(self.workloads.own());
-        }
-        self.workloads.of_cgroup(holder.cgroup)
     }
 
     /// The workload of a socket's cgroup, else of a network namespace; zeros are not known.
@@ -96,7 +91,11 @@ impl Owners {
     }
 
     fn by_cgroup(&self, id: u64) -> Option<Arc<Workload>> {
-        if id == 0 { None } else { self.workloads.of_cgroup(CgroupId { hierarchy: 0, id }) }
+        if id == 0 {
+            return None;
+        }
+        let maker = self.workloads.of_cgroup(CgroupId { hierarchy: 0, id })?;
+        (maker.unit.as_deref() != Some(SERVICE_MANAGER)).then_some(maker)
     }
 
     fn holder(&mut self, socket: Sought) -> Option<Holder> {
@@ -177,6 +176,47 @@ fn transport(protocol: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
+
+    use crate::collectors::events::{dropwatch::DropWatch, netrecvlat::NetRecvLat, tcp_retransmit::TcpRetransmit};
+    use crate::collectors::testing::Rig;
+    use crate::probe::skeletons::net;
+    use crate::probe::skeletons::netrecvlat::ReceiveDelay;
+    use crate::signal::Event;
+
+    /// Who holds the socket comes before who made it, for each of the collectors; a service manager that made
+    /// it for others is nobody.
+    #[test]
+    fn a_sockets_holder_comes_before_its_maker() {
+        let rig = Rig::new().unwrap();
+        let (user, maker) = (rig.cgroup("/sshd.service").unwrap(), rig.cgroup("/maker.service").unwrap());
+        let manager = rig.cgroup("/init.scope").unwrap();
+        // `struct socket_holder`: the cgroup, the process.
+        let holder = [user.id.to_ne_bytes(), [0; 8], [42, 0, 0, 0, 42, 0, 0, 0], *b"sshd\0\0\0\0", [0; 8]].concat();
+        rig.kernel().iterates(&net::SKELETON, "holders", &holder);
+        let of = |e: Event| e.workload.map(|w| w.display_name().to_owned());
+        for (socket, cgroup, expected) in [
+            (7, maker, Some("sshd.service")),
+            (7, manager, Some("sshd.service")),
+            (0, maker, Some("maker.service")),
+            (0, manager, None),
+        ] {
+            let mut drop = net::PacketDrop::new_zeroed();
+            (drop.owner.socket, drop.owner.cgroup.id) = (socket, cgroup.id);
+            let mut again = net::TcpRetransmit::new_zeroed();
+            again.owner = drop.owner;
+            let mut late = ReceiveDelay::new_zeroed();
+            (late.owner.socket, late.owner.cgroup.id, late.time_ns) = (socket, cgroup.id, rig.clock().boot_ns());
+            let mut c = rig.run(&crate::collectors::events::<DropWatch>(), "").unwrap();
+            let mut found = c.record("packet_drop", &drop).unwrap();
+            let mut c = rig.run(&crate::collectors::events::<TcpRetransmit>(), "").unwrap();
+            found.extend(c.record("tcp_retransmit", &again).unwrap());
+            let mut c = rig.run(&crate::collectors::events::<NetRecvLat>(), "").unwrap();
+            found.extend(c.record("receive_delay", &late).unwrap());
+            let found: Vec<_> = found.into_iter().map(of).collect();
+            assert_eq!(found, vec![expected.map(str::to_owned); 3], "socket {socket}");
+        }
+    }
 
     fn flow(source: Ipv6Addr, protocol: u8) -> Flow {
         let words = |a: Ipv6Addr| {

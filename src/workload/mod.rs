@@ -35,7 +35,8 @@ use crate::host::cgroup::memberships;
 use crate::host::{Cgroups, Clock, Host, ReadError};
 use crate::probe::CgroupId;
 use crate::probe::shared::cgroups::Change;
-use crate::signal::{Workload, WorkloadKey, WorkloadKind};
+use crate::signal::semconv::AGENT;
+use crate::signal::{Thread, Workload, WorkloadKey, WorkloadKind};
 use changes::Subscribers;
 use table::Table;
 
@@ -68,11 +69,13 @@ impl Workloads {
     pub fn new(host: &Host, clock: &Clock) -> Self {
         // Without a boot id keys are still unique within this life of the agent.
         let boot = host.boot_id().unwrap_or_default();
+        let lines = host.read_proc("self/cgroup").unwrap_or_default();
+        let paths: Vec<&str> = memberships(&lines).map(|m| m.path).collect();
         Workloads {
             inner: Arc::new(Inner {
-                own: Arc::new(own(host)),
+                own: Arc::new(own_process(&paths)),
                 own_pid: std::process::id(),
-                table: RwLock::new(Table::new(boot)),
+                table: RwLock::new(Table::new(boot, &paths)),
                 subscribers: Subscribers::default(),
                 resolving: AtomicBool::new(false),
                 host: host.clone(),
@@ -97,6 +100,28 @@ impl Workloads {
         }
         let lines = self.inner.host.cgroup_lines(pid).ok()?;
         self.read().of_paths(memberships(&lines).map(|m| m.path))
+    }
+
+    /// The workload of a process, of which the kernel named the cgroup of one controller. The agent's own is
+    /// its own, whatever cgroup it shares. In a v1 hierarchy systemd makes groups for units only where
+    /// it accounts for them: there the process itself says of which it is, if it still lives.
+    #[must_use]
+    pub fn of_process(&self, pid: u32, cgroup: CgroupId) -> Option<Arc<Workload>> {
+        if pid == self.inner.own_pid {
+            return Some(self.own());
+        }
+        let of_cgroup = self.of_cgroup(cgroup);
+        let is_named = |w: &Workload| w.container_id.is_some() || w.unit.is_some();
+        if cgroup.hierarchy == 0 || of_cgroup.as_deref().is_some_and(is_named) {
+            return of_cgroup;
+        }
+        self.of_pid(pid).or(of_cgroup)
+    }
+
+    /// Who an event is about: what its thread does is the agent's own doing where that is the agent's.
+    #[must_use]
+    pub fn subject(&self, workload: Option<Arc<Workload>>, thread: Option<&Thread>) -> Option<Arc<Workload>> {
+        if thread.is_some_and(|t| t.pid == self.inner.own_pid) { Some(self.own()) } else { workload }
     }
 
     /// The newest that is known under a key, for some minutes also after its end.
@@ -144,10 +169,10 @@ impl Workloads {
         self.read().cgroups()
     }
 
-    /// The agent itself.
+    /// The agent itself: its container or service, else its process alone.
     #[must_use]
     pub fn own(&self) -> Arc<Workload> {
-        Arc::clone(&self.inner.own)
+        self.read().own().unwrap_or_else(|| Arc::clone(&self.inner.own))
     }
 
     /// The agent's process id.
@@ -255,12 +280,12 @@ fn key_of(parts: &[&[u8]]) -> WorkloadKey {
     WorkloadKey(digest.iter().take(8).fold(0, |key, b| key << 8 | u64::from(*b)))
 }
 
-fn own(host: &Host) -> Workload {
-    let lines = host.read_proc("self/cgroup").unwrap_or_default();
-    let deepest = memberships(&lines).map(|m| m.path).max_by_key(|p| p.len()).unwrap_or("/");
-    let mut w = table::describe(key_of(&[b"own"]), deepest, false);
-    w.kind = WorkloadKind::Own;
-    w
+/// The agent's process, where the cgroup that it is in is others' too.
+fn own_process(paths: &[&str]) -> Workload {
+    let deepest = paths.iter().max_by_key(|p| p.len()).copied().unwrap_or("/");
+    // The cgroup's name is another workload's.
+    let name = Some(AGENT.to_owned());
+    Workload { container_name: name, ..Workload::new(key_of(&[b"own"]), WorkloadKind::Own, deepest) }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::Workloads;
 use super::image::SANDBOX;
 use super::path::pod_path;
 use crate::probe::shared::net::{Member, Net};
-use crate::signal::{ContainerKind, Pod, Workload, WorkloadKind};
+use crate::signal::{ContainerKind, Pod, Workload};
 
 /// How old a walk over the processes may be: numbers of namespaces are used again.
 const FRESH: Duration = Duration::from_secs(2);
@@ -95,8 +95,8 @@ pub fn common(all: impl IntoIterator<Item = Arc<Workload>>, workloads: &Workload
             who.push(w);
         }
     }
-    if who.iter().any(|w| w.kind == WorkloadKind::Container) {
-        who.retain(|w| w.kind == WorkloadKind::Container);
+    if who.iter().any(|w| w.container_id.is_some()) {
+        who.retain(|w| w.container_id.is_some());
     }
     if who.iter().any(|w| !is_sandbox(w)) {
         who.retain(|w| !is_sandbox(w));

@@ -22,6 +22,8 @@ const MAX_PAIRS: usize = 131_072;
 
 pub(super) struct Table {
     boot: String,
+    /// Path of the container or service that the agent runs in.
+    own: Option<Box<str>>,
     pairs: HashMap<CgroupId, Pair>,
     workloads: HashMap<WorkloadKey, Entry>,
     /// Living workloads that are no containers: those are joined by their path.
@@ -51,9 +53,16 @@ struct Entry {
 }
 
 impl Table {
-    pub fn new(boot: String) -> Self {
+    /// `own`: the agent's paths in all hierarchies.
+    pub fn new(boot: String, own: &[&str]) -> Self {
+        // A session's or a shell's cgroup has other processes; a guest is a whole system.
+        let is_its_own = |i: &Identity<'_>| match i.container {
+            Some(c) => !c.is_guest,
+            None => i.unit.is_some_and(|u| u.ends_with(".service")),
+        };
         Table {
             boot,
+            own: foremost(own.iter().copied()).filter(is_its_own).map(|i| i.path.into()),
             pairs: HashMap::new(),
             workloads: HashMap::new(),
             paths: HashMap::new(),
@@ -74,6 +83,11 @@ impl Table {
 
     pub fn of_path(&self, path: &str) -> Option<Arc<Workload>> {
         self.by_key(*self.paths.get(path)?)
+    }
+
+    /// The container or service of the agent, while the table has it.
+    pub fn own(&self) -> Option<Arc<Workload>> {
+        self.of_paths([&**self.own.as_ref()?].into_iter())
     }
 
     pub fn live(&self) -> Vec<Arc<Workload>> {
@@ -97,8 +111,7 @@ impl Table {
     /// The workload of a process by its paths in all hierarchies: a container before a unit before the
     /// deepest cgroup, as one controller's path may be a root while another's is not.
     pub fn of_paths<'p>(&self, paths: impl Iterator<Item = &'p str>) -> Option<Arc<Workload>> {
-        let rank = |i: &Identity<'_>| (i.container.is_some(), i.unit.is_some(), i.path.len());
-        let best = paths.filter_map(identify).max_by_key(rank)?;
+        let best = foremost(paths)?;
         let key = match best.container {
             Some(c) => container_key(c.id),
             None => *self.paths.get(best.path)?,
@@ -119,9 +132,13 @@ impl Table {
         }
         let is_own = identity.path == path.trim_end_matches('/');
         let key = self.key_for(id, &identity, is_own);
+        let is_agent = self.own.as_deref() == Some(identity.path);
         self.pairs.insert(id, Pair { key, removed_ns: None, seen: self.scan });
         let entry = self.workloads.entry(key).or_insert_with(|| Entry {
-            workload: Arc::new(describe(key, path, pending)),
+            workload: {
+                let new = describe(key, path, pending);
+                Arc::new(if is_agent { Workload { kind: WorkloadKind::Own, ..new } } else { new })
+            },
             own: SmallVec::new(),
             live: 0,
             pairs: 0,
@@ -262,6 +279,11 @@ impl Table {
         }
         Some((Arc::clone(&entry.workload), changed))
     }
+}
+
+/// Of a process's paths in all hierarchies the one that says most.
+fn foremost<'p>(paths: impl Iterator<Item = &'p str>) -> Option<Identity<'p>> {
+    paths.filter_map(identify).max_by_key(|i| (i.container.is_some(), i.unit.is_some(), i.path.len()))
 }
 
 pub(super) fn container_key(id: &str) -> WorkloadKey {

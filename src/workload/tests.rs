@@ -180,6 +180,56 @@ fn the_agent_knows_itself() {
     assert_eq!(w.own_pid(), std::process::id());
 }
 
+/// An agent in a container or service is that workload, by its cgroup as by its process; in a session, with others
+/// beside it, only its process is its own.
+#[test]
+fn the_agents_own_cgroup_is_its_own() {
+    let service = "1:name=systemd:/system.slice/bianque.service\n4:memory:/system.slice\n";
+    let pod = format!("0::/kubepods/burstable/pod11111111-2222-3333-4444-555555555555/{A}\n");
+    for (lines, path) in [(service, "/system.slice/bianque.service"), (&*pod, pod.trim().trim_start_matches("0::"))] {
+        let d = tempfile::tempdir().unwrap();
+        put(d.path(), "proc/self/cgroup", lines);
+        let w = Workloads::new(&Host::under(d.path()), &Clock::fixed(Timestamp(1), 1));
+        assert_eq!(w.own().kind, WorkloadKind::Own, "before its cgroup is known");
+        w.on_mkdir(id(0, 7), path);
+        w.on_mkdir(id(0, 8), &format!("{path}/helpers"));
+        w.on_mkdir(id(0, 9), "/system.slice/other.service");
+        let by_cgroup = [7, 8, 9].map(|i| w.of_cgroup(id(0, i)).unwrap().kind == WorkloadKind::Own);
+        assert_eq!(by_cgroup, [true, true, false], "{lines}");
+        let own = w.of_cgroup(id(0, 7)).unwrap();
+        assert_eq!((w.own().key, w.is_alive(own.key)), (own.key, true));
+        let thread = Thread { pid: std::process::id(), ..Thread::default() };
+        let other = w.of_cgroup(id(0, 9));
+        assert_eq!(w.subject(other.clone(), Some(&thread)).unwrap().key, own.key);
+        assert_eq!(w.subject(other.clone(), None), other);
+    }
+    let d = tempfile::tempdir().unwrap();
+    put(d.path(), "proc/self/cgroup", "0::/user.slice/user-0.slice/session-3.scope\n");
+    let w = Workloads::new(&Host::under(d.path()), &Clock::fixed(Timestamp(1), 1));
+    w.on_mkdir(id(0, 7), "/user.slice/user-0.slice/session-3.scope");
+    let beside = w.of_cgroup(id(0, 7)).unwrap();
+    assert_eq!(beside.kind, WorkloadKind::Unit);
+    assert_eq!(w.of_process(77, id(0, 7)).unwrap().key, beside.key);
+    assert_eq!(w.of_process(std::process::id(), id(0, 7)).unwrap().kind, WorkloadKind::Own);
+}
+
+/// Without accounting, systemd makes no group for a unit in the v1 hierarchies of controllers: the process says which
+/// unit it is of. One that is gone is of what the controller has; a container is known by any hierarchy.
+#[test]
+fn a_v1_unit_without_accounting_is_named_by_its_process() {
+    let (d, _c, w) = table();
+    w.on_mkdir(id(3, 30), "/system.slice");
+    w.on_mkdir(id(3, 31), &format!("/docker/{A}"));
+    w.on_mkdir(id(9, 90), "/system.slice/cron.service");
+    put(d.path(), "proc/50/cgroup", "9:name=systemd:/system.slice/cron.service\n3:cpu,cpuacct:/system.slice\n");
+    put(d.path(), "proc/51/cgroup", "9:name=systemd:/system.slice/cron.service\n3:cpu,cpuacct:/docker/x\n");
+    let name = |pid, group| w.of_process(pid, id(3, group)).map(|w| w.display_name().to_owned());
+    assert_eq!(name(50, 30).as_deref(), Some("cron.service"));
+    assert_eq!(name(50, 1).as_deref(), Some("cron.service"), "the root of the hierarchy");
+    assert_eq!(name(52, 30).as_deref(), Some("/system.slice"));
+    assert_eq!(name(51, 31).as_deref(), Some(&A[..12]));
+}
+
 /// A listener hears of births and renames, of each workload the newest only, and of nothing that did not change.
 #[test]
 fn listeners_hear_the_newest() {

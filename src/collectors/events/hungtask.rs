@@ -213,7 +213,7 @@ impl HungTask {
         // Of one that has ended, the last walk that saw it and this one are all that is known.
         let now_ns = if phase == Phase::Ended { self.clock.boot_ns() } else { task.time_ns };
         let lasted = Duration::from_nanos(now_ns.saturating_sub(hang.since_ns));
-        let workload = self.workloads.of_cgroup(task.cgroup);
+        let workload = self.workloads.of_process(task.thread.pid, task.cgroup);
         let mut e = Event::new(&HUNG, self.clock.wall(now_ns), workload, String::new());
         e.kernel_stack = self.symbols.kernel(&task.stack);
         let wait = Wait::of(&e.kernel_stack);
@@ -241,7 +241,7 @@ impl HungTask {
         e.attributes.set(HUNG_LOCK, lock.kind).set(HUNG_LOCK_ADDRESS, Value::address(lock.address));
         if let Some(owner) = &lock.owner {
             e.attributes.set(HUNG_LOCK_HINT, owner.hint);
-            e.involve(Role::Culprit, self.workloads.of_cgroup(owner.cgroup), owner.thread.clone());
+            e.involve(Role::Culprit, self.workloads.of_process(owner.thread.pid, owner.cgroup), owner.thread.clone());
         }
     }
 }

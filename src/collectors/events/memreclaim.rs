@@ -207,7 +207,7 @@ impl EventCollector for MemReclaim {
     type Records = Records;
 
     fn on_record(&mut self, Record::ReclaimStall(r): Record<'_>, out: &mut Events) -> anyhow::Result<()> {
-        let workload = self.workloads.of_cgroup(r.cgroup.into());
+        let workload = self.workloads.of_process(r.thread.tgid, r.cgroup.into());
         let mut e = Event::new(&STALL, self.clock.wall(r.time_ns), workload, String::new());
         e.duration = Some(Duration::from_nanos(r.stall_ns));
         e.thread = Some(r.thread.into());

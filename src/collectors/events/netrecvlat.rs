@@ -289,8 +289,7 @@ impl NetRecvLat {
         if r.thread.tgid == 0 {
             return self.owners.of(owner);
         }
-        let own = r.thread.tgid == self.workloads.own_pid();
-        let workload = if own { Some(self.workloads.own()) } else { self.workloads.of_cgroup(r.cgroup.into()) };
+        let workload = self.workloads.of_process(r.thread.tgid, r.cgroup.into());
         Attribution { workload, thread: Some(Thread::from(r.thread)) }
     }
 }

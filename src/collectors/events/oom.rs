@@ -177,7 +177,7 @@ impl EventCollector for Oom {
         self.say_limit(&mut e, r, line.as_ref());
         self.say_victim(&mut e, r);
         self.add_evidence(&mut e);
-        let trigger = self.workloads.of_cgroup(r.trigger_cgroup.into());
+        let trigger = self.workloads.of_process(r.trigger.tgid, r.trigger_cgroup.into());
         e.involve(Role::Trigger, trigger, r.trigger.into());
         e.kernel_stack = self.symbols.kernel(r.stack.kernel());
         // Addresses in a program that is gone mean nothing.
@@ -249,7 +249,7 @@ impl Oom {
         if r.victim_known == 0 {
             return self.workloads.of_pid(r.victim.tgid);
         }
-        self.workloads.of_cgroup(r.victim_cgroup.into())
+        self.workloads.of_process(r.victim.tgid, r.victim_cgroup.into())
     }
 
     /// What ran out, and how it stood at the kill.

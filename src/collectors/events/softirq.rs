@@ -179,7 +179,7 @@ impl Softirq {
         if at.thread.tid != 0 {
             let thread = Thread::from(at.thread);
             e.thread = Some(thread.clone());
-            e.involve(Role::Culprit, self.workloads.of_cgroup(at.cgroup.into()), thread);
+            e.involve(Role::Culprit, self.workloads.of_process(thread.pid, at.cgroup.into()), thread);
         }
         e
     }

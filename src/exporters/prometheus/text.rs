@@ -52,7 +52,9 @@ pub(super) fn identity(w: &Workload) -> Attributes {
     if w.container_id.is_none() && w.kind != WorkloadKind::Container {
         // Units of different users may have one name; the path is theirs alone.
         let system = w.unit.as_ref().filter(|u| w.cgroup == format!("/system.slice/{u}"));
-        a.set(attr::CONTAINER_NAME, system.unwrap_or(&w.cgroup).clone());
+        // The agent's process where its cgroup is others' too.
+        let own = w.container_name.as_ref().filter(|_| w.kind == WorkloadKind::Own);
+        a.set(attr::CONTAINER_NAME, system.or(own).unwrap_or(&w.cgroup).clone());
     }
     a
 }

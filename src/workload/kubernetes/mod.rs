@@ -32,7 +32,7 @@ use self::api_server::Ended;
 use super::image::SANDBOX;
 use super::settings::Settings;
 use super::{Changes, Workloads, path};
-use crate::signal::{Workload, WorkloadKey, WorkloadKind};
+use crate::signal::{Workload, WorkloadKey};
 
 /// Pauses between two tries to reach a source.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -224,7 +224,7 @@ impl Kubernetes {
 /// containers are in no pod.
 fn is_of_runtime(w: &Workload) -> bool {
     let is_docker = w.runtime == Some(path::DOCKER) && w.pod.is_none();
-    w.kind == WorkloadKind::Container && w.runtime != Some(path::PODMAN) && !is_docker
+    w.container_id.is_some() && w.runtime != Some(path::PODMAN) && !is_docker
 }
 
 /// Containers that the runtime is to be asked for, by the time when.

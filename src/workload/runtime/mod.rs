@@ -124,7 +124,7 @@ impl NameResolver {
     /// Works until stopped, which it notices when [woken](Workloads::wake). Blocks: give it a thread.
     pub fn run(mut self, stop: &AtomicBool) {
         for w in self.workloads.all() {
-            self.take_on(&w, w.kind == WorkloadKind::Container && w.container_name.is_none(), 1);
+            self.take_on(&w, w.container_id.is_some() && w.container_name.is_none(), 1);
         }
         while !stop.load(Ordering::Relaxed) {
             self.apply_facts();
@@ -145,7 +145,7 @@ impl NameResolver {
             // A pod as a whole is known as soon as one of its containers is.
             self.workloads.update(w.key, |w| self.know(w));
         }
-        let environment = naming || w.kind == WorkloadKind::Unit && w.service_name.is_none();
+        let environment = naming || w.unit.is_some() && w.service_name.is_none();
         if environment && !self.jobs.iter().any(|j| j.key == w.key) {
             self.jobs.push(Job { key: w.key, since: Instant::now(), attempt: 0, naming, check: 0, checks });
         }

@@ -330,7 +330,7 @@ impl LinkWatch {
         e.message = format!("{}{}", message(change, device, before), by.words());
         e.attributes.set(NET_LINK_BY, by.name());
         if let By::Process { thread, cgroup } = by {
-            e.involve(Role::Trigger, self.workloads.of_cgroup(cgroup), thread);
+            e.involve(Role::Trigger, self.workloads.of_process(thread.pid, cgroup), thread);
         }
         out.emit(e);
     }

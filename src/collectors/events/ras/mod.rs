@@ -376,7 +376,7 @@ impl Ras {
 
     fn page_victim(&self, r: &PageVictim) -> Event {
         let victim = Thread::from(r.thread);
-        let workload = self.workloads.of_cgroup(r.cgroup.into());
+        let workload = self.workloads.of_process(victim.pid, r.cgroup.into());
         let of_workload = Workload::message_suffix(workload.as_ref());
         let mut e = self.event(Report {
             source: "memory_failure",

@@ -154,7 +154,7 @@ impl Reporter {
     pub fn event(&self, mut p: Pending) -> Event {
         let culprit = p.culprit;
         let workload = match culprit.cgroup {
-            Some(cgroup) => self.workloads.of_cgroup(cgroup),
+            Some(cgroup) => self.workloads.of_process(culprit.thread.pid, cgroup),
             None => self.workloads.of_pid(culprit.thread.pid),
         };
         let mut e = Event::new(&LOCKED_UP, self.clock.wall(p.time_ns), None, String::new());
@@ -193,7 +193,7 @@ impl Reporter {
             (attr::PROCESS_PID, o.found.thread.pid.into()),
             (attr::THREAD_NAME, o.found.thread.comm.clone().into()),
         ];
-        if let Some(w) = o.found.cgroup.and_then(|c| self.workloads.of_cgroup(c)) {
+        if let Some(w) = o.found.cgroup.and_then(|c| self.workloads.of_process(o.found.thread.pid, c)) {
             cells.push((attr::LINUX_CGROUP_PATH, w.cgroup.clone().into()));
         }
         if let Some(stack) = &o.found.stack {
