@@ -193,6 +193,8 @@ pub enum Wanted<'a> {
     },
     /// A path as the process sees it.
     InRoot(&'a str),
+    /// The program that it runs, whatever became of its path.
+    Executable,
     /// `/proc/PID/environ`, `mem`: pages of the process.
     Environment,
     Memory,
@@ -216,6 +218,7 @@ impl<'a> Wanted<'a> {
             Wanted::InRoot(path) => w.number(4).0.extend_from_slice(path.as_bytes()),
             Wanted::Environment => drop(w.number(5)),
             Wanted::Memory => drop(w.number(6)),
+            Wanted::Executable => drop(w.number(9)),
             Wanted::InHome(path) => w.number(7).0.extend_from_slice(path.as_bytes()),
             Wanted::FolderInHome(path) => w.number(8).0.extend_from_slice(path.as_bytes()),
         }
@@ -236,6 +239,7 @@ impl<'a> Wanted<'a> {
             6 => Wanted::Memory,
             7 => Wanted::InHome(path(&r)?),
             8 => Wanted::FolderInHome(path(&r)?),
+            9 => Wanted::Executable,
             _ => return None,
         })
     }
@@ -277,7 +281,8 @@ mod tests {
         assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         assert_eq!(Answer::decode(&Answer::Touches(9).encode()), Some(Answer::Touches(9)));
         let paths = [Wanted::InRoot("/a b"), Wanted::InHome("c"), Wanted::FolderInHome(".")];
-        let kernel = [Wanted::Stat, Wanted::Status, Wanted::Maps, Wanted::Environment, Wanted::Memory];
+        let kernel =
+            [Wanted::Stat, Wanted::Status, Wanted::Maps, Wanted::Environment, Wanted::Memory, Wanted::Executable];
         let wanted = [&paths[..], &kernel, &[Wanted::Mapped { start: 1, end: 2 }]].concat();
         assert!(wanted.iter().all(|w| Wanted::decode(&w.encode()) == Some(*w)));
 

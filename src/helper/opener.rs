@@ -49,7 +49,7 @@ fn serve(subject: &Subject, parser: &Socket) -> Result<()> {
 type Open = fn(&OwnedFd, Wanted<'_>) -> Result<File>;
 
 /// A file of the process. Never waits for the other end of a FIFO.
-fn open_of_process(process: &OwnedFd, wanted: Wanted<'_>) -> Result<File> {
+pub fn open_of_process(process: &OwnedFd, wanted: Wanted<'_>) -> Result<File> {
     let kernel = |name: &str| openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(File::from);
     let path = OFlags::PATH | OFlags::CLOEXEC;
     match wanted {
@@ -61,6 +61,8 @@ fn open_of_process(process: &OwnedFd, wanted: Wanted<'_>) -> Result<File> {
         Wanted::Mapped { start, end } => {
             regular(&openat(process, format!("map_files/{start:x}-{end:x}"), path, Mode::empty())?)
         }
+        // This needs no more than CAP_SYS_PTRACE.
+        Wanted::Executable => regular(&openat(process, "exe", path, Mode::empty())?),
         Wanted::InRoot(file) => {
             let root = openat(process, "root", path | OFlags::DIRECTORY, Mode::empty())?;
             in_root(&root, file)

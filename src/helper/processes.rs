@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -156,7 +157,11 @@ impl Processes {
         // The mapping's own file, whatever became of its path; this needs CAP_CHECKPOINT_RESTORE.
         let opened = mapping.file.filter(|key| self.elf.has(key)).or_else(|| {
             let own = files.open(Wanted::Mapped { start: mapping.start, end: mapping.end });
-            let file = own.or_else(|| files.open(Wanted::InRoot(mapping.path.as_deref()?)))?;
+            let by_path = |files: &mut dyn Files| files.open(Wanted::InRoot(mapping.path.as_deref()?));
+            // A package upgrade replaces the program, and there is nothing under its path, or another.
+            let is_mapped = |f: &File| f.metadata().is_ok_and(|m| m.ino() == mapping.inode);
+            let program = |files: &mut dyn Files| files.open(Wanted::Executable).filter(is_mapped);
+            let file = own.or_else(|| by_path(files)).or_else(|| program(files))?;
             self.elf.add(file)
         });
         mapping.file = opened;

@@ -2,12 +2,13 @@
 //! Opener and parser as threads, without a sandbox, against this very process and others.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use super::Role;
-use super::messages::{Answer, Ask, Devices, Query};
-use super::processes::Processes;
+use super::messages::{Answer, Ask, Devices, Query, Wanted};
+use super::processes::{Files, Processes};
 use super::wire::{LARGEST, Socket};
 use super::{opener, parser, sandbox};
 use crate::signal::Frame;
@@ -272,6 +273,51 @@ fn process_seen_before_is_named_after_its_end() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(names.user(child.id(), &[address]), before);
+}
+
+/// A program whose file was removed or replaced while it runs, as a package's upgrade does, is still read: without the
+/// capability that the file of a mapping takes, which the agent does not keep.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a process to look at")]
+fn a_replaced_program_is_still_read() {
+    struct WithoutMapped(OwnedFd);
+    impl Files for WithoutMapped {
+        fn open(&mut self, wanted: Wanted<'_>) -> Option<File> {
+            let is_mapped = matches!(wanted, Wanted::Mapped { .. });
+            if is_mapped { None } else { opener::open_of_process(&self.0, wanted).ok() }
+        }
+        fn may_touch(&mut self, _: u64) -> bool {
+            true
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("upgraded");
+    std::fs::copy(
+        ["/usr/bin/sleep", "/bin/sleep"].iter().find(|p| std::path::Path::new(p).exists()).unwrap(),
+        &program,
+    )
+    .unwrap();
+    let mut child = Command::new(&program).arg("60").spawn().unwrap();
+    let folder = format!("/proc/{}", child.id());
+    let start = loop {
+        let maps = std::fs::read_to_string(format!("{folder}/maps")).unwrap();
+        if let Some(l) = maps.lines().find(|l| l.contains("r-xp") && l.ends_with("/upgraded")) {
+            break u64::from_str_radix(l.split('-').next().unwrap(), 16).unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    std::fs::remove_file(&program).unwrap();
+    for another in [false, true] {
+        if another {
+            std::fs::write(&program, "of another version").unwrap();
+        }
+        let mut files = WithoutMapped(File::open(&folder).unwrap().into());
+        let frames = Processes::new(None).frames(&mut files, child.id(), &[start + 0x10]);
+        assert!(frames[0].module.as_ref().is_some_and(|m| m.ends_with("/upgraded (deleted)")), "{frames:?}");
+        assert!(frames[0].build_id.is_some(), "{frames:?}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// In a mount namespace of its own, a program whose path the host does not have gets its module and
