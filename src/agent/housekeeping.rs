@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::kernel_filter::KernelFilter;
 use super::kernel_limits::KernelLimits;
+use super::occurrences::Occurrences;
 use crate::host::Clock;
 use crate::pipeline::metrics::{MetricState, SelfMetrics};
 use crate::probe::Object;
@@ -32,6 +33,7 @@ pub(super) struct Housekeeping {
     pub shared: Shared,
     pub kernel_filter: Arc<KernelFilter>,
     pub kernel_limits: KernelLimits,
+    pub occurrences: Occurrences,
     /// Name of the object that reports cgroups; its losses make the table incomplete.
     pub births: Option<&'static str>,
     pub workloads: Workloads,
@@ -92,7 +94,7 @@ impl Housekeeping {
         }
         self.symbols.trim(SYMBOLS_KEPT);
         let now = self.clock.now().wall;
-        self.kernel_limits.check(&self.workloads, &self.state, &self.own, now);
+        self.kernel_limits.check(&self.workloads, &self.state, &self.own, &self.occurrences, now);
         self.state.sweep(now, |key| self.workloads.is_alive(key));
         let mut series = 0;
         for family in self.state.stats() {

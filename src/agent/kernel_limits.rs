@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::collectors::Built;
+use super::occurrences::Occurrences;
 use crate::collectors::Kind;
 use crate::pipeline::metrics::own::{COLLECTOR, WORKLOAD_LOST, WORKLOAD_SUPPRESSED};
 use crate::pipeline::metrics::{MetricState, SelfMetrics};
-use crate::probe::{CgroupId, Limits, Missing, Object};
+use crate::probe::{Limits, Missing, Object};
 use crate::signal::semconv::AGENT;
 use crate::signal::{Metrics, Stage, Timestamp, Value, Workload, WorkloadKey};
 use crate::workload::Workloads;
@@ -57,7 +58,14 @@ impl KernelLimits {
     }
 
     /// Counts what was not handed over since the last look.
-    pub fn check(&self, workloads: &Workloads, state: &MetricState, own: &SelfMetrics, now: Timestamp) {
+    pub fn check(
+        &self,
+        workloads: &Workloads,
+        state: &MetricState,
+        own: &SelfMetrics,
+        occurrences: &Occurrences,
+        now: Timestamp,
+    ) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { probes, counts, points } = &mut *inner;
         for p in probes {
@@ -68,7 +76,9 @@ impl KernelLimits {
                 if m.crowded > 0 {
                     own.lost(p.name, CROWDED, m.crowded);
                 }
-                if let Some(w) = m.cgroup.and_then(|c: CgroupId| workloads.of_cgroup(c)) {
+                let Some(key) = m.key else { continue };
+                occurrences.count(collector, &key, m.suppressed + m.lost, state, now);
+                if let Some(w) = workloads.of_cgroup(key.cgroup.into()) {
                     count(counts, w, collector, &m);
                 }
             }

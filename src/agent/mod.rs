@@ -10,6 +10,7 @@ mod housekeeping;
 mod kernel_filter;
 mod kernel_limits;
 mod node;
+mod occurrences;
 mod queries;
 mod router;
 mod service;

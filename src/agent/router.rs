@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::kernel_filter::KernelFilter;
-use crate::collectors::run::{CollectorSink, State};
+use super::occurrences::Occurrences;
+use crate::collectors::run::{CollectorSink, Limited, State};
 use crate::config::Config;
 use crate::host::Clock;
 use crate::pipeline::metrics::{MetricState, SelfMetrics};
@@ -35,6 +36,7 @@ pub(super) struct SignalRouter {
     pub config: Mutex<Config>,
     pub filters: Filters,
     pub kernel_filter: Arc<KernelFilter>,
+    pub occurrences: Occurrences,
 }
 
 impl SignalRouter {
@@ -56,12 +58,15 @@ impl CollectorSink for SignalRouter {
         self.state.update(collector, points, self.clock.now().wall);
     }
 
-    fn event(&self, collector: &'static str, mut event: Event, limited: u64) {
+    fn event(&self, collector: &'static str, mut event: Event, limited: Limited) {
         event.workload = self.workloads.subject(event.workload, event.thread.as_ref());
         // What was suppressed before it was of the same workload.
         if self.wants(collector, event.workload.as_ref(), 1 + event.suppressed) {
             self.own.suppressed(Stage::Collector(collector), "limit", event.suppressed);
-            event.suppressed += limited;
+            event.suppressed += limited.suppressed;
+            if let Some(key) = limited.key {
+                self.occurrences.note(collector, key, &event);
+            }
             self.sender.send(Input::Event { collector, event });
         }
     }
@@ -188,10 +193,11 @@ mod tests {
             symbols: Symbols::default(),
             config: Mutex::new(Config::default()),
             kernel_filter: Arc::new(KernelFilter::new(&filters, &workloads, &[])),
+            occurrences: Occurrences::default(),
             workloads,
             filters,
         };
-        router.event("test", event, 0);
+        router.event("test", event, Limited::default());
         let stop = AtomicBool::new(true);
         pipeline.run(&stop);
         committer.run(&stop);

@@ -12,6 +12,7 @@ use super::helper::Helpers;
 use super::housekeeping::Housekeeping;
 use super::kernel_filter::KernelFilter;
 use super::kernel_limits::KernelLimits;
+use super::occurrences::Occurrences;
 use super::router::SignalRouter;
 use crate::collectors::Registration;
 use crate::collectors::run::Statuses;
@@ -80,6 +81,7 @@ impl Upstream {
             config: Mutex::new(config.clone()),
             filters,
             kernel_filter,
+            occurrences: Occurrences::default(),
         });
         Upstream { workloads, resolver, kubernetes, shared, router, built }
     }
@@ -93,6 +95,7 @@ impl Upstream {
             shared: self.shared.clone(),
             kernel_filter: self.router.kernel_filter.clone(),
             kernel_limits: KernelLimits::new(&self.built),
+            occurrences: self.router.occurrences.clone(),
             births: self.shared.get::<Cgroups>().ok().map(|c| c.object().name()),
             workloads: self.workloads.clone(),
             facts: self.kubernetes.facts(),

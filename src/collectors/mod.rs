@@ -219,6 +219,10 @@ pub trait EventCollector: Collector {
     /// All record types of its object: the skeleton's `Records`.
     type Records: RecordSet;
 
+    /// Its events' counters are of all occurrences, those that the probe's limits left out too. `false`: they are of
+    /// what was reported, and the probe has exact counts beside them.
+    const COUNTS_LIMITED: bool = true;
+
     /// # Errors
     /// Why this record yields no event; it is counted as dropped.
     fn on_record(&mut self, record: <Self::Records as RecordSet>::Ref<'_>, out: &mut Events) -> anyhow::Result<()>;

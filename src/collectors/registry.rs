@@ -154,6 +154,10 @@ pub(crate) trait RunningEvents: Send {
     fn on_record(&mut self, ring: usize, bytes: &[u8], out: &mut Events) -> anyhow::Result<()>;
     /// Its rings, by their index in a record's call.
     fn rings(&self) -> &'static [RingDef];
+    /// [`EventCollector::COUNTS_LIMITED`]
+    fn counts_limited(&self) -> bool {
+        true
+    }
     fn period(&self) -> Option<Duration>;
     fn tick(&mut self, now: Now, out: &mut Events) -> anyhow::Result<()>;
     fn reload(&mut self, section: &toml::Table) -> anyhow::Result<()>;
@@ -188,6 +192,9 @@ impl<C: EventCollector> RunningEvents for C {
     }
     fn rings(&self) -> &'static [RingDef] {
         C::Records::rings()
+    }
+    fn counts_limited(&self) -> bool {
+        C::COUNTS_LIMITED
     }
     fn period(&self) -> Option<Duration> {
         EventCollector::period(self)

@@ -102,6 +102,29 @@ impl MetricState {
         trace: Option<TraceId>,
         time: Timestamp,
     ) {
+        let exemplar = trace.map(|trace| Exemplar { trace, value: 1.0, time });
+        self.count_events(def, workload, attributes, family::Many { n: 1, time, exemplar });
+    }
+
+    /// Counts `n` events of which there is no more than this: they became no event.
+    pub fn count_more(
+        &self,
+        def: &'static EventDef,
+        workload: Option<&Arc<Workload>>,
+        attributes: &Attributes,
+        n: u64,
+        time: Timestamp,
+    ) {
+        self.count_events(def, workload, attributes, family::Many { n, time, exemplar: None });
+    }
+
+    fn count_events(
+        &self,
+        def: &'static EventDef,
+        workload: Option<&Arc<Workload>>,
+        attributes: &Attributes,
+        many: family::Many,
+    ) {
         let Inner { families, owners, .. } = &mut *self.lock();
         let mut count = |counter: &'static MetricDef, who: Option<&Arc<Workload>>| {
             let family = families.entry(counter.name).or_insert_with(|| Family::counted(counter, AGENT));
@@ -109,9 +132,8 @@ impl MetricState {
             for key in counter.attributes {
                 picked.set_some(*key, attributes.get(key.name).cloned());
             }
-            let exemplar = trace.map(|trace| Exemplar { trace, value: 1.0, time });
             let room = Room { start: self.start, max: self.max_series, owners };
-            family.count(who, picked, exemplar, time, room);
+            family.count(who, picked, many.clone(), room);
         };
         count(def.counter, None);
         if let (Some(counter), Some(_)) = (def.container_counter, workload) {

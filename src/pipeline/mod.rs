@@ -10,14 +10,14 @@ mod spans;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::signal::entry::IncidentRecord;
 use crate::signal::ids::{EventId, EventIds, TraceId};
-use crate::signal::{CaptureProgress, Change, Event, Stage, Workload, otlp};
+use crate::signal::{CaptureProgress, Change, Event, Stage, Target, Timestamp, Workload, otlp};
 use incident::{Identity, Incidents, Moment};
 use limits::{Limits, RateLimit};
 use log::{Append, Log};
@@ -90,14 +90,20 @@ impl Observer for NoObserver {}
 #[derive(Clone)]
 pub struct Sender {
     tx: SyncSender<Input>,
+    /// Recoveries that found no room, at most one a target: without them incidents would stay open.
+    recovered: Arc<Mutex<Vec<(Target, Timestamp)>>>,
     observer: Arc<dyn Observer>,
 }
 
 impl Sender {
     /// Never blocks: the ring buffers' readers must go on. A full queue is a counted loss.
     pub fn send(&self, input: Input) {
-        if let Err(TrySendError::Full(input)) = self.tx.try_send(input) {
-            self.observer.dropped(input.stage(), "pipeline_full", 1);
+        match self.tx.try_send(input) {
+            Err(TrySendError::Full(Input::Change { change: Change::Recovered(target, at), .. })) => {
+                self.recovered.lock().unwrap_or_else(PoisonError::into_inner).push((target, at));
+            }
+            Err(TrySendError::Full(input)) => self.observer.dropped(input.stage(), "pipeline_full", 1),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
         }
     }
 
@@ -125,6 +131,7 @@ pub struct Setup {
 /// The thread between collectors and log.
 pub struct Pipeline {
     rx: Receiver<Input>,
+    recovered: Arc<Mutex<Vec<(Target, Timestamp)>>>,
     incidents: Incidents,
     limits: Limits,
     ids: EventIds,
@@ -140,9 +147,11 @@ impl Pipeline {
         let (tx, rx) = sync_channel(QUEUE);
         let mut ids = EventIds::new(&s.identity.host_id, s.last_id.map_or(0, EventId::time_ns));
         s.log.append(Incidents::close_left_open(s.left_open, &mut ids, (s.now)()));
-        let sender = Sender { tx, observer: s.observer.clone() };
+        let recovered = Arc::<Mutex<_>>::default();
+        let sender = Sender { tx, recovered: recovered.clone(), observer: s.observer.clone() };
         let pipeline = Pipeline {
             rx,
+            recovered,
             incidents: Incidents::new(s.identity, s.incidents),
             limits: Limits::new(s.limit),
             ids,
@@ -178,6 +187,10 @@ impl Pipeline {
     }
 
     fn tick(&mut self, now: Moment) {
+        let recovered = std::mem::take(&mut *self.recovered.lock().unwrap_or_else(PoisonError::into_inner));
+        for (target, at) in recovered {
+            self.incidents.recovered(&target, at, now);
+        }
         let mut out = Append::default();
         self.incidents.tick(&mut self.ids, now, &mut out);
         self.append(out);

@@ -100,6 +100,36 @@ fn a_peak_that_did_not_last_is_no_loss() {
     assert_eq!(*seen.suppressed.lock().unwrap(), [("collector=test did_not_last".to_owned(), 1)].into());
 }
 
+/// A recovery that finds the queue full is not lost: its incident, and the next, would stay open.
+#[test]
+fn a_recovery_is_not_lost() {
+    let (sender, mut pipeline, _committer) = setup(Arc::new(NoObserver), Arc::default(), Vec::new());
+    let target = crate::signal::Target { collector: "test", workload: Some(workload(1).key), detail: None };
+    for _ in 0..QUEUE {
+        sender.send(Input::Workload(workload(1)));
+    }
+    sender.send(Input::Change { collector: "test", change: Change::Recovered(target.clone(), Timestamp(5)) });
+    let trigger = crate::signal::Trigger {
+        target,
+        def: &DEF,
+        severity: DEF.severity,
+        onset: Timestamp(1),
+        detected: Timestamp(2),
+        workload: Some(workload(1)),
+        message: "too much".into(),
+        attributes: crate::signal::Attributes::new(),
+        links: crate::signal::Links::default(),
+        capture: false,
+    };
+    // It was open before.
+    let now = |seconds| Moment { wall: Timestamp(10), steady: Duration::from_secs(seconds) };
+    let mut out = Append::default();
+    pipeline.incidents.onset("test", &trigger, &mut pipeline.ids, now(1), &mut out);
+    pipeline.tick(now(2));
+    pipeline.tick(now(60));
+    assert_eq!(pipeline.incidents.open_count(), 0, "quiet since then, and not over its limit");
+}
+
 /// A full queue never blocks the sender; each loss is counted where it happened.
 #[test]
 fn a_full_queue_is_counted() {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{CgroupId, CgroupRef, MapDef, Object, Skeleton, Table};
+use super::{CgroupRef, MapDef, Object, Skeleton, Table};
 
 /// The maps of `limit.h`.
 pub(super) const LIMITS: &str = "limits";
@@ -127,8 +127,8 @@ impl Said {
 pub(crate) struct Missing {
     /// The ring's index.
     pub ring: usize,
-    /// `None`: not known any more, as its entry had to make room.
-    pub cgroup: Option<CgroupId>,
+    /// Whose they were; `None`: not known any more, as its entry had to make room.
+    pub key: Option<LimitKey>,
     /// Over the limit.
     pub suppressed: u64,
     /// Had no room in the ring.
@@ -167,7 +167,7 @@ impl Limits {
         }))
     }
 
-    /// What was not handed over since the last look, by cgroup as far as it is known.
+    /// What was not handed over since the last look, by key as far as it is known.
     ///
     /// # Errors
     /// The kernel's reason; nothing is forgotten then.
@@ -188,7 +188,7 @@ impl Limits {
             }
             if rest != [0; 3] {
                 let [suppressed, lost, crowded] = rest;
-                all.push(Missing { ring, cgroup: None, suppressed, lost, crowded });
+                all.push(Missing { ring, key: None, suppressed, lost, crowded });
             }
         }
         Ok(all)
@@ -205,10 +205,10 @@ impl Limits {
             .collect()
     }
 
-    /// Growth of the entries that are there, by ring and cgroup.
+    /// Growth of the entries that are there.
     fn entries(&mut self) -> Result<Vec<Missing>> {
         let rings = self.object.skeleton().rings;
-        let (mut grown, mut now) = (HashMap::<_, (u64, u64)>::new(), HashMap::new());
+        let (mut grown, mut now) = (Vec::new(), HashMap::new());
         let seen = &self.seen;
         self.limits.for_each(|key, limiter| {
             let Some(limiter) = limiter.first() else { return };
@@ -218,20 +218,12 @@ impl Limits {
             let suppressed = news(limiter.suppressed, last.map(|l| l.suppressed));
             let lost = news(limiter.lost, last.map(|l| l.lost));
             if suppressed + lost > 0 {
-                let sum = grown.entry((ring, CgroupId::from(key.cgroup))).or_default();
-                *sum = (sum.0 + suppressed, sum.1 + lost);
+                grown.push(Missing { ring, key: Some(*key), suppressed, lost, crowded: 0 });
             }
             now.insert(*key, *limiter);
         })?;
         self.seen = now;
-        let missing = grown.into_iter().map(|((ring, cgroup), (suppressed, lost))| Missing {
-            ring,
-            cgroup: Some(cgroup),
-            suppressed,
-            lost,
-            crowded: 0,
-        });
-        Ok(missing.collect())
+        Ok(grown)
     }
 }
 

@@ -11,7 +11,7 @@ use super::task::{Task, Work};
 use super::{CollectorSink, Shared};
 use crate::collectors::registry::RunningTracer;
 use crate::collectors::{Limits, Parts};
-use crate::host::Clock;
+use crate::host::{Clock, Now};
 use crate::signal::{Capture, CaptureProgress, Change, Target, Trigger};
 
 /// Captures at once, of all tracers: each may sample the whole node.
@@ -45,6 +45,8 @@ struct Watching {
     limits: Limits,
     clock: Clock,
     captures: Captures,
+    /// Told of as over its limit, and not yet of as recovered.
+    open: HashSet<Target>,
 }
 
 pub(super) fn task(name: &'static str, tracer: Box<dyn RunningTracer>, shared: &Shared) -> (Inbox, Task) {
@@ -52,11 +54,18 @@ pub(super) fn task(name: &'static str, tracer: Box<dyn RunningTracer>, shared: &
     let progress = slot.progress.clone();
     let (inbox, outbox) = inbox(name, 1, shared.sink.clone());
     let (clock, captures) = (shared.clock.clone(), shared.captures.clone());
-    let work = Watching { slot, due: Instant::now(), limits: shared.limits, clock, captures };
+    let work = Watching { slot, due: Instant::now(), limits: shared.limits, clock, captures, open: HashSet::new() };
     (inbox, Task::new(name, progress, work, outbox))
 }
 
 impl Watching {
+    /// The tracer panicked: nobody would say any more that these have recovered.
+    fn end_all(&mut self, at: Now) {
+        for target in self.open.drain() {
+            self.slot.sink.change(self.slot.name, Change::Recovered(target, at.wall));
+        }
+    }
+
     fn capture(&mut self, trigger: &Trigger) {
         let (name, target, limits) = (self.slot.name, trigger.target.clone(), self.limits);
         if !self.captures.begin(&target) {
@@ -116,15 +125,23 @@ impl Work for Watching {
             return;
         }
         let at = self.clock.now();
-        for change in self.slot.run(|t| t.check(at)).unwrap_or_default() {
+        let changes = self.slot.run(|t| t.check(at)).unwrap_or_default();
+        if !self.slot.may_run() {
+            self.end_all(at);
+        }
+        for change in changes {
             match change {
                 Change::Onset(trigger) => {
                     let wanted = self.slot.sink.change(self.slot.name, Change::Onset(trigger.clone()));
+                    self.open.insert(trigger.target.clone());
                     if wanted && trigger.capture {
                         self.capture(&trigger);
                     }
                 }
                 Change::Discarded(..) | Change::Recovered(..) => {
+                    if let Change::Recovered(target, _) = &change {
+                        self.open.remove(target);
+                    }
                     self.slot.sink.change(self.slot.name, change);
                 }
             }

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::inbox::{Inbox, inbox};
 use super::slot::Slot;
 use super::task::{Task, Work};
+use super::{Limited, Shared};
 use crate::collectors::Events;
 use crate::collectors::registry::RunningEvents;
 use crate::host::Clock;
@@ -40,9 +40,9 @@ impl Listening {
         Some(Instant::now() + self.slot.collector.period()?)
     }
 
-    /// `limited`: how many were suppressed before the first of them.
-    fn hand_on(&mut self, limited: u64) {
-        let limited = std::iter::once(limited).chain(std::iter::repeat(0));
+    /// `limited`: what was suppressed before the first of them.
+    fn hand_on(&mut self, limited: Limited) {
+        let limited = std::iter::once(limited).chain(std::iter::repeat(Limited::default()));
         for (event, limited) in self.out.drain().zip(limited) {
             self.slot.sink.event(self.slot.name, event, limited);
         }
@@ -58,7 +58,7 @@ impl Work for Listening {
         if self.slot.may_run() {
             let (now, out) = (self.clock.now(), &mut self.out);
             self.slot.run(|c| c.tick(now, out));
-            self.hand_on(0);
+            self.hand_on(Limited::default());
             if !self.out.metrics.points().is_empty() {
                 self.slot.sink.metrics(self.slot.name, &mut self.out.metrics);
                 self.out.metrics.drain();
@@ -74,8 +74,9 @@ impl Work for Listening {
         }
         // A record that is no event yet leaves them to the next one.
         let head = head(self.slot.collector.rings(), ring, bytes).filter(|_| !self.out.is_empty());
-        let limited = head.map_or(0, |h| self.said.since_last(&h));
-        self.hand_on(limited);
+        let counts = self.slot.collector.counts_limited();
+        let limited = head.map(|h| Limited { suppressed: self.said.since_last(&h), key: counts.then_some(h.key) });
+        self.hand_on(limited.unwrap_or_default());
         // It may want a tick now, or an earlier one; what it waits for already is not put off.
         let next = self.next_tick();
         self.due = self.due.zip(next).map(|(a, b)| a.min(b)).or(next);

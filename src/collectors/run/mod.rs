@@ -25,6 +25,7 @@ use std::time::Duration;
 use super::registry::Running;
 use super::{Kind, Limits};
 use crate::host::Clock;
+use crate::probe::LimitKey;
 use crate::signal::{CaptureProgress, Change, Event, Metrics};
 
 pub(crate) use autotracing::Captures;
@@ -36,9 +37,7 @@ pub(crate) use task::Task;
 /// Accepts what collectors deliver.
 pub(crate) trait CollectorSink: Send + Sync {
     fn metrics(&self, collector: &'static str, points: &mut Metrics);
-    /// `limited`: how many of its kind and workload the probe had suppressed since the last one, which
-    /// are counted already.
-    fn event(&self, collector: &'static str, event: Event, limited: u64);
+    fn event(&self, collector: &'static str, event: Event, limited: Limited);
     /// `false`: the workload is filtered out; its capture is not wanted either.
     fn change(&self, collector: &'static str, change: Change) -> bool;
     /// How far a capture is, and what it has.
@@ -53,6 +52,15 @@ pub(crate) trait CollectorSink: Send + Sync {
     fn state(&self, collector: &'static str, state: State);
     /// Runs a capture beside the collectors.
     fn spawn(&self, capture: Pin<Box<dyn Future<Output = ()> + Send>>);
+}
+
+/// What a probe's limits left out of the kind of an event.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limited {
+    /// How many since the last event, which are counted already.
+    pub suppressed: u64,
+    /// Under which the probe counts them; `None`: the event's counter is not of them.
+    pub key: Option<LimitKey>,
 }
 
 /// What all tasks share.

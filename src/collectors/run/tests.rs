@@ -29,7 +29,7 @@ impl Seen {
 
 impl CollectorSink for Seen {
     fn metrics(&self, _: &'static str, _: &mut Metrics) {}
-    fn event(&self, _: &'static str, _: Event, _: u64) {}
+    fn event(&self, _: &'static str, _: Event, _: Limited) {}
     fn change(&self, _: &'static str, _: Change) -> bool {
         true
     }

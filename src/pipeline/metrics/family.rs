@@ -15,6 +15,14 @@ use crate::signal::{Attributes, Instrument, MetricDef, Point, Timestamp, Workloa
 /// Runs of its collector that a series may miss, and one more, before it ends.
 const MISSED_RUNS: u64 = 2;
 
+/// What is counted at once.
+#[derive(Debug, Clone)]
+pub(super) struct Many {
+    pub n: u64,
+    pub time: Timestamp,
+    pub exemplar: Option<Exemplar>,
+}
+
 /// One metric and its series.
 #[derive(Debug)]
 pub struct Family {
@@ -152,15 +160,15 @@ impl Family {
         &mut self,
         workload: Option<&Arc<Workload>>,
         attributes: Attributes,
-        exemplar: Option<Exemplar>,
-        time: Timestamp,
+        many: Many,
         room: Room<'_>,
     ) {
+        let Many { n: more, time, exemplar } = many;
         // The count was zero until now; the event itself must lie after the start.
         let room = Room { start: time.minus(Duration::from_nanos(1)), ..room };
         let series = self.counter(workload, attributes, Reading::Int(0), room);
         if let Reading::Int(n) = &mut series.reading {
-            *n += 1;
+            *n += more;
         }
         series.time = series.time.max(time);
         if let Some(e) = exemplar {

@@ -81,8 +81,8 @@ fn growth_is_found_by_cgroup() {
     let mut limits = Limits::of(&object).unwrap().unwrap();
     let mut check = || {
         let mut all = limits.check().unwrap();
-        all.sort_by_key(|m| m.cgroup);
-        all.iter().map(|m| (m.cgroup.map(|c| c.id), m.suppressed, m.lost, m.crowded)).collect::<Vec<_>>()
+        all.sort_by_key(|m| m.key.map(|k| k.cgroup.id));
+        all.iter().map(|m| (m.key.map(|k| k.cgroup.id), m.suppressed, m.lost, m.crowded)).collect::<Vec<_>>()
     };
     assert_eq!(check(), []);
     put(1, 5, 10, 2);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use crate::collectors::run::Limited;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -57,8 +58,11 @@ struct Noted(Mutex<Vec<String>>);
 
 impl CollectorSink for Noted {
     fn metrics(&self, _: &'static str, _: &mut Metrics) {}
-    fn event(&self, _: &'static str, _: Event, _: u64) {}
-    fn change(&self, _: &'static str, _: Change) -> bool {
+    fn event(&self, _: &'static str, _: Event, _: Limited) {}
+    fn change(&self, _: &'static str, change: Change) -> bool {
+        if let Change::Recovered(..) = change {
+            self.0.lock().unwrap().push("recovered".into());
+        }
         true
     }
     fn capture(&self, _: &'static str, progress: CaptureProgress) {
@@ -82,21 +86,67 @@ impl CollectorSink for Noted {
     fn state(&self, _: &'static str, _: State) {}
 }
 
-/// What is noted of a capture that ends so, and whether there may be another.
-fn capture(end: fn() -> anyhow::Result<()>) -> (Vec<String>, bool) {
+/// Finds something at its first check, and panics at the second.
+struct Panics(u32);
+
+impl RunningTracer for Panics {
+    fn check(&mut self, now: Now) -> anyhow::Result<Vec<Change>> {
+        self.0 += 1;
+        assert!(self.0 < 2, "as it was asked to");
+        let mut changes = Tracer(|| Ok(())).check(now)?;
+        if let Some(Change::Onset(trigger)) = changes.first_mut() {
+            trigger.capture = false;
+        }
+        Ok(changes)
+    }
+    fn capture(&mut self, _: &Trigger, _: Limits, _: Parts) -> CaptureFuture {
+        unreachable!("nothing is captured")
+    }
+    fn period(&self) -> Duration {
+        Duration::ZERO
+    }
+    fn reload(&mut self, _: &toml::Table) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a tracer that panics had found is over: it would not say so any more, and the incident would stay open.
+#[test]
+fn what_a_tracer_found_ends_with_it() {
     let noted = Arc::new(Noted::default());
-    let shared = Shared {
+    let mut watching = watching(Box::new(Panics(0)), &shared(&noted));
+    watching.on_time();
+    assert!(noted.0.lock().unwrap().is_empty());
+    watching.on_time();
+    assert_eq!(*noted.0.lock().unwrap(), ["recovered"]);
+}
+
+fn shared(noted: &Arc<Noted>) -> Shared {
+    Shared {
         sink: noted.clone(),
         statuses: Arc::new(Statuses::default()),
         clock: Clock::fixed(Timestamp(1), 1),
         captures: Captures::default(),
         limits: Limits { duration: Duration::from_secs(1), stacks: 1 },
-    };
-    let tracer = Box::new(Tracer(end)) as Box<dyn RunningTracer>;
-    let slot = Slot::new("test", tracer, LIMIT, &shared);
-    let captures = shared.captures.clone();
-    let clock = shared.clock.clone();
-    let mut watching = Watching { slot, due: Instant::now(), limits: shared.limits, clock, captures };
+    }
+}
+
+fn watching(tracer: Box<dyn RunningTracer>, shared: &Shared) -> Watching {
+    Watching {
+        slot: Slot::new("test", tracer, LIMIT, shared),
+        due: Instant::now(),
+        limits: shared.limits,
+        clock: shared.clock.clone(),
+        captures: shared.captures.clone(),
+        open: HashSet::new(),
+    }
+}
+
+/// What is noted of a capture that ends so, and whether there may be another.
+fn capture(end: fn() -> anyhow::Result<()>) -> (Vec<String>, bool) {
+    let noted = Arc::new(Noted::default());
+    let shared = shared(&noted);
+    let mut watching = watching(Box::new(Tracer(end)), &shared);
     watching.on_time();
     let all = std::mem::take(&mut *noted.0.lock().unwrap());
     (all, shared.captures.lock().is_empty())
