@@ -8,7 +8,8 @@
 //! ## How
 //! Once a second the CPU time of every workload comes from the shared scheduler probe in one batch
 //! read. A workload is over its limit when it uses `usage_limit` of its capacity (the tightest
-//! quota of its cgroup and ancestors, its cpuset, the node), or `jump_limit` more than usual. After one second over the limit
+//! quota of its cgroup and ancestors, its cpuset, the node), or `jump_limit` more than usual; or when all below an ancestor
+//! together use `usage_limit` of its quota, and the workload at least half of an equal part of that. After one second over the limit
 //! sampling starts, in memory only. If that holds for `window`, the incident is opened with that first
 //! second as its onset and the samples in it; else the samples are dropped and counted. A slow ramp
 //! reaches the same limit, so it is detected as well. The usual use of a workload that ran before the
@@ -19,6 +20,7 @@
 //! `linux.autotracing.cpuidle` with the figures, an incident, a CPU profile.
 //!
 //! ## Limits
+//! A workload that uses less than 0.05 CPUs is reported only when its limit is used up, one below 0.008 CPUs never.
 //! User frames need frame pointers. A process that ends before the capture does leaves addresses only.
 //! Systemd units are monitored only with `units = true`.
 //!
@@ -52,13 +54,15 @@ use crate::signal::{
     Timestamp, Trigger, WorkloadKey,
 };
 use crate::workload::{Filters, Workloads};
-use usage::{Figures, Judge, Usage, Verdict};
+use usage::{Capacity, Figures, Judge, Usage, Verdict};
 
 const CPUIDLE_REASON: Key =
     Key::new("linux.cpuidle.reason", "usage: high against its limit; jump: far more than usual");
 const CPU_USAGE: Key = Key::new("linux.cpu.usage", "CPUs in use");
 const CPU_CAPACITY: Key = Key::new("linux.cpu.capacity", "CPUs that the workload may use");
 const CPU_UTILIZATION: Key = Key::new("linux.cpu.utilization", "Share of that in use");
+const CPU_LIMIT_CGROUP: Key =
+    Key::new("linux.cpu.limit.cgroup.path", "The cgroup above it that has the limit, which others below it share");
 const CPU_USUAL: Key = Key::new("linux.cpu.usual", "Share of that usually in use");
 
 const BY: &[Key] = &[CPUIDLE_REASON];
@@ -74,7 +78,7 @@ pub static CPUIDLE: EventDef = EventDef {
     name: "linux.autotracing.cpuidle",
     summary: "A workload's CPU use jumped, or stays high against its own limit",
     severity: Severity::Warn,
-    attributes: &[CPUIDLE_REASON, CPU_USAGE, CPU_CAPACITY, CPU_UTILIZATION, CPU_USUAL],
+    attributes: &[CPUIDLE_REASON, CPU_USAGE, CPU_CAPACITY, CPU_UTILIZATION, CPU_LIMIT_CGROUP, CPU_USUAL],
     counter: &INCIDENTS,
     container_counter: Some(&CONTAINER_INCIDENTS),
 };
@@ -276,15 +280,29 @@ fn report_error(sampling: anyhow::Result<()>) {
     }
 }
 
-/// The capacity of a cgroup, in CPUs: the tightest quota of it and its ancestors, its cpuset, the node.
-fn capacity(cgroups: &Cgroups, path: &str, online: f64) -> f64 {
+/// What a cgroup may use, in CPUs: the tightest quota of it and its ancestors, its cpuset, the node.
+fn capacity(cgroups: &Cgroups, path: &str, online: f64) -> Capacity {
     let quota = cgroups.cpus_allowed(path).unwrap_or(online);
     let cpuset = cgroups.cpuset_cpus(path).map_or(online, f64::from);
-    quota.min(cpuset).min(online).max(f64::MIN_POSITIVE)
+    let above = cgroups.cpu_limits(path).filter(|(p, _)| *p != path);
+    Capacity {
+        cpus: quota.min(cpuset).min(online).max(f64::MIN_POSITIVE),
+        shared: above.map(|(path, cpus)| (path.to_owned(), cpus)).collect(),
+    }
 }
 
 fn target(key: WorkloadKey) -> Target {
     Target { collector: CpuIdle::INFO.name, workload: Some(key), detail: None }
+}
+
+fn shared_message(f: &Figures) -> String {
+    let Some(s) = &f.shared else { return String::new() };
+    let (name, percent) = (f.workload.display_name(), f.share() * 100.0);
+    let (cpus, used, limit) = (f.cpus, s.cpus, s.limit);
+    format!(
+        "{name} uses {cpus:.2} CPUs of the {limit:.2} that it shares below {}, where {used:.2} are in use ({percent:.0} %)",
+        s.path
+    )
 }
 
 fn trigger(f: &Figures, reason: Reason, since: Now, now: Now) -> Trigger {
@@ -293,11 +311,14 @@ fn trigger(f: &Figures, reason: Reason, since: Now, now: Now) -> Trigger {
     let name = f.workload.display_name();
     let usual = f.usual.map(|u| format!(", usually {:.0} %", u * 100.0)).unwrap_or_default();
     let (reason, message) = match reason {
+        Reason::Level if f.shared.is_some() => ("usage", shared_message(f)),
         Reason::Jump => ("jump", format!("{name} uses {cpus:.2} CPUs ({percent:.0} % of what it may use){usual}")),
         _ => ("usage", format!("{name} uses {cpus:.2} of its {capacity:.2} CPUs ({percent:.0} %)")),
     };
     attributes.set(CPUIDLE_REASON, reason).set(CPU_USAGE, cpus);
-    attributes.set(CPU_CAPACITY, capacity).set(CPU_UTILIZATION, f.share());
+    let limit = f.shared.as_ref().map_or(capacity, |s| s.limit);
+    attributes.set(CPU_CAPACITY, limit).set(CPU_UTILIZATION, f.share());
+    attributes.set_some(CPU_LIMIT_CGROUP, f.shared.as_ref().map(|s| s.path.clone()));
     attributes.set_some(CPU_USUAL, f.usual);
     Trigger {
         target: target(f.workload.key),

@@ -108,6 +108,12 @@ impl Cgroups {
         ancestors(path).filter_map(|p| self.cpu_limit(p).ok()?.cpus()).min_by(f64::total_cmp)
     }
 
+    /// The limits of the cgroup and its ancestors that there are, each with the path of whose it is and as a number of
+    /// CPUs.
+    pub fn cpu_limits<'p>(&self, path: &'p str) -> impl Iterator<Item = (&'p str, f64)> {
+        ancestors(path).filter_map(|p| Some((p, self.cpu_limit(p).ok()?.cpus()?)))
+    }
+
     /// How many CPUs the cgroup's cpuset holds.
     ///
     /// # Errors
@@ -217,7 +223,8 @@ impl Cgroups {
 }
 
 /// A path and its ancestors, innermost first, the root last.
-fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+/// The cgroup itself, and all above it.
+pub fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     let mut next = Some(path.trim_end_matches('/'));
     std::iter::from_fn(move || {
         let here = next?;

@@ -5,7 +5,7 @@
 
 mod files;
 
-pub use files::{CpuLimit, Memory, MemoryEvents, Throttling};
+pub use files::{CpuLimit, Memory, MemoryEvents, Throttling, ancestors};
 
 use std::fs::DirEntry;
 use std::os::unix::ffi::OsStrExt as _;

@@ -8,12 +8,17 @@ use super::Config;
 use crate::collectors::accumulate::Accumulator;
 use crate::collectors::detect::{Detector, Reading, Rules, Step};
 use crate::host::Now;
+use crate::host::cgroup::ancestors;
 use crate::probe::CgroupId;
 use crate::signal::{Total, Workload, WorkloadKey, WorkloadKind};
 use crate::workload::Workloads;
 
-/// Below this many CPUs no limit applies: any start-up exceeds a limit of 0.1 CPU.
-const LEAST_CPUS: f64 = 0.05;
+/// Below this many CPUs nothing is too much: the kernel knows no smaller limit than 1 ms of 100.
+const LEAST_CPUS: f64 = 0.008;
+/// Below this many only a limit that is used up is: any start-up is a jump against a limit of 0.1 CPUs.
+const LEAST_JUMP_CPUS: f64 = 0.05;
+/// Who uses less than this share of an equal part of what is used below a limit does not use it up.
+const LEAST_PART: f64 = 0.5;
 /// A limit is read again after this long.
 const LIMIT_AGE_NS: u64 = 30_000_000_000;
 
@@ -26,18 +31,43 @@ pub(super) struct Usage {
     last_ns: Option<u64>,
 }
 
-/// The capacity of a workload, in CPUs.
-#[derive(Debug, Clone, Copy)]
+/// What a workload may use, in CPUs.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Capacity {
+    /// By itself: the tightest of all limits.
+    pub cpus: f64,
+    /// Limits of cgroups above it, which it shares with all that is below them.
+    pub shared: Vec<(String, f64)>,
+}
+
+impl Default for Capacity {
+    /// Not read yet; unlimited, so that use is a negligible share of it.
+    fn default() -> Self {
+        Capacity { cpus: f64::INFINITY, shared: Vec::new() }
+    }
+}
+
+#[derive(Debug, Default)]
 struct Limit {
-    cpus: f64,
+    capacity: Capacity,
     read_ns: Option<u64>,
 }
 
-impl Default for Limit {
-    /// Not read yet; unlimited, so that use is a negligible share of it.
-    fn default() -> Self {
-        Limit { cpus: f64::INFINITY, read_ns: None }
-    }
+/// A limit that several share.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Shared {
+    /// The cgroup that has it.
+    pub path: String,
+    pub limit: f64,
+    /// What all below it use.
+    pub cpus: f64,
+}
+
+/// What is used below a cgroup with a limit, and by how many.
+#[derive(Default)]
+struct Pool {
+    cpus: f64,
+    users: f64,
 }
 
 /// The decision about a workload, and its figures.
@@ -56,6 +86,8 @@ pub(super) struct Figures {
     /// Use and capacity.
     pub cpus: f64,
     pub capacity: f64,
+    /// A limit above it that is used up, and not by others alone.
+    pub shared: Option<Shared>,
     /// The usual share of the capacity, where that is known.
     pub usual: Option<f64>,
     pub wanted: bool,
@@ -66,7 +98,7 @@ pub(super) struct Judge<'a> {
     pub config: &'a Config,
     pub workloads: &'a Workloads,
     /// The capacity of a workload, in CPUs.
-    pub capacity: &'a dyn Fn(&Workload) -> f64,
+    pub capacity: &'a dyn Fn(&Workload) -> Capacity,
     /// Whether its profile is wanted.
     pub wanted: &'a dyn Fn(&Arc<Workload>) -> bool,
     pub now: Now,
@@ -92,12 +124,19 @@ impl Usage {
         if elapsed_ns == 0 {
             return Vec::new();
         }
+        let used: Vec<(Arc<Workload>, f64)> =
+            self.times.workloads().map(|(w, (), time)| (w.clone(), time.growth as f64 / elapsed_ns as f64)).collect();
+        let counts = |w: &Workload| judge.counts(w.kind);
+        for (workload, _) in used.iter().filter(|(w, cpus)| *cpus >= LEAST_CPUS && counts(w)) {
+            judge.read_limit(workload, self.limits.entry(workload.key).or_default());
+        }
+        let pools = self.pools(&used);
         let mut verdicts = Vec::new();
-        for (workload, (), time) in self.times.workloads().filter(|(w, ..)| judge.counts(w.kind)) {
-            let cpus = time.growth as f64 / elapsed_ns as f64;
-            let mut figures = judge.figures(workload, cpus, self.limits.entry(workload.key).or_default());
+        for (workload, cpus) in used.iter().filter(|(w, _)| counts(w)) {
+            let capacity = &self.limits.entry(workload.key).or_default().capacity;
+            let mut figures = judge.figures(workload, *cpus, capacity, &pools);
             figures.usual = self.detector.usual(workload.key);
-            let step = self.detector.step(&rules, workload.key, figures.reading(), judge.now);
+            let step = self.detector.step(&rules, workload.key, figures.reading(judge.config), judge.now);
             if !matches!(step, Step::Nothing) {
                 figures.cgroups = ran.remove(&workload.key).unwrap_or_default();
                 verdicts.push(Verdict { key: workload.key, step, figures: Some(figures) });
@@ -107,6 +146,24 @@ impl Usage {
         verdicts.extend(absent.into_iter().map(|(key, step)| Verdict { key, step, figures: None }));
         self.limits.retain(|key, _| self.detector.watches(*key));
         verdicts
+    }
+
+    /// What is used below each limit that is shared, by whoever it is.
+    fn pools(&self, used: &[(Arc<Workload>, f64)]) -> HashMap<String, Pool> {
+        let shared = self.limits.values().flat_map(|l| &l.capacity.shared);
+        let mut pools: HashMap<String, Pool> = shared.map(|(path, _)| (path.clone(), Pool::default())).collect();
+        if pools.is_empty() {
+            return pools;
+        }
+        for (workload, cpus) in used {
+            for path in ancestors(&workload.cgroup) {
+                if let Some(pool) = pools.get_mut(path) {
+                    pool.cpus += cpus;
+                    pool.users += f64::from(*cpus >= LEAST_CPUS);
+                }
+            }
+        }
+        pools
     }
 
     /// Who counts may have changed: of those that are there now, nothing is known but what was learnt.
@@ -129,32 +186,49 @@ impl Judge<'_> {
         }
     }
 
-    fn figures(&self, workload: &Arc<Workload>, cpus: f64, limit: &mut Limit) -> Figures {
-        // A workload that uses next to nothing of anything needs no limit read.
-        let negligible = cpus < LEAST_CPUS;
+    fn read_limit(&self, workload: &Workload, limit: &mut Limit) {
         let now_ns = self.now.boot_ns;
-        if !negligible && limit.read_ns.is_none_or(|at| now_ns.saturating_sub(at) > LIMIT_AGE_NS) {
-            *limit = Limit { cpus: (self.capacity)(workload), read_ns: Some(now_ns) };
+        if limit.read_ns.is_none_or(|at| now_ns.saturating_sub(at) > LIMIT_AGE_NS) {
+            *limit = Limit { capacity: (self.capacity)(workload), read_ns: Some(now_ns) };
         }
+    }
+
+    fn figures(
+        &self,
+        workload: &Arc<Workload>,
+        cpus: f64,
+        capacity: &Capacity,
+        pools: &HashMap<String, Pool>,
+    ) -> Figures {
+        let used_up = |(path, limit): &(String, f64)| {
+            let pool = pools.get(path)?;
+            let takes_part = cpus * pool.users >= LEAST_PART * pool.cpus;
+            let is_used_up = pool.cpus >= self.config.usage_limit * limit;
+            let shared = Shared { path: path.clone(), limit: *limit, cpus: pool.cpus };
+            (takes_part && is_used_up && pool.users > 1.0).then_some(shared)
+        };
         Figures {
             workload: workload.clone(),
             cgroups: Vec::new(),
             cpus,
-            capacity: limit.cpus,
+            capacity: capacity.cpus,
+            shared: capacity.shared.iter().find_map(used_up),
             usual: None,
-            wanted: !negligible && (self.wanted)(workload),
+            wanted: cpus >= LEAST_CPUS && (self.wanted)(workload),
         }
     }
 }
 
 impl Figures {
-    /// As a share of the capacity.
+    /// As a share of the capacity, or of the limit that is used up together with others.
     pub fn share(&self) -> f64 {
-        self.cpus / self.capacity
+        self.shared.as_ref().map_or(self.cpus / self.capacity, |s| s.cpus / s.limit)
     }
 
-    fn reading(&self) -> Reading {
-        Reading { value: self.share(), negligible: self.cpus < LEAST_CPUS, wanted: self.wanted }
+    fn reading(&self, config: &Config) -> Reading {
+        let value = self.share();
+        let is_small = self.cpus < LEAST_JUMP_CPUS && value < config.usage_limit;
+        Reading { value, negligible: self.cpus < LEAST_CPUS || is_small, wanted: self.wanted }
     }
 }
 

@@ -20,7 +20,7 @@ struct Node {
     /// CPU time of each cgroup, in nanoseconds.
     times: BTreeMap<u64, u64>,
     /// What every workload may use.
-    capacity: f64,
+    capacity: Capacity,
 }
 
 fn id(id: u64) -> CgroupId {
@@ -32,7 +32,7 @@ impl Node {
         let clock = Clock::fixed(Timestamp(1_000 * SECOND), 1_000 * SECOND);
         let workloads = Workloads::new(&Host::under("/nowhere"), &clock);
         let (usage, config, times) = (Usage::default(), Config::default(), BTreeMap::new());
-        Node { clock, workloads, usage, config, times, capacity }
+        Node { clock, workloads, usage, config, times, capacity: Capacity { cpus: capacity, shared: Vec::new() } }
     }
 
     fn container(&self, n: u64) -> String {
@@ -48,11 +48,11 @@ impl Node {
             *self.times.entry(*cgroup).or_default() += (cpus * 1e9) as u64;
         }
         let reading = self.times.iter().map(|(cgroup, ns)| Total::new(id(*cgroup), 1, *ns)).collect();
-        let capacity = self.capacity;
+        let capacity = self.capacity.clone();
         let judge = Judge {
             config: &self.config,
             workloads: &self.workloads,
-            capacity: &|_| capacity,
+            capacity: &|_| capacity.clone(),
             wanted: &|_| true,
             now: self.clock.now(),
         };
@@ -156,11 +156,37 @@ fn an_end_is_a_recovery() {
     assert!(node.usage.limits.is_empty());
 }
 
-/// A burst below 0.05 CPUs is nothing, however small the limit.
+/// A small limit that is used up is one as a large one is; a jump below 0.05 CPUs is nothing, nor is what is below
+/// any limit that the kernel knows.
 #[test]
-fn next_to_nothing_is_nothing() {
-    let mut node = Node::new(0.02);
-    node.container(7);
+fn small_limits_are_limits() {
+    for (limit, used, opened) in [(0.04, 0.04, 1), (0.04, 0.03, 0), (0.005, 0.005, 0)] {
+        let mut node = Node::new(limit);
+        node.second(&[]);
+        node.container(7);
+        assert_eq!(node.seconds(30, &[(7, used)]), (opened, 0, 0), "{used} of {limit}");
+    }
+}
+
+/// A pod's limit is used up by its containers together: each that takes its part is reported, one beside them that uses
+/// little is not, nor anybody while there is room.
+#[test]
+fn a_shared_limit_is_used_up_together() {
+    let mut node = Node::new(0.4);
+    let pod = "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555";
+    node.capacity.shared.push((pod.to_owned(), 0.4));
     node.second(&[]);
-    assert_eq!(node.seconds(30, &[(7, 0.02)]), (0, 0, 0));
+    for (n, c) in [(7, "a"), (8, "b"), (9, "c"), (10, "d")] {
+        node.workloads.on_mkdir(id(n), &format!("{pod}/{}", c.repeat(64)));
+    }
+    assert_eq!(node.seconds(30, &[(7, 0.09), (8, 0.09), (9, 0.09), (10, 0.02)]), (0, 0, 0));
+    let verdicts: Vec<_> = (0..15).flat_map(|_| node.second(&[(7, 0.13), (8, 0.12), (9, 0.13), (10, 0.02)])).collect();
+    assert_eq!(counted(&verdicts), (3, 0, 0));
+    let opened = verdicts.iter().filter(|v| matches!(v.step, Step::Open { reason: Reason::Level, .. }));
+    for figures in opened.filter_map(|v| v.figures.as_ref()) {
+        let shared = figures.shared.as_ref().unwrap();
+        assert_eq!((shared.path.as_str(), shared.limit), (pod, 0.4));
+        assert!((shared.cpus - 0.4).abs() < 1e-9 && figures.cpus > 0.1);
+    }
+    assert_eq!(node.seconds(5, &[(7, 0.01)]), (0, 3, 0));
 }
