@@ -35,13 +35,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::collectors::{Collector, Context, EventCollector, Events, Info, Invalid, Settings, Unavailable, head_doc};
-use crate::host::Clock;
+use crate::host::{Clock, Host};
+use crate::probe::ThreadRef;
 use crate::probe::shared::softirq::{Softirqs, VECTORS};
 use crate::probe::skeletons::softirq::{FoundAt, IrqHeldOff, Record, Records, SoftirqDelay};
 use crate::probe::stacks::Symbols;
 use crate::signal::semconv::attr;
 use crate::signal::units::HumanDuration;
-use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Thread};
+use crate::signal::{Event, EventDef, Key, MetricDef, Related, Role, Severity, Stack, Thread};
 use crate::workload::Workloads;
 
 const TIMER_FUNCTION: Key = Key::new("linux.timer.function", "The kernel function of the timer that was late");
@@ -106,6 +107,7 @@ pub struct Softirq {
     clock: Clock,
     workloads: Workloads,
     symbols: Symbols,
+    host: Host,
 }
 
 impl Collector for Softirq {
@@ -130,7 +132,13 @@ impl Collector for Softirq {
         limited.map_err(|e| Unavailable::because(format!("its limits cannot be set: {e:#}")))?;
         cx.take_records(&probe, "softirq_delay")?;
         cx.take_records(&probe, "irq_held_off")?;
-        Ok(Softirq { probe, clock: cx.clock.clone(), workloads: cx.workloads.clone(), symbols: cx.symbols.clone() })
+        Ok(Softirq {
+            probe,
+            clock: cx.clock.clone(),
+            workloads: cx.workloads.clone(),
+            symbols: cx.symbols.clone(),
+            host: cx.host.clone(),
+        })
     }
 
     fn reload(&mut self, config: Config) -> anyhow::Result<()> {
@@ -155,6 +163,9 @@ impl Softirq {
         let vector = VECTORS.get(r.vector as usize).copied().unwrap_or("unknown");
         let delay = Duration::from_nanos(r.delay_ns.saturating_sub(r.steal_ns));
         let mut e = self.event(&DELAY, r.time_ns, delay, &r.at);
+        if is_softirq_thread(&r.at.thread) {
+            self.blame_interrupted(&mut e, r);
+        }
         e.message = format!("softirq {vector} waited {} on CPU {}{}", ms(delay), r.at.cpu, running(&e));
         e.attributes.set(attr::LINUX_SOFTIRQ_VECTOR, vector).set(attr::CPU_LOGICAL_NUMBER, r.at.cpu);
         e.attributes.set(attr::LINUX_CPU_STEAL, r.steal_ns);
@@ -179,10 +190,33 @@ impl Softirq {
         if at.thread.tid != 0 {
             let thread = Thread::from(at.thread);
             e.thread = Some(thread.clone());
+            if is_softirq_thread(&at.thread) {
+                return e;
+            }
             e.involve(Role::Culprit, self.workloads.of_process(thread.pid, at.cgroup.into()), thread);
         }
         e
     }
+}
+
+impl Softirq {
+    /// The thread of softirqs runs when it may: whoever was running as it was raised had the CPU until then. Its stack is
+    /// of no use, as it is the one of what waited.
+    fn blame_interrupted(&self, e: &mut Event, r: &SoftirqDelay) {
+        (e.kernel_stack, e.user_stack) = Default::default();
+        let (pid, tid) = ((r.raised_in >> 32) as u32, r.raised_in as u32);
+        // Raised while nobody ran, or by softirqs themselves.
+        if tid == 0 || tid == r.at.thread.tid {
+            return;
+        }
+        let comm = self.host.comm(tid).unwrap_or_default();
+        e.involve(Role::Culprit, self.workloads.of_pid(pid), Thread { pid, tid, comm });
+    }
+}
+
+/// `ksoftirqd`, which runs softirqs that were left to it.
+fn is_softirq_thread(thread: &ThreadRef) -> bool {
+    Thread::from(*thread).comm.starts_with("ksoftirqd/")
 }
 
 fn ms(d: Duration) -> String {
@@ -193,7 +227,19 @@ fn ms(d: Duration) -> String {
 fn running(e: &Event) -> String {
     let Some(culprit) = e.related.first() else { return String::new() };
     let at = culprit.workload.as_ref().map(|w| format!(" in {}", w.display_name())).unwrap_or_default();
-    format!("; {} (pid {}){at} was running", culprit.thread.comm, culprit.thread.pid)
+    let work = work_of(culprit, &e.kernel_stack).map(|w| format!(" working on {w}")).unwrap_or_default();
+    format!("; {} (pid {}){work}{at} was running", culprit.thread.comm, culprit.thread.pid)
+}
+
+/// What a worker of the kernel works on, for whoever queued it: the function below the workqueue's own.
+fn work_of(who: &Related, stack: &Stack) -> Option<String> {
+    if !who.thread.comm.starts_with("kworker/") {
+        return None;
+    }
+    let names: Vec<String> =
+        stack.iter().map(|f| f.symbol.as_ref().map(ToString::to_string).unwrap_or_default()).collect();
+    let at = names.iter().position(|name| name == "process_one_work")?;
+    names.get(at.checked_sub(1)?).filter(|name| !name.is_empty()).cloned()
 }
 
 #[cfg(test)]
@@ -228,6 +274,26 @@ mod tests {
         assert_eq!((e.def.name, e.severity), ("linux.softirq.delay", Severity::Warn));
         assert_eq!(e.message, "softirq NET_RX waited 150 ms on CPU 1; spin (pid 42) in a.service was running");
         assert_eq!(e.duration, Some(Duration::from_millis(150)));
+        // Left to ksoftirqd: whoever had the CPU when it was raised, not the thread that waited itself.
+        rig.write("proc/77/comm", "rthog\n").unwrap();
+        rig.write("proc/77/cgroup", "0::/a.service\n").unwrap();
+        (r.at.thread.tgid, r.at.thread.tid, r.at.cgroup.id, r.raised_in) = (15, 15, 1, 77 << 32 | 77);
+        r.at.thread.comm = *b"ksoftirqd/1\0\0\0\0\0";
+        let e = softirq.record("softirq_delay", &r).unwrap().pop().unwrap();
+        assert_eq!(e.message, "softirq NET_RX waited 150 ms on CPU 1; rthog (pid 77) in a.service was running");
+        let culprits: Vec<_> = e.related.iter().map(|c| (c.role, c.thread.comm.as_str())).collect();
+        assert_eq!(culprits, [(Role::Culprit, "rthog")]);
+        r.raised_in = 15 << 32 | 15;
+        let e = softirq.record("softirq_delay", &r).unwrap().pop().unwrap();
+        assert_eq!((e.message.as_str(), e.related.len()), ("softirq NET_RX waited 150 ms on CPU 1", 0));
+        // A worker stands for whom it works.
+        rig.symbol(0xffff_ffff_8100_1000, "process_one_work").unwrap();
+        rig.symbol(0xffff_ffff_8100_2000, "flush_of_somebody").unwrap();
+        r.at.thread.comm = *b"kworker/1:0\0\0\0\0\0";
+        let stack = [0xffff_ffff_8100_2010, 0xffff_ffff_8100_1010];
+        (r.at.stack.kernel[0], r.at.stack.kernel[1], r.at.stack.kernel_bytes) = (stack[0], stack[1], 16);
+        let e = softirq.record("softirq_delay", &r).unwrap().pop().unwrap();
+        assert!(e.message.contains("kworker/1:0 (pid 15) working on flush_of_somebody was running"), "{}", e.message);
         let mut r = IrqHeldOff::new_zeroed();
         (r.delay_ns, r.function) = (120_000_000, 0xffff_ffff_8100_0010);
         let e = softirq.record("irq_held_off", &r).unwrap().pop().unwrap();
