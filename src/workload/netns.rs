@@ -4,6 +4,7 @@
 //! The node's own namespace is nobody's. One that several containers share is their pod's.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ const FRESH: Duration = Duration::from_secs(2);
 /// One that is not known yet, or new and nobody's, is looked for sooner: a container that starts has its
 /// namespace before its cgroup.
 const NEW: Duration = Duration::from_millis(200);
+/// The parent of the kernel's threads.
+const KTHREADD: u32 = 2;
 /// How long a namespace without processes is remembered: its last packets are on their way.
 const KEEP: Duration = Duration::from_secs(60);
 
@@ -73,7 +76,7 @@ impl Known {
     fn take_in(&mut self, members: &[Member], workloads: &Workloads) {
         let now = Instant::now();
         self.owners.retain(|_, o| now.duration_since(o.seen) < KEEP);
-        self.node = members.iter().find(|m| m.pid == 1).map(|m| m.netns).or(self.node);
+        self.node = node_namespace(members, workloads).or(self.node);
         let mut inside: HashMap<u32, Vec<Arc<Workload>>> = HashMap::new();
         for m in members.iter().filter(|m| Some(m.netns) != self.node) {
             let who = inside.entry(m.netns).or_default();
@@ -84,6 +87,16 @@ impl Known {
             self.owners.insert(netns, Owner { workload: common(who, workloads), first_seen, seen: now });
         }
     }
+}
+
+/// The node's own: that of process 1, else of the kernel's threads, where the walk does not show it (an agent in a pid
+/// namespace of its own, a kernel that hides it), else the agent's.
+fn node_namespace(members: &[Member], workloads: &Workloads) -> Option<u32> {
+    let of = |pid| members.iter().find(|m| m.pid == pid).map(|m| m.netns);
+    of(1).or_else(|| of(KTHREADD)).or_else(|| {
+        let own = workloads.host().proc.join("self/ns/net");
+        u32::try_from(std::fs::metadata(own).ok()?.ino()).ok()
+    })
 }
 
 /// The owner of a namespace with these processes in it: a container's before whoever looks into it, and before the
@@ -169,6 +182,24 @@ mod tests {
         assert_eq!(path(&known, 10), None);
         assert_eq!(path(&known, 11), Some(container));
         assert_eq!(path(&known, 12), None);
+    }
+
+    /// Where process 1 is not shown, the kernel's threads are in the node's namespace, and the agent, where those are
+    /// not shown either: a container of the node's network does not own it.
+    #[test]
+    fn the_nodes_namespace_is_found_without_process_1() {
+        let container = format!("/docker/{}", "a".repeat(64));
+        let groups = [(3, container.as_str())];
+        let on_node = owners(&groups, &[member(10, 2, 1), member(10, 60, 3), member(11, 61, 3)]);
+        assert_eq!((path(&on_node, 10), path(&on_node, 11).as_deref()), (None, Some(container.as_str())));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("proc/self/ns")).unwrap();
+        std::fs::write(dir.path().join("proc/self/ns/net"), "").unwrap();
+        let own = std::fs::metadata(dir.path().join("proc/self/ns/net")).unwrap().ino();
+        let Ok(own) = u32::try_from(own) else { return };
+        let workloads = Workloads::new(&Host::under(dir.path()), &Clock::fixed(Timestamp(1), 1));
+        workloads.on_mkdir(CgroupId { hierarchy: 0, id: 3 }, &container);
+        assert_eq!(path(&owners_in(&workloads, &[member(own, 60, 3)]), own), None);
     }
 
     /// A namespace that a container is just being started in is looked for again soon; one that stays
