@@ -4,42 +4,15 @@
  *
  * The kernel stamps a packet with the wall clock when it enters the stack, while anybody asks for
  * stamps; the collector does. The stamp stays with the packet until it is read, so each hook is one
- * subtraction and nothing is kept of any packet. What a step of the clock would feign reaches back
+ * subtraction; only of TCP connections with a lost segment something is kept. What a step of the clock would feign reaches back
  * to before the step, and is not believed (since_ns).
  */
 #include "net.h"
 #include "filter.h"
 #include "limit.h"
+#include "receive_delay.h"
 
 LICENSE;
-
-#define STACK_DEPTH 16
-/* The program itself, and who called it. */
-#define OWN_FRAMES 2
-
-enum receive_stage {
-	STAGE_STACK,
-	STAGE_TRANSPORT,
-	STAGE_USER,
-};
-
-struct receive_delay {
-	struct limited limited;
-	u64 time_ns;
-	u64 delay_ns;
-	/* of the packet; with the stages of a reader only its namespace */
-	struct net_owner owner;
-	struct flow flow;
-	/* the reader, in the memory controller's hierarchy */
-	struct cgroup_ref cgroup;
-	struct thread_ref thread;
-	u64 stack[STACK_DEPTH];
-	s32 stack_bytes;
-	enum receive_stage stage;
-	u32 length_bytes;
-	u32 ifindex;
-	char device[16];
-};
 
 POLLED_RECORDS(receive_delay, 128 * 1024);
 
@@ -58,7 +31,25 @@ struct sk_buff___received {
 	unsigned int data_len;
 };
 
+struct rb_root {
+	void *rb_node;
+};
+
+struct tcp_sock {
+	u32 rcv_nxt;
+	/* packets that came out of order, since the connection began */
+	u32 rcv_ooopack;
+	struct rb_root out_of_order_queue;
+};
+
+struct tcp_skb_cb {
+	u32 seq;
+	u32 end_seq;
+};
+
 #pragma clang attribute pop
+
+#include "received.h"
 
 static __always_inline void find_reader(struct receive_delay *r)
 {
@@ -79,9 +70,26 @@ static __always_inline void find_owner(struct net_owner *owner, const struct sk_
 		owner->netns = dev->nd_net.net->ns.inum;
 }
 
+/* Of a reader: takes off what the data waited for a lost segment. False: it is not to be reported. */
+static __always_inline bool judge_reader(struct delay *d, const struct sk_buff *skb, const struct flow *flow)
+{
+	struct sock *sk = skb->sk;
+
+	if (flow->protocol == IPPROTO_TCP && sk) {
+		if (!readable_since(d, sk, skb))
+			return false;
+		if (d->now - d->since < user_limit_ns) {
+			d->stage = STAGE_LOSS;
+			return d->blocked >= user_limit_ns && is_news(d->hole);
+		}
+	}
+	return !was_reported(skb, flow, d->entered);
+}
+
 static __always_inline int late(void *ctx, const struct sk_buff *skb, struct sock *sk, enum receive_stage stage,
 				u64 limit_ns)
 {
+	struct delay d = { .stage = stage };
 	const struct sk_buff___received *more = (const void *)skb;
 	s64 stamp = skb->tstamp;
 	struct limit_key key = {};
@@ -103,26 +111,33 @@ static __always_inline int late(void *ctx, const struct sk_buff *skb, struct soc
 	read_packet(&flow, &segment, skb);
 	if (!flow.version)
 		return 0;
+	d.now = now;
+	d.entered = d.since = entered;
 	if (stage == STAGE_USER) {
 		struct task_struct *task = (void *)bpf_get_current_task();
 
+		if (!judge_reader(&d, skb, &flow))
+			return 0;
 		cgroup_of_any(&key.cgroup, task, memory_cgrp_id);
 	} else {
 		find_owner(&owner, skb, sk);
 		key.cgroup = owner.cgroup;
 		key.netns = owner.netns;
 	}
-	key.reason = stage;
+	key.reason = d.stage;
 	if (FILTERED(receive_delay, stage == STAGE_USER ? &key.cgroup : &owner.cgroup))
 		return 0;
 	r = RESERVE(receive_delay, &key, now);
 	if (!r)
 		return 0;
 	r->time_ns = now;
-	r->delay_ns = now - entered;
+	r->delay_ns = d.stage == STAGE_LOSS ? d.blocked : now - d.since;
+	r->entered_ns = entered;
+	r->blocked_ns = d.blocked;
+	r->lost_seq = d.lost_seq;
 	r->owner = owner;
 	r->flow = flow;
-	r->stage = stage;
+	r->stage = d.stage;
 	r->length_bytes = skb->len;
 	r->ifindex = BPF_CORE_READ(more, skb_iif);
 	if (stage == STAGE_STACK)
@@ -146,6 +161,7 @@ int PROBE(received__btf, struct sk_buff *skb)
 SEC("tp_btf/tcp_probe")
 int PROBE(transported__btf, struct sock *sk, struct sk_buff *skb)
 {
+	note_fill(sk, skb, user_limit_ns);
 	return late(ctx, skb, sk, STAGE_TRANSPORT, transport_limit_ns);
 }
 

@@ -15,6 +15,8 @@
 
 struct tally {
 	u64 hits;
+	/* what they were of: packets or segments, of which one hit may have many (GSO, GRO) */
+	u64 units;
 	/* of them: records handed over, and records without room */
 	u64 reported;
 	u64 lost;
@@ -29,12 +31,13 @@ struct tally {
 	u64 tick;
 };
 
-static __always_inline bool tally_hit(struct tally *t)
+static __always_inline bool tally_hit(struct tally *t, u32 units)
 {
 	u64 tick = bpf_jiffies64();
 	bool quiet = false;
 
 	t->hits++;
+	t->units += units;
 	t->since++;
 	if (tick != t->tick) {
 		u64 now = bpf_ktime_get_ns();

@@ -115,7 +115,9 @@ impl Owners {
     }
 }
 
-fn address(words: &[u32; 4]) -> IpAddr {
+/// An address as the probe has it.
+#[must_use]
+pub fn address(words: &[u32; 4]) -> IpAddr {
     let mut octets = [0; 16];
     for (to, word) in octets.chunks_exact_mut(4).zip(words) {
         to.copy_from_slice(&word.to_ne_bytes());
@@ -206,7 +208,8 @@ mod tests {
             let mut again = net::TcpRetransmit::new_zeroed();
             again.owner = drop.owner;
             let mut late = ReceiveDelay::new_zeroed();
-            (late.owner.socket, late.owner.cgroup.id, late.time_ns) = (socket, cgroup.id, rig.clock().boot_ns());
+            (late.owner.socket, late.owner.cgroup.id) = (socket, cgroup.id);
+            (late.time_ns, late.entered_ns) = (rig.clock().boot_ns(), rig.clock().boot_ns());
             let mut c = rig.run(&crate::collectors::events::<DropWatch>(), "").unwrap();
             let mut found = c.record("packet_drop", &drop).unwrap();
             let mut c = rig.run(&crate::collectors::events::<TcpRetransmit>(), "").unwrap();

@@ -131,6 +131,7 @@ pub mod attr {
     pub const LINUX_NET_DEVICE_KIND: Key =
         Key::new("linux.net.device.kind", "Kind of a virtual device: veth, bond, …; physical where there is hardware");
     pub const LINUX_NET_DEVICE_DRIVER: Key = Key::new("linux.net.device.driver", "Its driver");
+    pub const LINUX_TCP_SEQUENCE: Key = Key::new("linux.tcp.sequence", "Sequence number of the segment");
     pub const LINUX_NET_QUEUE: Key = Key::new("linux.net.queue", "Its queue");
 
     // Incidents.

@@ -30,6 +30,11 @@ fn drop_retransmit_and_late_reader_are_named() {
         is_from_to(e, "fd77:61::1", "fd77:61::2") && e["attributes"]["destination.port"] == 7001
     });
     of_the_container(&event, "udp");
+    provoke("drops", &["--why", "nft", "--pid", &pid, "--net", "65", "--ip", "6", "--options", "yes"]);
+    let with_options = agent.wait_event("linux.net.packet_drop", timeout(20), |e| {
+        is_from_to(e, "fd77:65::1", "fd77:65::2") && e["attributes"]["destination.port"] == 7001
+    });
+    of_the_container(&with_options, "udp");
     assert!(event["message"].as_str().is_some_and(|m| m.contains("→ [fd77:61::2]:7001")), "{event}");
 
     provoke("tcpretransmit", &["--pid", &pid, "--net", "62", "--ip", "6"]);

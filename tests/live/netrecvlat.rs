@@ -49,6 +49,27 @@ fn late_reader_of_datagrams_is_named() {
     assert!((450..5_000).contains(&ms(&event)), "{event}");
 }
 
+/// Data that waits in TCP for a lost segment: the loss is named, and the reader, which could read nothing, is not blamed.
+///
+/// On every kernel.
+#[test]
+fn data_behind_a_lost_segment_is_no_late_reader() {
+    let _place = place!(Need::Agent);
+    let agent = Agent::shared("");
+    provoke("tcpretransmit", &["--how", "hole", "--net", "36", "--seconds", "2"]);
+    let of = |e: &Json, stage: &str| {
+        attribute(e, "destination.address") == "10.77.36.1" && attribute(e, "linux.net.receive.stage") == stage
+    };
+    let event = agent.wait_event(NAME, timeout(20), |e| of(e, "loss"));
+    assert_eq!(event["severity"], "INFO", "{event}");
+    let ns = |name: &str| event["attributes"][name].as_u64().unwrap_or(0);
+    assert!(ns("linux.net.receive.blocked") >= 200_000_000 && ns("linux.tcp.sequence") > 0, "{event}");
+    let all = agent.json(&["events", "--name", NAME]);
+    let (lost, late) = ["loss", "user"].map(|stage| all.iter().filter(|e| of(e, stage)).count()).into();
+    eprintln!("{lost} times data waited for a lost segment, {late} times for its reader");
+    assert!(late < lost, "{late} times the reader is blamed, {lost} times the loss: {all:?}");
+}
+
 /// Packets that one CPU hands to another wait for the stack while that one's interrupts are off.
 ///
 /// On every kernel.

@@ -256,7 +256,7 @@ static __always_inline int dropped(void *ctx, const struct drop *d)
 	key.cgroup = owner.cgroup.id;
 	key.hardware = d->hardware;
 	t = tally_of(&key, &crowded);
-	if (t && (tally_hit(t) || crowded) && key.kind == DROP_LOSS)
+	if (t && (tally_hit(t, packets_of(d->skb)) || crowded) && key.kind == DROP_LOSS)
 		report_drop(ctx, d, &owner, dev, t, crowded);
 	return 0;
 }

@@ -6,6 +6,7 @@
 struct tcp_skb_cb {
 	u32 seq;
 	u32 end_seq;
+	u16 tcp_gso_segs;
 };
 
 struct inet_connection_sock {
@@ -184,8 +185,21 @@ static __always_inline void explain_by_drops(struct tcp_retransmit *r)
 		explain(r, flow_hash(f->destination, f->source, f->destination_port, f->source_port), now, 3);
 }
 
+/* Segments that an skb of the send queue is, as the kernel counts them (tcp_skb_pcount). */
+static __always_inline u32 segments_of(const struct tcp_sock *tp, const struct tcp_skb_cb *cb)
+{
+	u32 segments = BPF_CORE_READ(cb, tcp_gso_segs);
+	u32 length, mss;
+
+	if (segments)
+		return segments;
+	length = BPF_CORE_READ(cb, end_seq) - BPF_CORE_READ(cb, seq);
+	mss = BPF_CORE_READ(tp, mss_cache);
+	return mss && length > mss ? (length + mss - 1) / mss : 1;
+}
+
 /* Counts, and returns a record if this one is reported. */
-static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *owner, u32 kind)
+static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *owner, u32 kind, u32 segments)
 {
 	struct retransmit_key key = { .cgroup = owner->cgroup.id, .netns = owner->netns, .kind = kind };
 	struct limit_key limit = { .cgroup = owner->cgroup, .reason = kind, .netns = owner->netns };
@@ -194,7 +208,7 @@ static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *ow
 	struct tally *t = retransmit_tally(&key, &crowded);
 
 	/* A tally that is not of this owner alone leaves the choice to the limit. */
-	if (!t || !(tally_hit(t) || crowded))
+	if (!t || !(tally_hit(t, segments) || crowded))
 		return NULL;
 	if (UNWANTED(tcp_retransmit, &owner->cgroup)) {
 		COUNT_FILTERED(tcp_retransmit, tally_suppress(t));
@@ -220,7 +234,7 @@ static __always_inline int segment_again(struct sock *sk, const struct sk_buff *
 	struct tcp_retransmit *r;
 
 	owner_of(&owner, sk);
-	r = retransmitted(&owner, kind_of(sk, owner.state));
+	r = retransmitted(&owner, kind_of(sk, owner.state), segments_of(tp, cb));
 	if (!r)
 		return 0;
 	r->owner.socket = socket_inode(sk);
@@ -264,7 +278,7 @@ int PROBE(synack__btf, struct sock *sk, struct request_sock *request)
 
 	owner_of(&owner, sk);
 	owner.state = TCP_NEW_SYN_RECV;
-	r = retransmitted(&owner, RETRANSMIT_SYN_ACK);
+	r = retransmitted(&owner, RETRANSMIT_SYN_ACK, 1);
 	if (!r)
 		return 0;
 	r->owner.socket = socket_inode(sk);

@@ -4,31 +4,37 @@
 //! ## What it reports
 //! How long, and how far the packet had come: `stack`: it waited for the network stack (the backlog
 //! of a CPU: loopback, veth, receive packet steering); `transport`: for TCP to take it, e.g. as the
-//! socket was busy with its owner; `user`: for the process to read it. With both ends, and the
-//! container and process that it was for.
+//! socket was busy with its owner; `user`: for the process to read it; `loss`: TCP had it, but a segment
+//! before it was lost (head-of-line blocking). With both ends, and the container and process that it was for.
+//! A packet is reported once, however often it is looked at and in however many pieces it is read.
 //!
 //! ## How
 //! The kernel stamps each packet as it enters the stack, while anybody asks for stamps
 //! (net/core/dev.c); the collector holds a socket that does. Each stage looks at the packet's own
 //! stamp: `net:netif_receive_skb`, `tcp:tcp_probe`, `skb:skb_copy_datagram_iovec`, and fentry of
 //! `skb_consume_udp` (net/ipv4/udp.c) for datagrams that are copied in one piece. The limits are
-//! compared in the kernel, before anything is limited.
+//! compared in the kernel, before anything is limited. A segment that fills a gap in front of TCP's
+//! out-of-order queue is noted (`tcp:tcp_probe`): data behind it could not be read earlier, so the
+//! reader is blamed for what followed only, and for less than `user_limit` not at all.
 //!
 //! ## Signals
-//! `linux.net.receive_delay`, with the time since the stamp as its duration. At the stage `user` the
-//! thread is the one that read.
+//! `linux.net.receive_delay`, with the time that it waited at this stage as its duration. At the stages `user` and
+//! `loss` the thread is the one that read. `loss` is INFO, one event a lost segment; `linux.tcp.sequence` is that
+//! segment's, as in the sender's `linux.net.tcp_retransmit`, if that is on a node with the agent.
 //!
 //! ## Limits
 //! Stamps are of the wall clock. After a step of it, what came before is not judged. A driver that
 //! hands packets over late is not seen here but as `linux.softirq.delay` (NET_RX). Stages add up: what
 //! was late for the stack is late for the reader too. For UDP there is no hook between the stack and
-//! the reader. Segments that TCP joins in its queue have the stamp of the last. A process that does not
+//! the reader. Where this end has closed its direction of a connection (FIN_WAIT) and segments came out of order,
+//! nothing is said of the reader. Segments that TCP joins in its queue have the stamp of the last. A process that does not
 //! want to read yet (a pool of connections, a paused consumer) is as late as one that cannot. At most
 //! 20 events of a stage and workload at once, one more each second.
 //!
 //! ## What to do next
 //! `stack`: which CPU, and what kept it from its softirqs: look at `linux.softirq.delay` and at its
 //! neighbours. `transport`: the process holds its socket for long: large writes, low CPU limit.
+//! `loss`: the network, or a drop at either end: look at `linux.net.tcp_retransmit` and `linux.net.packet_drop`.
 //! `user`: the reader: was it throttled (`linux.container.cpu.throttled.time`), did it wait for a CPU
 //! (`linux.container.sched.runqueue.latency`), or was it busy with something else?
 
@@ -55,7 +61,11 @@ use crate::workload::Workloads;
 
 const RECEIVE_STAGE: Key = Key::new(
     "linux.net.receive.stage",
-    "How far the packet had come: stack (entry of the network stack), transport (TCP), user (copied to the reader)",
+    "What it waited for: stack (entry of the network stack), transport (TCP), user (its reader), loss (a segment before it that was lost)",
+);
+const RECEIVE_BLOCKED: Key = Key::new(
+    "linux.net.receive.blocked",
+    "Nanoseconds that the data waited for the lost segment before anybody could read it",
 );
 
 const BY: &[Key] = &[RECEIVE_STAGE];
@@ -73,6 +83,8 @@ pub static DELAY: EventDef = EventDef {
     severity: Severity::Warn,
     attributes: &[
         RECEIVE_STAGE,
+        RECEIVE_BLOCKED,
+        attr::LINUX_TCP_SEQUENCE,
         attr::NETWORK_TYPE,
         attr::NETWORK_TRANSPORT,
         attr::SOURCE_ADDRESS,
@@ -215,7 +227,7 @@ impl EventCollector for NetRecvLat {
         self.follow_clock()?;
         // What was stamped before a step of the clock looks late by the step. The probe knows of it only now, so that
         // whole batches of records may be older.
-        if r.time_ns.saturating_sub(r.delay_ns) < self.since_ns {
+        if r.entered_ns < self.since_ns {
             return Ok(());
         }
         let frames = usize::try_from(r.stack_bytes).unwrap_or(0) / size_of::<u64>();
@@ -272,8 +284,16 @@ impl NetRecvLat {
         let of_workload = Workload::message_suffix(e.workload.as_ref());
         let reader = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
         e.message = format!("{}{of_workload} waited {} ms for {waited_for}{reader}", ends(&flow), delay.as_millis());
+        if r.stage == ReceiveStage::STAGE_LOSS {
+            // Whoever sent it reports the retransmit; the reader could do nothing.
+            e.severity = Severity::Info;
+            e.message += &format!("; its sequence number is {}", r.lost_seq);
+        }
         let a = &mut e.attributes;
         a.set(RECEIVE_STAGE, stage);
+        if r.blocked_ns != 0 {
+            a.set(RECEIVE_BLOCKED, r.blocked_ns).set(attr::LINUX_TCP_SEQUENCE, r.lost_seq);
+        }
         set_flow(a, &flow);
         set_state(a, &flow, &owner);
         let device = text(&r.device);
@@ -313,6 +333,7 @@ fn stage(stage: ReceiveStage) -> (&'static str, &'static str) {
         ReceiveStage::STAGE_STACK => ("stack", "the network stack"),
         ReceiveStage::STAGE_TRANSPORT => ("transport", "TCP"),
         ReceiveStage::STAGE_USER => ("user", "its reader"),
+        ReceiveStage::STAGE_LOSS => ("loss", "a segment before it that was lost"),
         _ => ("unknown", "something"),
     }
 }
@@ -361,6 +382,7 @@ mod tests {
         rig.advance(Duration::from_secs(1));
         let mut r = ReceiveDelay::new_zeroed();
         (r.time_ns, r.delay_ns, r.stage) = (rig.clock().boot_ns(), 400_000_000, ReceiveStage::STAGE_USER);
+        r.entered_ns = r.time_ns - r.delay_ns;
         (r.cgroup.id, r.thread.tgid, r.thread.tid, r.flow.version) = (cgroup.id, 42, 42, 6);
         r.thread.comm[..3].copy_from_slice(b"app");
         let e = c.record("receive_delay", &r).unwrap().pop().unwrap();
@@ -374,7 +396,31 @@ mod tests {
             assert_eq!(object.get(setting::SINCE_NS).unwrap(), rig.clock().boot_ns());
             rig.advance(Duration::from_secs(1));
             r.time_ns = rig.clock().boot_ns();
+            r.entered_ns = r.time_ns - r.delay_ns;
             assert_eq!(c.record("receive_delay", &r).unwrap().len(), 1);
         }
+    }
+
+    /// Data that waited for a lost segment is no fault of its reader: which segment it was, and no warning. Of a reader
+    /// that was late as well, only its own part.
+    #[test]
+    fn head_of_line_blocking_is_no_late_reader() {
+        let rig = Rig::new().unwrap();
+        let mut c = rig.run(&crate::collectors::events::<NetRecvLat>(), "").unwrap();
+        let mut r = ReceiveDelay::new_zeroed();
+        (r.time_ns, r.entered_ns, r.stage) = (rig.clock().boot_ns(), rig.clock().boot_ns(), ReceiveStage::STAGE_LOSS);
+        (r.delay_ns, r.blocked_ns, r.lost_seq, r.thread.tgid) = (208_000_000, 208_000_000, 4711, 42);
+        r.thread.comm[..2].copy_from_slice(b"nc");
+        let e = c.record("receive_delay", &r).unwrap().pop().unwrap();
+        assert_eq!(e.severity, Severity::Info);
+        let said = "waited 208 ms for a segment before it that was lost, nc (pid 42); its sequence number is 4711";
+        assert!(e.message.ends_with(said), "{}", e.message);
+        let int = |e: &Event, key: Key| e.attributes.get(key.name).and_then(crate::signal::Value::as_int);
+        assert_eq!(int(&e, attr::LINUX_TCP_SEQUENCE), Some(4711));
+        (r.stage, r.delay_ns) = (ReceiveStage::STAGE_USER, 300_000_000);
+        let e = c.record("receive_delay", &r).unwrap().pop().unwrap();
+        assert_eq!((e.severity, e.duration), (Severity::Warn, Some(Duration::from_millis(300))));
+        assert_eq!(int(&e, RECEIVE_BLOCKED), Some(208_000_000));
+        assert!(e.message.contains("waited 300 ms for its reader"), "{}", e.message);
     }
 }

@@ -9,7 +9,9 @@
 //!
 //! ## How
 //! `tcp:tcp_retransmit_skb` and `tcp:tcp_retransmit_synack` (include/trace/events/tcp.h). The BPF
-//! program remembers the last drop of each connection and direction, to explain retransmits. Retransmits are counted
+//! program remembers the last drop of each connection and direction, to explain retransmits. A SYN that finds a
+//! listener's accept queue full is used up without such a drop: of a SYN, the namespace of this node that has the
+//! destination is asked whether its listeners dropped attempts (`ListenDrops` of `/proc/PID/net/netstat`). Segments are counted
 //! by kind, network namespace and cgroup; as with `dropwatch`, events are made of the
 //! first after five quiet seconds, the second, fourth, eighth …, at least one a minute.
 //!
@@ -21,21 +23,25 @@
 //! ## Limits
 //! `linux.tcp.retransmit.cause` covers drops on this node only. With `not_seen_here` the segment may
 //! have been lost on the way, at the other end, in a device that does not report drops, or not at all
-//! (its acknowledgement was late). The last drops of 4,096 connections are remembered; a newer one in the
+//! (its acknowledgement was late); with a SYN to an address that is translated (a Service's), also in a full accept queue
+//! of this node. The last drops of 4,096 connections are remembered; a newer one in the
 //! same slot replaces an older one. A drop of another segment counts for one second, twice that with each
 //! timeout in a row. Before and after a NAT, a connection counts as two. A connection whose process has closed it names no process.
 //!
 //! ## What to do next
-//! Dropped here: see `linux.net.drop.reason`. Not seen here, many destinations: this
+//! Dropped here: see `linux.net.drop.reason`. `dropped_by_listener`: the process does not accept fast enough, or its
+//! backlog (listen(2), `net.core.somaxconn`) is too small: `ss -ltn`. Not seen here, many destinations: this
 //! node's uplink, a bond, a cable: `ethtool -S`. One destination: that host, or the path to it. `syn` to
 //! one port: no answer from there: a firewall, or a full accept queue. `rto` with a small window and a
 //! normal round-trip time: single losses at the end of short responses, which fast retransmit cannot repair.
+
+mod listeners;
 
 use std::time::Duration;
 
 use crate::collectors::accumulate::Accumulator;
 use crate::collectors::drop_reason::Reasons;
-use crate::collectors::network::{Owners, ends, set_flow, set_state};
+use crate::collectors::network::{Owners, address, ends, set_flow, set_state};
 use crate::collectors::{Collector, Context, EventCollector, Events, Info, NoSettings, Unavailable, head_doc};
 use crate::host::{Clock, Now};
 use crate::probe::shared::net::{Net, RetransmitGroup};
@@ -44,6 +50,7 @@ use crate::probe::stacks::Symbols;
 use crate::signal::semconv::attr;
 use crate::signal::{Event, EventDef, Key, MetricDef, Severity, Value, Workload};
 use crate::workload::Workloads;
+use listeners::Listeners;
 
 const RETRANSMIT_KIND: Key = Key::new(
     "linux.tcp.retransmit.kind",
@@ -51,7 +58,7 @@ const RETRANSMIT_KIND: Key = Key::new(
 );
 const RETRANSMIT_CAUSE: Key = Key::new(
     "linux.tcp.retransmit.cause",
-    "dropped_segment, dropped_connection (another segment of it), dropped_return (what came back): seen here to be dropped; not_seen_here",
+    "dropped_segment, dropped_connection (another segment of it), dropped_return (what came back): seen here to be dropped; dropped_by_listener: a SYN, by a listener of this node; not_seen_here",
 );
 const RETRANSMIT_DROP_AGE: Key =
     Key::new("linux.tcp.retransmit.drop.age", "Nanoseconds between that drop and the retransmit");
@@ -67,7 +74,6 @@ const TCP_SSTHRESH: Key = Key::new("linux.tcp.ssthresh", "Slow-start threshold i
 const TCP_MSS: Key = Key::new("linux.tcp.mss", "Bytes of a full segment");
 const TCP_IN_FLIGHT: Key = Key::new("linux.tcp.in_flight", "Segments sent and not acknowledged");
 const TCP_LOST: Key = Key::new("linux.tcp.lost", "Segments of them that TCP takes for lost");
-const TCP_SEQUENCE: Key = Key::new("linux.tcp.sequence", "Sequence number of the segment");
 
 const BY: &[Key] = &[RETRANSMIT_KIND];
 
@@ -102,7 +108,7 @@ pub static RETRANSMIT: EventDef = EventDef {
         TCP_MSS,
         TCP_IN_FLIGHT,
         TCP_LOST,
-        TCP_SEQUENCE,
+        attr::LINUX_TCP_SEQUENCE,
         attr::LINUX_NET_PACKET_SIZE,
         attr::NETWORK_TYPE,
         attr::NETWORK_TRANSPORT,
@@ -128,6 +134,8 @@ const KINDS: [(RetransmitKind, &str); 6] = [
 ];
 /// What `drop_of` of the record says.
 const CAUSES: [&str; 4] = ["not_seen_here", "dropped_segment", "dropped_connection", "dropped_return"];
+/// What TCP of this node dropped without a hook.
+const BY_LISTENER: &str = "dropped_by_listener";
 /// This many since the last event are a warning.
 const MANY: u64 = 8;
 const COUNT_EVERY: Duration = Duration::from_secs(5);
@@ -138,6 +146,7 @@ pub struct TcpRetransmit {
     clock: Clock,
     symbols: Symbols,
     owners: Owners,
+    listeners: Listeners,
     reasons: Reasons,
     counts: Counts,
     workloads: Workloads,
@@ -176,6 +185,7 @@ impl Collector for TcpRetransmit {
         classified.map_err(|e| Unavailable::because(format!("{e:#}")))?;
         cx.take_records(&net, "tcp_retransmit")?;
         Ok(TcpRetransmit {
+            listeners: Listeners::new(cx.host, &net),
             net,
             clock: cx.clock.clone(),
             symbols: cx.symbols.clone(),
@@ -193,6 +203,7 @@ impl Collector for TcpRetransmit {
 
 impl EventCollector for TcpRetransmit {
     type Records = Records;
+    const COUNTS_LIMITED: bool = false;
 
     fn on_record(&mut self, record: Record<'_>, out: &mut Events) -> anyhow::Result<()> {
         if let Record::TcpRetransmit(r) = record {
@@ -223,8 +234,13 @@ impl TcpRetransmit {
         e.suppressed = r.suppressed;
         e.severity = severity(r);
         self.say_connection(&mut e, r);
+        let by_listener = r.drop_of == 0 && r.kind == RetransmitKind::RETRANSMIT_SYN && {
+            let to = address(&r.flow.destination);
+            self.listeners.dropped(r.owner.netns, to, r.flow.destination_port)
+        };
         let a = &mut e.attributes;
-        let cause = CAUSES.get(r.drop_of as usize).copied().unwrap_or(CAUSES[0]);
+        let of_record = CAUSES.get(r.drop_of as usize).copied().unwrap_or(CAUSES[0]);
+        let cause = if by_listener { BY_LISTENER } else { of_record };
         a.set(RETRANSMIT_CAUSE, cause);
         let reason = (r.drop_of != 0).then(|| self.reasons.name(r.drop_reason));
         if let Some(reason) = &reason {
@@ -232,7 +248,7 @@ impl TcpRetransmit {
             a.set(attr::LINUX_DROP_REASON, reason.clone()).set_some(attr::LINUX_DROP_LOCATION, at);
             a.set(RETRANSMIT_DROP_AGE, r.time_ns.saturating_sub(r.drop_time_ns));
         }
-        e.message = message(&e, r, reason.as_deref());
+        e.message = message(&e, r, reason.as_deref(), by_listener);
         e
     }
 
@@ -246,7 +262,7 @@ impl TcpRetransmit {
         if r.mss_bytes == 0 {
             return;
         }
-        a.set(TCP_RETRANSMITS, r.total).set(TCP_SEQUENCE, r.seq);
+        a.set(TCP_RETRANSMITS, r.total).set(attr::LINUX_TCP_SEQUENCE, r.seq);
         a.set(attr::LINUX_NET_PACKET_SIZE, r.end_seq.wrapping_sub(r.seq));
         a.set(TCP_RTT, u64::from(r.srtt_us) * 1000);
         a.set(TCP_RTT_VARIANCE, u64::from(r.rttvar_us) * 1000);
@@ -281,7 +297,7 @@ fn write(counts: &Counts, out: &mut Events) {
 }
 
 /// The event's message: connection, kind, owner and cause.
-fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
+fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>, by_listener: bool) -> String {
     let of_workload = Workload::message_suffix(e.workload.as_ref());
     let process = e.thread.as_ref().map(|t| format!(", {} (pid {})", t.comm, t.pid)).unwrap_or_default();
     let more = if r.suppressed > 0 { format!("; {} more since the last report", r.suppressed) } else { String::new() };
@@ -289,6 +305,7 @@ fn message(e: &Event, r: &net::TcpRetransmit, reason: Option<&str>) -> String {
         (Some(reason), 1) => format!("dropped on this node: {reason}"),
         (Some(reason), 2) => format!("this node dropped segments of the connection: {reason}"),
         (Some(reason), _) => format!("this node dropped what came back: {reason}"),
+        (None, _) if by_listener => "dropped by its listener on this node, whose accept queue is full".to_owned(),
         (None, _) => "no drop of it was seen on this node".to_owned(),
     };
     format!("{} sent again ({}){of_workload}{process}: {why}{more}", ends(&r.flow), kind(r.kind))
@@ -362,11 +379,44 @@ mod tests {
         let said = "sent again (syn) of a.service, client (pid 42): dropped on this node: NETFILTER_DROP";
         assert!(e.message.contains(said), "{}", e.message);
         let key = net::RetransmitKey { cgroup: cgroup.id, kind: 4, ..net::RetransmitKey::new_zeroed() };
-        let tally = net::Tally { hits: 2, last_ns: rig.kernel().monotonic_ns(), ..net::Tally::new_zeroed() };
+        let tally = net::Tally { hits: 2, units: 60, last_ns: rig.kernel().monotonic_ns(), ..net::Tally::new_zeroed() };
         rig.kernel().put(&net::SKELETON, "retransmits", &key, &[tally; 2]).unwrap();
         c.tick().unwrap();
         let metrics = c.metrics();
         let own: Vec<_> = metrics.points().iter().filter(|p| p.workload.is_some()).collect();
-        assert_eq!((own.len(), &own[0].reading), (1, &crate::signal::metric::Reading::Int(4)));
+        assert_eq!((own.len(), &own[0].reading), (1, &crate::signal::metric::Reading::Int(120)));
+    }
+
+    /// A SYN that a listener of this node has no room for is not said to be lost elsewhere; one to another node is.
+    #[test]
+    fn a_full_accept_queue_of_this_node_is_named() {
+        let rig = Rig::new().unwrap();
+        let mut c = rig.run(&crate::collectors::events::<TcpRetransmit>(), "").unwrap();
+        // `struct netns_member`: the cgroup, the namespace, the process.
+        let member = |netns: u32, pid: u32| [&[0; 16][..], &netns.to_ne_bytes(), &pid.to_ne_bytes()].concat();
+        rig.kernel().iterates(&net::SKELETON, "members", &[member(10, 60), member(11, 61)].concat());
+        for (pid, address) in [(60, "10.0.0.1"), (61, "10.0.0.2")] {
+            rig.write(&format!("proc/{pid}/net/fib_trie"), format!("|-- {address}\n/32 host LOCAL\n")).unwrap();
+            rig.write(&format!("proc/{pid}/net/netstat"), "TcpExt: ListenDrops\nTcpExt: 0\n").unwrap();
+        }
+        let mut r = record(RetransmitKind::RETRANSMIT_SYN, 7, 1, 0);
+        (r.flow.version, r.flow.protocol, r.flow.destination_port, r.owner.netns) = (4, 6, 8080, 10);
+        let ipv4 = |last: u8| [0, 0, u32::from_ne_bytes([0, 0, 255, 255]), u32::from_ne_bytes([10, 0, 0, last])];
+        let mut cause = |to: u8| {
+            r.flow.destination = ipv4(to);
+            let e = c.record("tcp_retransmit", &r).unwrap().pop().unwrap();
+            let cause = e.attributes.get(RETRANSMIT_CAUSE.name).and_then(Value::as_str).map(str::to_owned);
+            (cause.unwrap(), e.message.contains("no drop of it was seen"))
+        };
+        assert_eq!(cause(2), ("not_seen_here".to_owned(), true), "nothing was dropped there");
+        rig.write("proc/61/net/netstat", "TcpExt: ListenDrops\nTcpExt: 3\n").unwrap();
+        rig.write("proc/60/net/netstat", "TcpExt: ListenDrops\nTcpExt: 9\n").unwrap();
+        assert_eq!(cause(3), ("not_seen_here".to_owned(), true), "not of this node");
+        assert_eq!(cause(2), ("dropped_by_listener".to_owned(), false));
+        let full = "   0: 0200000A:1F90 00000000:0000 0A 00000000:00000002 00:00000000 00000000\n";
+        // The first look at that namespace: what was dropped before may be of long ago, but for the queue.
+        assert_eq!(cause(1), ("not_seen_here".to_owned(), true));
+        rig.write("proc/60/net/tcp", full).unwrap();
+        assert_eq!(cause(1), ("dropped_by_listener".to_owned(), false));
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/proc` as typed readings: proc(5), Documentation/filesystems/proc.rst.
 
+mod listen;
 mod process;
 mod stat;
 

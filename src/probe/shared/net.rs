@@ -219,7 +219,7 @@ impl Net {
         Ok(self.tables().classes.get(&0)?.is_some_and(|class| class != 0))
     }
 
-    /// All drops so far, by group; groups that found no room under their reason and kind.
+    /// All dropped packets so far, by group; groups that found no room under their reason and kind.
     ///
     /// # Errors
     /// The kernel's reason.
@@ -246,7 +246,7 @@ impl Net {
         Ok(all)
     }
 
-    /// All retransmits so far, by group.
+    /// All segments that were sent again so far, by group.
     ///
     /// # Errors
     /// The kernel's reason.
@@ -317,7 +317,7 @@ impl<K: Plain, G: Hash + Eq + Copy> Counted<K, G> {
         table.for_each(|key, cpus| {
             let last = cpus.iter().map(|t| t.last_ns).max().unwrap_or(0);
             let group = group(*key);
-            all.push(Total::new(group, generations.of(group), hits(cpus)));
+            all.push(Total::new(group, generations.of(group), units(cpus)));
             ages.push((last, *key, hits(cpus)));
         })?;
         ages.sort_unstable_by_key(|(last, ..)| *last);
@@ -339,12 +339,17 @@ fn hits(cpus: &[Tally]) -> u64 {
     cpus.iter().map(|t| t.hits).sum()
 }
 
+/// Packets or segments: a hit may be of several.
+fn units(cpus: &[Tally]) -> u64 {
+    cpus.iter().map(|t| t.units).sum()
+}
+
 fn read_crowded<G>(table: &mut Table<u32, Tally>, group: impl Fn(u32) -> G) -> Result<Vec<Total<G, u64>>> {
     let mut all = Vec::new();
     table.for_each(|key, cpus| {
-        let hits = hits(cpus);
-        if hits > 0 {
-            all.push(Total::new(group(*key), 0, hits));
+        let units = units(cpus);
+        if units > 0 {
+            all.push(Total::new(group(*key), 0, units));
         }
     })?;
     Ok(all)

@@ -25,7 +25,7 @@ fn with_drops(kernel: &Memory, groups: impl Iterator<Item = (u32, u64)>) -> Net 
     let now = kernel.monotonic_ns();
     for (netns, age_ns) in groups {
         let key = DropKey { location: 1, cgroup: 0, netns, reason: 2, kind: 0, hardware: 0 };
-        let tally = Tally { hits: 3, last_ns: now - age_ns, ..FromZeros::new_zeroed() };
+        let tally = Tally { hits: 3, units: 3, last_ns: now - age_ns, ..FromZeros::new_zeroed() };
         kernel.put(&net::SKELETON, "drops", &key, &[tally]).unwrap();
     }
     let shared = Shared::load(&mut Loader::in_memory(kernel), &[Net::DROPS]);
@@ -56,7 +56,7 @@ fn a_crowd_makes_room_for_those_that_are_hit() {
 fn a_crowd_is_classed_rightly() {
     let kernel = Memory::new("/proc", 2);
     let net = with_drops(&kernel, std::iter::empty());
-    let tally = |hits| Tally { hits, ..FromZeros::new_zeroed() };
+    let tally = |hits| Tally { hits, units: hits, ..FromZeros::new_zeroed() };
     kernel.put(&net::SKELETON, "crowded_drops", &(5_u32 << 2 | 1), &[tally(4), tally(2)]).unwrap();
     kernel.put(&net::SKELETON, "crowded_drops", &(5_u32 << 2), &[tally(1), tally(0)]).unwrap();
     let mut all: Vec<_> = net.drops().unwrap().iter().map(|t| (t.key.reason, t.key.kind.name(), t.total)).collect();
