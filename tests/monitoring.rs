@@ -14,8 +14,8 @@ use bianque::collectors::BUILT_IN;
 use bianque::exporters::prometheus::{Format, Prometheus};
 use bianque::pipeline::metrics::{MetricState, own};
 use bianque::signal::{
-    Attributes, Histogram, Instrument, Key, MetricDef, Metrics, Panel, Pod, Severity, Timestamp, Value, Workload,
-    WorkloadKey, WorkloadKind,
+    Attributes, Event, EventDef, Histogram, Instrument, Key, MetricDef, Metrics, Panel, Pod, Severity, Timestamp,
+    Value, Workload, WorkloadKey, WorkloadKind,
 };
 use serde_json::Value as Json;
 
@@ -63,7 +63,8 @@ fn exported() -> Exported {
             e.attributes.iter().for_each(|k| {
                 attributes.set(*k, "x");
             });
-            state.count_event(e, Some(&who), &attributes, None, Timestamp(2));
+            let event = Event::new(e, Timestamp(2), Some(who.clone()), String::new());
+            state.count_event(&Event { attributes, ..event }, None);
         }
     }
     let page = Prometheus::new(state, &Attributes::new(), Box::new(Vec::new)).scrape(Format::Text);
@@ -298,6 +299,10 @@ fn alerts_fire_when_they_should() {
         Case { series: &gone, at: "12m", alert: alert("BianqueAgentGone"), fires: &[] },
         Case { series: &gone, at: "16m", alert: alert("BianqueAgentGone"), fires: &[(n1, "instance=n1 (9)")] },
     ];
+    prometheus_agrees(&cases);
+}
+
+fn prometheus_agrees(cases: &[Case<'_>]) {
     let mut text = format!("rule_files: [{RULES}]\nevaluation_interval: 1m\ntests:\n");
     cases.iter().for_each(|c| case(&mut text, c));
     let dir = tempfile::tempdir().unwrap();
@@ -305,4 +310,161 @@ fn alerts_fire_when_they_should() {
     std::fs::write(&file, text).unwrap();
     let (fine, said) = promtool(&["test", "rules", file.to_str().unwrap()]);
     assert!(fine, "{said}");
+}
+
+/// Each alert of an event fires when events of its severity go on, and not for those below, which the same counter
+/// counts: drops that were reported to their sender, a segment that was lost once, a hang that ended. One that warns does
+/// not for a single event, and none for a count that stands.
+#[test]
+fn alerts_of_events_read_their_severity() {
+    let events = || BUILT_IN.iter().flat_map(|r| r.info.events.iter().copied());
+    let alerts = monitoring::alerts(BUILT_IN);
+    let n1: &[(&str, &str)] = &[("instance", "n1")];
+    let mut texts: Vec<(&Alert, String, &str, String)> = Vec::new();
+    for e in events().filter(|e| e.severity >= Severity::Warn) {
+        let page = format!("--name {}`", e.name);
+        let alert = alerts.iter().find(|a| a.description.contains(&page)).unwrap();
+        let fires = format!("5 in five minutes. On the node, `bianque events {page} shows what was captured.");
+        for severity in [Severity::Info, Severity::Warn, Severity::Error, Severity::Fatal] {
+            let tells_apart = counter_labels(e).contains(&"linux_event_severity".to_owned());
+            let is_meant = if tells_apart { severity >= e.severity } else { severity == e.severity };
+            if is_meant || tells_apart {
+                let fires = if is_meant { fires.clone() } else { String::new() };
+                texts.push((alert, series_of(e, severity), "0+1x30", fires));
+            }
+        }
+        texts.push((alert, series_of(e, e.severity), "7x30", String::new()));
+        if e.severity == Severity::Warn {
+            texts.push((alert, series_of(e, e.severity), "0x20 1x10", String::new()));
+        }
+    }
+    let told_apart =
+        texts.iter().filter(|(_, s, values, fires)| s.contains("INFO") && *values == "0+1x30" && fires.is_empty());
+    assert!(told_apart.count() >= 4, "drops, retransmits, hangs, lockups");
+    let with_series: Vec<_> =
+        texts.iter().map(|(a, s, values, fires)| (*a, [(s.as_str(), *values)], [(n1, fires.as_str())])).collect();
+    let cases: Vec<_> = with_series
+        .iter()
+        .map(|(alert, series, fires)| Case {
+            series,
+            at: "25m",
+            alert,
+            fires: if fires[0].1.is_empty() { &[] } else { fires },
+        })
+        .collect();
+    prometheus_agrees(&cases);
+}
+
+fn counter_labels(e: &EventDef) -> Vec<String> {
+    e.counter.attributes.iter().map(|k| k.name.replace('.', "_")).collect()
+}
+
+/// The series of a node's counter of such events.
+fn series_of(e: &EventDef, severity: Severity) -> String {
+    let name = bianque::exporters::prometheus::names::Name::of(e.counter).sample;
+    let mut labels = vec!["instance=\"n1\"".to_owned()];
+    labels.extend(counter_labels(e).iter().map(|l| {
+        let value = if l == "linux_event_severity" { severity.name() } else { "x" };
+        format!("{l}=\"{value}\"")
+    }));
+    format!("{name}{{{}}}", labels.join(","))
+}
+
+/// The agent's own: each with what fires it after some minutes, and the nearest that does not.
+#[test]
+fn alerts_about_the_agent() {
+    const OF: &str = "instance=\"n1\"";
+    // Alert, series, values that fire, their labels and figure, values that do not.
+    let table = [
+        ("BianqueAgentGone", "bianque_series_count{I}", "9x20 stale", "instance=n1 (9)", "9x30"),
+        (
+            "BianqueCollectorFailed",
+            "bianque_collector_state{I,collector=\"oom\",state=\"stuck\"}",
+            "1x30",
+            "collector=oom instance=n1 state=stuck (1)",
+            "0x30",
+        ),
+        (
+            "BianqueCollectorFailed",
+            "bianque_collector_state{I,collector=\"oom\",state=\"failed\"}",
+            "1x30",
+            "collector=oom instance=n1 state=failed (1)",
+            "0x23 1x7",
+        ),
+        (
+            "BianqueStoreDegraded",
+            "bianque_store_state{I,state=\"degraded\"}",
+            "1x30",
+            "instance=n1 state=degraded (1)",
+            "0x30",
+        ),
+        (
+            "BianqueEventsDropped",
+            "bianque_events_dropped_total{I,exporter=\"store\",reason=\"store\"}",
+            "0x23 4x7",
+            "exporter=store instance=n1 reason=store (4)",
+            "4x30",
+        ),
+        (
+            "BianqueRecordsLost",
+            "bianque_records_lost_total{I,probe=\"oom\",reason=\"ring_full\"}",
+            "0+1x30",
+            "instance=n1 probe=oom reason=ring_full (5)",
+            "0x23 1x7",
+        ),
+        (
+            "BianqueExporterBehind",
+            "bianque_exporter_lag_seconds{I,exporter=\"otlp\"}",
+            "301x30",
+            "exporter=otlp instance=n1 (301)",
+            "300x30",
+        ),
+        (
+            "BianqueNamesOld",
+            "bianque_workload_source_state{I,source=\"cri\",state=\"old\"}",
+            "1x30",
+            "instance=n1 source=cri state=old (1)",
+            "0x30",
+        ),
+        (
+            "BianqueSeriesFolded",
+            "bianque_series_overflowed_total{I,metric=\"x\"}",
+            "0+1x30",
+            "instance=n1 metric=x (5)",
+            "5x30",
+        ),
+        (
+            "BianqueProbesCostly",
+            "bianque_probe_time_seconds_total{I,probe=\"p\"}",
+            "0+1.2x30",
+            "instance=n1 (10m)",
+            "0+0.5x30",
+        ),
+    ];
+    let alerts = monitoring::alerts(BUILT_IN);
+    let tried: BTreeSet<_> = table.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    assert_eq!(tried, alerts.iter().filter(|a| a.collector.is_none()).map(|a| a.name.clone()).collect());
+    let cpus = format!("system_cpu_logical_count{{{OF}}}");
+    let mut owned = Vec::new();
+    for (name, series, values, text, other) in &table {
+        let alert = alerts.iter().find(|a| a.name == *name).unwrap();
+        let (labels, _) = text.rsplit_once(" (").unwrap();
+        let labels: Vec<_> = labels.split(' ').map(|l| l.split_once('=').unwrap()).collect();
+        let series = series.replace('I', OF);
+        owned.push((alert, series.clone(), *values, Some((labels, *text))));
+        owned.push((alert, series, *other, None));
+    }
+    let with_series: Vec<_> = owned
+        .iter()
+        .map(|(a, s, v, fires)| {
+            (
+                *a,
+                [(s.as_str(), *v), (cpus.as_str(), "2x30")],
+                fires.iter().map(|(l, t)| (l.as_slice(), *t)).collect::<Vec<_>>(),
+            )
+        })
+        .collect();
+    let cases: Vec<_> =
+        with_series.iter().map(|(alert, series, fires)| Case { series, at: "28m", alert, fires }).collect();
+    prometheus_agrees(&cases);
 }

@@ -25,8 +25,7 @@ use crate::telemetry::{self, Telemetry};
 pub(super) struct Downstream {
     pub telemetry: Telemetry,
     pub own: SelfMetrics,
-    /// The node alone, and with the agent.
-    pub node: Attributes,
+    /// Of the node and the agent, with what the environment says.
     pub resource: Attributes,
     pub state: Arc<MetricState>,
     pub store: Store,
@@ -83,13 +82,13 @@ impl Downstream {
         let committer = stoppable("commit", with_reduced_privileges(retained_caps, move |stop| committer.run(stop)))?;
         let pipeline = stoppable("pipeline", with_reduced_privileges(retained_caps, move |stop| pipeline.run(stop)))?;
         let health = Health::default();
-        Ok(Downstream { telemetry, own, node, resource, state, store, log, health, sender, pipeline, committer })
+        Ok(Downstream { telemetry, own, resource, state, store, log, health, sender, pipeline, committer })
     }
 
     /// The writer of `/metrics`.
     pub fn prometheus(&self) -> Arc<Prometheus> {
         let instruments = self.telemetry.instruments();
-        Arc::new(Prometheus::new(self.state.clone(), &self.node, Box::new(move || instruments.families())))
+        Arc::new(Prometheus::new(self.state.clone(), &self.resource, Box::new(move || instruments.families())))
     }
 }
 

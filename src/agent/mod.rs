@@ -106,3 +106,6 @@ async fn supervise(
     stages.stop(Instant::now() + STOP_LIMIT).await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::pipeline::metrics::MetricState;
 use crate::probe::LimitKey;
-use crate::signal::{Attributes, Event, EventDef, Timestamp, Workload};
+use crate::signal::{Attributes, Event, EventDef, Severity, Timestamp, Workload};
 
 /// Keys that are remembered: more than the kernel's map of a usual machine has.
 const KEYS: usize = 4096;
@@ -18,6 +18,7 @@ pub(super) struct Occurrences(Arc<Mutex<HashMap<(&'static str, LimitKey), Last>>
 
 struct Last {
     def: &'static EventDef,
+    severity: Severity,
     workload: Option<Arc<Workload>>,
     /// Those that tell the counter's series apart.
     labels: Attributes,
@@ -35,14 +36,14 @@ impl Occurrences {
         if all.len() >= KEYS && !all.contains_key(&(collector, key)) {
             all.clear();
         }
-        all.insert((collector, key), Last { def: e.def, workload: e.workload.clone(), labels });
+        all.insert((collector, key), Last { def: e.def, severity: e.severity, workload: e.workload.clone(), labels });
     }
 
     /// `n` more of this key became no event.
     pub fn count(&self, collector: &'static str, key: &LimitKey, n: u64, state: &MetricState, now: Timestamp) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = all.get(&(collector, *key)).filter(|_| n > 0) {
-            state.count_more(last.def, last.workload.as_ref(), &last.labels, n, now);
+            state.count_more(last.def, last.severity, last.workload.as_ref(), &last.labels, n, now);
         }
     }
 }
@@ -66,7 +67,7 @@ mod tests {
         let state = MetricState::new(10_000, Timestamp(1));
         let occurrences = Occurrences::default();
         let e = event(&DEF, 5, Some(&workload(1)));
-        state.count_event(e.def, e.workload.as_ref(), &e.attributes, None, e.time);
+        state.count_event(&e, None);
         occurrences.note("test", key(7), &e);
         occurrences.count("test", &key(7), 79_979, &state, Timestamp(6));
         occurrences.count("test", &key(8), 5, &state, Timestamp(6));

@@ -118,7 +118,7 @@ pub(super) struct Counting {
 
 impl Observer for Counting {
     fn event(&self, e: &Event, trace: Option<TraceId>) {
-        self.state.count_event(e.def, e.workload.as_ref(), &e.attributes, trace, e.time);
+        self.state.count_event(e, trace);
     }
 
     fn dropped(&self, stage: Stage<'_>, reason: &'static str, n: u64) {

@@ -38,9 +38,11 @@ type Sums<L, T> = HashMap<L, Sum<T>>;
 struct Owner<L, T> {
     workload: Arc<Workload>,
     sums: Sums<L, T>,
-    /// It was there at the reading before, or is new.
+    /// It lived at the reading before, or is new.
     alive: bool,
     grew: bool,
+    /// It is to be reported.
+    shown: bool,
 }
 
 /// How many labels an owner may have, and the one that stands for what is beyond.
@@ -127,19 +129,22 @@ impl<K: Hash + Eq + Copy, L: Hash + Eq + Clone, T: Growing> Accumulator<K, L, T>
             sums: HashMap::new(),
             alive: true,
             grew: false,
+            shown: true,
         });
         owner.grew = true;
         add(&mut owner.sums, self.bound.as_ref(), label, growth);
     }
 
-    /// A workload that is gone stays for one reading more, with what it did last, unless it comes back.
+    /// A workload that is gone is reported once more, with what it did last. Its sum is kept for as long as the table
+    /// keeps its name: one that comes back, as a unit that is started again, goes on from there.
     fn end(&mut self, workloads: &Workloads) {
         self.workloads.retain(|key, owner| {
-            if let Some(newest) = workloads.by_key(*key) {
-                owner.workload = newest;
-            }
+            let known = workloads.by_key(*key);
+            let is_known = known.is_some();
+            owner.workload = known.unwrap_or_else(|| owner.workload.clone());
             let alive = workloads.is_alive(*key);
-            std::mem::replace(&mut owner.alive, alive) || alive || owner.grew
+            owner.shown = std::mem::replace(&mut owner.alive, alive) || alive || owner.grew;
+            owner.shown || is_known
         });
     }
 
@@ -150,7 +155,10 @@ impl<K: Hash + Eq + Copy, L: Hash + Eq + Clone, T: Growing> Accumulator<K, L, T>
 
     /// The sums of every workload that is there.
     pub fn workloads(&self) -> impl Iterator<Item = (&Arc<Workload>, &L, &Sum<T>)> {
-        self.workloads.values().flat_map(|o| o.sums.iter().map(|(label, sum)| (&o.workload, label, sum)))
+        self.workloads
+            .values()
+            .filter(|o| o.shown)
+            .flat_map(|o| o.sums.iter().map(|(label, sum)| (&o.workload, label, sum)))
     }
 }
 

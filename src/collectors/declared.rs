@@ -5,7 +5,8 @@
 //! Checked in debug builds, and so in every test; a release build has none of it.
 
 use super::{Events, Info};
-use crate::signal::{Attributes, Change, EventDef, Key, Metrics};
+use crate::signal::semconv::attr;
+use crate::signal::{Attributes, Change, EventDef, Key, Metrics, Severity};
 
 /// Every point is of a metric in [`Info::metrics`], with attributes of that metric.
 pub(super) fn assert_metrics(info: &Info, metrics: &Metrics) {
@@ -29,7 +30,7 @@ pub(super) fn assert_events(info: &Info, out: &Events) {
         return;
     }
     for e in &out.events {
-        assert_event(info, e.def, &e.attributes);
+        assert_event(info, e.def, e.severity, &e.attributes);
     }
     assert_metrics(info, &out.metrics);
 }
@@ -41,14 +42,23 @@ pub(super) fn assert_changes(info: &Info, changes: &[Change]) {
     }
     for change in changes {
         if let Change::Onset(t) = change {
-            assert_event(info, t.def, &t.attributes);
+            assert_event(info, t.def, t.severity, &t.attributes);
         }
     }
 }
 
-fn assert_event(info: &Info, def: &'static EventDef, attributes: &Attributes) {
+fn assert_event(info: &Info, def: &'static EventDef, severity: Severity, attributes: &Attributes) {
     debug_assert!(info.events.contains(&def), "{} emits the event {}, but INFO lacks it", info.name, def.name);
     assert_attributes(info, def.name, def.attributes, attributes);
+    let counters = [Some(def.counter), def.container_counter];
+    let tells_apart = counters.iter().flatten().all(|c| c.attributes.contains(&attr::LINUX_EVENT_SEVERITY));
+    debug_assert!(
+        severity == def.severity || tells_apart,
+        "{} emits {} as {}, but its counters do not tell severities apart",
+        info.name,
+        def.name,
+        severity.name()
+    );
 }
 
 fn assert_attributes(info: &Info, signal: &str, declared: &[Key], attributes: &Attributes) {

@@ -11,16 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::signal::ids::TraceId;
-use crate::signal::semconv::AGENT;
-use crate::signal::{Attributes, EventDef, MetricDef, Metrics, Timestamp, Workload, WorkloadKey};
+use crate::signal::semconv::{AGENT, attr};
+use crate::signal::{Attributes, Event, EventDef, MetricDef, Metrics, Severity, Timestamp, Workload, WorkloadKey};
 
 pub use family::Family;
 pub use own::SelfMetrics;
 pub use series::{Exemplar, Series};
 
 /// Event counters of a workload outlive it by this much, so that the last event before its end is
-/// still scraped, and told from a counter that was never there.
-const EVENT_COUNTER_KEEP: Duration = Duration::from_secs(300);
+/// still scraped, and told from a counter that was never there. Other sums are no longer exported, but go on if it
+/// comes back within it.
+const KEEP: Duration = Duration::from_secs(300);
 
 /// The latest value of every series of the agent.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl MetricState {
             family.put(point, at, self.max_series, owners);
         }
         for family in families.values_mut().filter(|f| f.collector() == collector) {
-            family.finish(at, owners);
+            family.finish(at, self.max_series, owners);
         }
     }
 
@@ -92,35 +93,32 @@ impl MetricState {
     }
 
     /// Counts one event, on the node's counter and, when it has a workload, on the workload's. Of
-    /// the event's attributes, those that the counter declares tell series apart; the trace becomes
+    /// the event's attributes and its severity, those that the counter declares tell series apart; the trace becomes
     /// the exemplar.
-    pub fn count_event(
-        &self,
-        def: &'static EventDef,
-        workload: Option<&Arc<Workload>>,
-        attributes: &Attributes,
-        trace: Option<TraceId>,
-        time: Timestamp,
-    ) {
-        let exemplar = trace.map(|trace| Exemplar { trace, value: 1.0, time });
-        self.count_events(def, workload, attributes, family::Many { n: 1, time, exemplar });
+    pub fn count_event(&self, event: &Event, trace: Option<TraceId>) {
+        let exemplar = trace.map(|trace| Exemplar { trace, value: 1.0, time: event.time });
+        let many = family::Many { n: 1, time: event.time, exemplar };
+        self.count_events(event.def, event.severity, event.workload.as_ref(), &event.attributes, many);
     }
 
     /// Counts `n` events of which there is no more than this: they became no event.
     pub fn count_more(
         &self,
         def: &'static EventDef,
+        severity: Severity,
         workload: Option<&Arc<Workload>>,
         attributes: &Attributes,
         n: u64,
         time: Timestamp,
     ) {
-        self.count_events(def, workload, attributes, family::Many { n, time, exemplar: None });
+        let many = family::Many { n, time, exemplar: None };
+        self.count_events(def, severity, workload, attributes, many);
     }
 
     fn count_events(
         &self,
         def: &'static EventDef,
+        severity: Severity,
         workload: Option<&Arc<Workload>>,
         attributes: &Attributes,
         many: family::Many,
@@ -131,13 +129,16 @@ impl MetricState {
             let mut picked = Attributes::new();
             for key in counter.attributes {
                 picked.set_some(*key, attributes.get(key.name).cloned());
+                if *key == attr::LINUX_EVENT_SEVERITY {
+                    picked.set(*key, severity.name());
+                }
             }
             let room = Room { start: self.start, max: self.max_series, owners };
             family.count(who, picked, many.clone(), room);
         };
         count(def.counter, None);
-        if let (Some(counter), Some(_)) = (def.container_counter, workload) {
-            count(counter, workload);
+        if let (Some(counter), Some(workload)) = (def.container_counter, workload) {
+            count(counter, Some(workload));
         }
     }
 
@@ -161,7 +162,7 @@ impl MetricState {
     pub fn sweep(&self, now: Timestamp, alive: impl Fn(WorkloadKey) -> bool) {
         let Inner { families, owners, .. } = &mut *self.lock();
         for family in families.values_mut() {
-            family.sweep(now, EVENT_COUNTER_KEEP, &alive, owners);
+            family.sweep(now, KEEP, &alive, owners);
         }
     }
 

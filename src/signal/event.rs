@@ -56,7 +56,8 @@ pub struct EventDef {
     /// OTel event name, e.g. `linux.memory.oom_kill`.
     pub name: &'static str,
     pub summary: &'static str,
-    /// The usual severity; [`Event::severity`] may differ.
+    /// The usual severity; [`Event::severity`] may differ, and then the counters have
+    /// [`attr::LINUX_EVENT_SEVERITY`] among their attributes: alerts count from the usual one on.
     pub severity: Severity,
     pub attributes: &'static [Key],
     /// Counts every such event of the node, from zero at start.

@@ -105,6 +105,9 @@ pub mod attr {
 
     pub const LINUX_SOFTIRQ_VECTOR: Key = Key::new("linux.softirq.vector", "NET_RX, TIMER, RCU, …");
 
+    pub const LINUX_EVENT_SEVERITY: Key =
+        Key::new("linux.event.severity", "Severity of the counted events: INFO, WARN, ERROR, FATAL");
+
     // What lasts.
     pub const LINUX_PHASE: Key = Key::new("linux.phase", "Of what lasts: begun, lasting (told again), ended");
 

@@ -73,7 +73,7 @@ impl Workloads {
         let paths: Vec<&str> = memberships(&lines).map(|m| m.path).collect();
         Workloads {
             inner: Arc::new(Inner {
-                own: Arc::new(own_process(&paths)),
+                own: Arc::new(own(&boot, &paths)),
                 own_pid: std::process::id(),
                 table: RwLock::new(Table::new(boot, &paths)),
                 subscribers: Subscribers::default(),
@@ -127,10 +127,8 @@ impl Workloads {
     /// The newest that is known under a key, for some minutes also after its end.
     #[must_use]
     pub fn by_key(&self, key: WorkloadKey) -> Option<Arc<Workload>> {
-        if key == self.inner.own.key {
-            return Some(self.own());
-        }
-        self.read().by_key(key)
+        let known = self.read().kept(key, self.inner.clock.boot_ns());
+        known.or_else(|| (key == self.inner.own.key).then(|| Arc::clone(&self.inner.own)))
     }
 
     /// A container by its id, for some minutes also after its end.
@@ -280,8 +278,13 @@ fn key_of(parts: &[&[u8]]) -> WorkloadKey {
     WorkloadKey(digest.iter().take(8).fold(0, |key, b| key << 8 | u64::from(*b)))
 }
 
-/// The agent's process, where the cgroup that it is in is others' too.
-fn own_process(paths: &[&str]) -> Workload {
+/// The agent's container or service, which has the same key once its cgroup is known; else its process, where the
+/// cgroup that it is in is others' too.
+fn own(boot: &str, paths: &[&str]) -> Workload {
+    if let Some(identity) = table::own_identity(paths) {
+        let key = table::key_of_identity(boot, &identity);
+        return Workload { kind: WorkloadKind::Own, ..table::describe(key, identity.path, false) };
+    }
     let deepest = paths.iter().max_by_key(|p| p.len()).copied().unwrap_or("/");
     // The cgroup's name is another workload's.
     let name = Some(AGENT.to_owned());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The lifetime table: the workload of each cgroup, from its creation until some minutes after its removal.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -17,6 +17,9 @@ use crate::signal::{Pod, Workload, WorkloadKey, WorkloadKind};
 const KEEP_NS: u64 = 300 * 1_000_000_000;
 /// And how many of them at most: several hundred containers on v1, thousands on v2.
 const KEEP_PAIRS: usize = 8_192;
+/// How many labels and annotations a workload may have that the settings choose, and their length in bytes.
+const MAX_CHOSEN: usize = 64;
+const MAX_CHOSEN_LEN: usize = 1024;
 /// No node has so many cgroups by rights; beyond, new ones are not taken in.
 const MAX_PAIRS: usize = 131_072;
 
@@ -26,8 +29,6 @@ pub(super) struct Table {
     own: Option<Box<str>>,
     pairs: HashMap<CgroupId, Pair>,
     workloads: HashMap<WorkloadKey, Entry>,
-    /// Living workloads that are no containers: those are joined by their path.
-    paths: HashMap<Box<str>, WorkloadKey>,
     texts: Texts,
     removed: VecDeque<(u64, CgroupId)>,
     /// Number of the walk that last saw a pair.
@@ -50,22 +51,18 @@ struct Entry {
     /// Pairs that live, and all that are known, children's too.
     live: u32,
     pairs: u32,
+    /// When the last of them was removed.
+    ended_ns: u64,
 }
 
 impl Table {
     /// `own`: the agent's paths in all hierarchies.
     pub fn new(boot: String, own: &[&str]) -> Self {
-        // A session's or a shell's cgroup has other processes; a guest is a whole system.
-        let is_its_own = |i: &Identity<'_>| match i.container {
-            Some(c) => !c.is_guest,
-            None => i.unit.is_some_and(|u| u.ends_with(".service")),
-        };
         Table {
             boot,
-            own: foremost(own.iter().copied()).filter(is_its_own).map(|i| i.path.into()),
+            own: own_identity(own).map(|i| i.path.into()),
             pairs: HashMap::new(),
             workloads: HashMap::new(),
-            paths: HashMap::new(),
             texts: Texts::default(),
             removed: VecDeque::new(),
             scan: 0,
@@ -81,8 +78,15 @@ impl Table {
         self.workloads.get(&key).map(|e| Arc::clone(&e.workload))
     }
 
+    /// The same, but not of one that has been gone for longer than it can be looked up.
+    pub fn kept(&self, key: WorkloadKey, now_ns: u64) -> Option<Arc<Workload>> {
+        let is_kept = |e: &&Entry| e.live > 0 || now_ns.saturating_sub(e.ended_ns) < KEEP_NS;
+        self.workloads.get(&key).filter(is_kept).map(|e| Arc::clone(&e.workload))
+    }
+
     pub fn of_path(&self, path: &str) -> Option<Arc<Workload>> {
-        self.by_key(*self.paths.get(path)?)
+        let key = cgroup_key(&self.boot, path);
+        self.workloads.get(&key).filter(|e| e.live > 0).map(|e| Arc::clone(&e.workload))
     }
 
     /// The container or service of the agent, while the table has it.
@@ -112,11 +116,10 @@ impl Table {
     /// deepest cgroup, as one controller's path may be a root while another's is not.
     pub fn of_paths<'p>(&self, paths: impl Iterator<Item = &'p str>) -> Option<Arc<Workload>> {
         let best = foremost(paths)?;
-        let key = match best.container {
-            Some(c) => container_key(c.id),
-            None => *self.paths.get(best.path)?,
-        };
-        self.by_key(key)
+        match best.container {
+            Some(c) => self.by_key(container_key(c.id)),
+            None => self.of_path(best.path),
+        }
     }
 
     /// Takes in a cgroup. The workload, if this is the first that is known of it.
@@ -126,22 +129,24 @@ impl Table {
         if self.is_same(id, &identity) {
             return None;
         }
-        self.forget(id);
+        self.forget(id, now_ns);
         if self.pairs.len() >= MAX_PAIRS {
             return None;
         }
         let is_own = identity.path == path.trim_end_matches('/');
-        let key = self.key_for(id, &identity, is_own);
         let is_agent = self.own.as_deref() == Some(identity.path);
+        let key = key_of_identity(&self.boot, &identity);
         self.pairs.insert(id, Pair { key, removed_ns: None, seen: self.scan });
+        let new = || {
+            let new = describe(key, path, pending);
+            Arc::new(if is_agent { Workload { kind: WorkloadKind::Own, ..new } } else { new })
+        };
         let entry = self.workloads.entry(key).or_insert_with(|| Entry {
-            workload: {
-                let new = describe(key, path, pending);
-                Arc::new(if is_agent { Workload { kind: WorkloadKind::Own, ..new } } else { new })
-            },
+            workload: new(),
             own: SmallVec::new(),
             live: 0,
             pairs: 0,
+            ended_ns: 0,
         });
         if is_own {
             entry.own.push(id);
@@ -149,30 +154,11 @@ impl Table {
         entry.live += 1;
         entry.pairs += 1;
         let born = entry.live == 1;
-        if identity.container.is_none() && (born || is_own) {
-            self.paths.insert(identity.path.into(), key);
+        // What a unit's earlier processes said of themselves need not be so of the new ones.
+        if born && entry.pairs > 1 && identity.container.is_none() {
+            entry.workload = new();
         }
         born.then(|| Arc::clone(&entry.workload))
-    }
-
-    fn key_for(&self, id: CgroupId, identity: &Identity<'_>, is_own: bool) -> WorkloadKey {
-        if let Some(c) = identity.container {
-            return container_key(c.id);
-        }
-        // The same path again in a hierarchy that has it already is a new life: a unit that was restarted.
-        let joins = |key: &&WorkloadKey| {
-            let own = self.workloads.get(*key).map(|e| e.own.as_slice()).unwrap_or_default();
-            !is_own || own.iter().all(|o| o.hierarchy != id.hierarchy)
-        };
-        self.paths.get(identity.path).filter(joins).copied().unwrap_or_else(|| {
-            key_of(&[
-                b"cgroup",
-                self.boot.as_bytes(),
-                identity.path.as_bytes(),
-                &id.hierarchy.to_le_bytes(),
-                &id.id.to_le_bytes(),
-            ])
-        })
     }
 
     /// Whether the id is known and still names the same workload.
@@ -191,7 +177,7 @@ impl Table {
                 pair.removed_ns = Some(now_ns);
                 let key = pair.key;
                 self.removed.push_back((now_ns, id));
-                self.one_less_alive(key);
+                self.one_less_alive(key, now_ns);
             }
             Some(_) => {}
             None => {
@@ -203,19 +189,17 @@ impl Table {
         self.expire(now_ns);
     }
 
-    fn one_less_alive(&mut self, key: WorkloadKey) {
+    fn one_less_alive(&mut self, key: WorkloadKey, now_ns: u64) {
         let Some(entry) = self.workloads.get_mut(&key) else { return };
         entry.live = entry.live.saturating_sub(1);
-        if entry.live == 0 && self.paths.get(entry.workload.cgroup.as_str()) == Some(&key) {
-            self.paths.remove(entry.workload.cgroup.as_str());
-        }
+        entry.ended_ns = now_ns;
     }
 
     /// Drops a pair at once: its id names something else now.
-    fn forget(&mut self, id: CgroupId) {
+    fn forget(&mut self, id: CgroupId, now_ns: u64) {
         let Some(pair) = self.pairs.remove(&id) else { return };
         if pair.removed_ns.is_none() {
-            self.one_less_alive(pair.key);
+            self.one_less_alive(pair.key, now_ns);
         }
         if let Some(entry) = self.workloads.get_mut(&pair.key) {
             entry.own.retain(|o| *o != id);
@@ -233,7 +217,7 @@ impl Table {
             }
             self.removed.pop_front();
             if self.pairs.get(&id).is_some_and(|p| p.removed_ns == Some(at)) {
-                self.forget(id);
+                self.forget(id, now_ns);
             }
         }
     }
@@ -272,6 +256,7 @@ impl Table {
         let mut new = (*entry.workload).clone();
         change(&mut new);
         new.key = key;
+        bound(&mut new.chosen);
         let changed = new != *entry.workload;
         if changed {
             self.texts.share(&mut new);
@@ -284,6 +269,40 @@ impl Table {
 /// Of a process's paths in all hierarchies the one that says most.
 fn foremost<'p>(paths: impl Iterator<Item = &'p str>) -> Option<Identity<'p>> {
     paths.filter_map(identify).max_by_key(|i| (i.container.is_some(), i.unit.is_some(), i.path.len()))
+}
+
+/// The container or service that these paths of the agent are of. A session's or a shell's cgroup has other
+/// processes; a guest is a whole system.
+pub(super) fn own_identity<'p>(paths: &[&'p str]) -> Option<Identity<'p>> {
+    let is_its_own = |i: &Identity<'_>| match i.container {
+        Some(c) => !c.is_guest,
+        None => i.unit.is_some_and(|u| u.ends_with(".service")),
+    };
+    foremost(paths.iter().copied()).filter(is_its_own)
+}
+
+/// The key of what a path names: one for all that live under the same name one after the other, as they have one
+/// identity in everything that is exported.
+pub(super) fn key_of_identity(boot: &str, identity: &Identity<'_>) -> WorkloadKey {
+    match identity.container {
+        Some(c) => container_key(c.id),
+        None => cgroup_key(boot, identity.path),
+    }
+}
+
+fn cgroup_key(boot: &str, path: &str) -> WorkloadKey {
+    key_of(&[b"cgroup", boot.as_bytes(), path.as_bytes()])
+}
+
+/// Labels and annotations are whoever's who made the container, and are on each of its events: so many, so long.
+fn bound(chosen: &mut BTreeMap<String, String>) {
+    let mut left = MAX_CHOSEN;
+    chosen.retain(|name, _| {
+        let fits = left > 0 && name.len() <= MAX_CHOSEN_LEN;
+        left -= usize::from(fits);
+        fits
+    });
+    chosen.values_mut().for_each(|value| value.truncate(value.floor_char_boundary(MAX_CHOSEN_LEN)));
 }
 
 pub(super) fn container_key(id: &str) -> WorkloadKey {

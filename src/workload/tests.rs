@@ -81,27 +81,46 @@ fn ids_used_again_are_not_mixed_up() {
     assert_eq!(w.of_cgroup(id(0, 7)).unwrap().key, new.key);
 }
 
-/// A unit that is started again is another workload, in each hierarchy; the old one keeps its key while it is kept.
+/// A unit that is started again is the same workload, in each hierarchy, at once and within the minutes in which it
+/// is kept: its series have one identity. What its processes said of themselves does not outlive them.
 #[test]
-fn a_restarted_unit_is_another_life() {
+fn a_restarted_unit_is_the_same_workload() {
     let (_d, _c, w) = table();
     let path = "/system.slice/nginx.service";
     for (h, i) in [(0, 10), (4, 20)] {
         w.on_mkdir(id(h, i), path);
     }
-    let first = w.of_cgroup(id(4, 20)).unwrap().key;
-    assert_eq!(w.of_cgroup(id(0, 10)).unwrap().key, first);
+    let key = w.of_cgroup(id(4, 20)).unwrap().key;
+    assert_eq!(w.of_cgroup(id(0, 10)).unwrap().key, key);
+    w.update(key, |w| w.service_name = Some("shop".into()));
     // systemd may not have removed one hierarchy's folder when it makes another's anew.
     w.on_rmdir(id(0, 10));
     w.on_mkdir(id(0, 11), path);
     w.on_rmdir(id(4, 20));
+    assert!(w.is_alive(key) && w.by_key(key).unwrap().service_name.is_some());
+    w.on_rmdir(id(0, 11));
+    assert!(!w.is_alive(key) && w.of_path(path).is_none());
     w.on_mkdir(id(4, 21), path);
-    let second = w.of_cgroup(id(0, 11)).unwrap().key;
-    assert_ne!(second, first);
-    assert_eq!(w.of_cgroup(id(4, 21)).unwrap().key, second);
-    assert_eq!(w.of_cgroup(id(4, 20)).unwrap().key, first);
-    assert_eq!((w.is_alive(first), w.is_alive(second)), (false, true));
-    assert_eq!(w.all().len(), 1);
+    assert_eq!([20, 21].map(|i| w.of_cgroup(id(4, i)).unwrap().key), [key; 2]);
+    assert!(w.is_alive(key) && w.by_key(key).unwrap().service_name.is_none());
+    assert_eq!((w.all().len(), w.of_path(path).unwrap().key), (1, key));
+}
+
+/// However many labels and annotations somebody gives a container, and however long, what is kept is bounded and UTF-8.
+#[test]
+fn chosen_labels_are_bounded() {
+    let (_d, _c, w) = table();
+    w.on_mkdir(id(4, 5), "/a");
+    let key = w.of_cgroup(id(4, 5)).unwrap().key;
+    w.update(key, |w| {
+        w.chosen.extend((0..1000).map(|i| (format!("k8s.pod.annotation.{i}"), "ä".repeat(100_000))));
+        w.chosen.insert("a".repeat(5000), "long name".into());
+    });
+    let kept = w.by_key(key).unwrap();
+    assert_eq!(kept.chosen.len(), 64);
+    assert!(kept.chosen.iter().all(|(k, v)| k.len() < 1024 && v.len() == 1024));
+    w.update(key, |w| drop(w.chosen.insert("app".into(), format!("x{}", "ä".repeat(1000)))));
+    assert_eq!(w.by_key(key).unwrap().chosen["app"].len(), 1023, "cut between characters");
 }
 
 /// A renamed cgroup is what its new path says.
@@ -228,6 +247,23 @@ fn a_v1_unit_without_accounting_is_named_by_its_process() {
     assert_eq!(name(50, 1).as_deref(), Some("cron.service"), "the root of the hierarchy");
     assert_eq!(name(52, 30).as_deref(), Some("/system.slice"));
     assert_eq!(name(51, 31).as_deref(), Some(&A[..12]));
+}
+
+/// The agent and its unit are exported under one identity, and so have one key and one set of names.
+#[test]
+fn the_agent_is_its_unit() {
+    let d = tempfile::tempdir().unwrap();
+    put(d.path(), "proc/self/cgroup", "0::/system.slice/bianque.service\n");
+    let w = Workloads::new(&Host::under(d.path()), &Clock::fixed(Timestamp(1), 1));
+    w.on_mkdir(id(0, 7), "/system.slice/bianque.service");
+    let unit = w.of_cgroup(id(0, 7)).unwrap();
+    w.update(unit.key, |w| w.service_name = Some("bianque".into()));
+    let own = w.own();
+    assert_eq!((own.key, unit.kind), (unit.key, WorkloadKind::Own));
+    assert_eq!((own.kind, own.service_name.as_deref()), (WorkloadKind::Own, Some("bianque")));
+    w.on_rmdir(id(0, 7));
+    assert!(w.is_alive(own.key));
+    assert_eq!(w.own().key, own.key, "as before its cgroup was known");
 }
 
 /// A listener hears of births and renames, of each workload the newest only, and of nothing that did not change.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Alerting rules: one for each event that is worth one, and those about the agent itself.
 //!
-//! An event of severity ERROR alerts at once. A WARN alerts when it happens again and again: each counts for five
+//! Only events of the severity that their kind usually has, or above it, count. One of severity ERROR alerts at once. A WARN alerts when it happens again and again: each counts for five
 //! minutes, and that has to last for five.
 
 use std::fmt::Write as _;
@@ -13,6 +13,7 @@ use crate::collectors::Registration;
 use crate::collectors::metrics::cpu::CPU_COUNT;
 use crate::exporters::prometheus::names::{Name, word};
 use crate::pipeline::metrics::own;
+use crate::signal::semconv::attr;
 use crate::signal::{EventDef, MetricDef, Severity};
 
 /// One alert.
@@ -62,7 +63,7 @@ fn of_event(r: &Registration, e: &EventDef) -> Alert {
     let urgent = e.severity >= Severity::Error;
     Alert {
         name: format!("Bianque{}", camel(e.name.strip_prefix("linux.").unwrap_or(e.name))),
-        expr: grown(&Name::of(e.counter).sample, "", INSTANCE),
+        expr: grown(&Name::of(e.counter).sample, &selector(&severities(e.counter, e.severity)), INSTANCE),
         lasts: (!urgent).then_some("5m"),
         severity: if urgent { "critical" } else { "warning" },
         collector: Some(r.info.name),
@@ -70,17 +71,31 @@ fn of_event(r: &Registration, e: &EventDef) -> Alert {
         description: format!(
             "{{{{ $value | printf \"%.0f\" }}}} in five minutes{}. On the node, `bianque events --name {}` shows what was \
              captured.",
-            e.container_counter.map_or_else(String::new, affected_workloads),
+            e.container_counter.map_or_else(String::new, |c| affected_workloads(c, e.severity)),
             e.name
         ),
         next: what_to_do_next(&r.info.markdown()),
     }
 }
 
+/// Matches events that are no less severe than the usual ones, where a counter tells them apart: what a collector
+/// reports for the record alone alerts nobody.
+fn severities(counter: &MetricDef, least: Severity) -> Option<String> {
+    let all = [Severity::Debug, Severity::Info, Severity::Warn, Severity::Error, Severity::Fatal];
+    let names: Vec<_> = all.into_iter().filter(|s| *s >= least).map(Severity::name).collect();
+    let key = counter.attributes.iter().find(|k| **k == attr::LINUX_EVENT_SEVERITY)?;
+    Some(format!("{}=~\"{}\"", word(key.name), names.join("|")))
+}
+
+fn selector(matchers: &Option<String>) -> String {
+    matchers.as_ref().map(|m| format!("{{{m}}}")).unwrap_or_default()
+}
+
 /// A template that names the workloads whose counters grew: `, of: web-1 app (3)`.
-fn affected_workloads(counter: &MetricDef) -> String {
+fn affected_workloads(counter: &MetricDef, least: Severity) -> String {
     let [namespace, pod, container] = WORKLOAD.map(|k| word(k.name));
-    let selector = format!("{{{INSTANCE}=%[1]q}}");
+    let severities = severities(counter, least).map(|s| format!(",{s}")).unwrap_or_default();
+    let selector = format!("{{{INSTANCE}=%[1]q{severities}}}");
     let query = grown(&Name::of(counter).sample, &selector, &[&*namespace, &*pod, &*container].join(", "));
     format!(
         "{{{{ with query (printf `topk(5, {query})` $labels.{INSTANCE}) }}}}, of:{{{{ range . }}}} \
@@ -147,7 +162,8 @@ fn own_alert(own: Own, expr: String) -> Alert {
         severity: own.severity,
         collector: None,
         summary: own.summary.to_owned(),
-        description: "{{ range $name, $value := $labels }}{{ $name }}={{ $value }} {{ end }}({{ $value | humanize }})"
+        description: "{{ range $name, $value := $labels }}{{ if ne $name \"__name__\" }}{{ $name }}={{ $value }} \
+                      {{ end }}{{ end }}({{ $value | humanize }})"
             .to_owned(),
         next: own.next.to_owned(),
     }

@@ -89,6 +89,32 @@ fn a_restarted_container_keeps_its_sum() {
     assert_eq!(sums(&a), [(path, 16, 0)]);
 }
 
+/// A unit that comes back minutes later goes on from what it had; not after the table has forgotten it.
+#[test]
+fn a_unit_that_comes_back_goes_on() {
+    let clock = Clock::fixed(Timestamp(1), 1);
+    let (w, mut a) = (Workloads::new(&Host::under("/nowhere"), &clock), ByCgroup::default());
+    let path = "/system.slice/a.service";
+    w.on_mkdir(id(7), path);
+    feed(&mut a, &w, &[(7, 10)]);
+    w.on_rmdir(id(7));
+    for reported in [1, 0, 0] {
+        feed(&mut a, &w, &[(7, 10)]);
+        assert_eq!(sums(&a).len(), reported);
+    }
+    w.on_mkdir(id(8), path);
+    feed(&mut a, &w, &[(8, 4)]);
+    assert_eq!(sums(&a), [(path.to_owned(), 14, 4)]);
+    w.on_rmdir(id(8));
+    clock.advance(std::time::Duration::from_secs(301));
+    w.on_mkdir(id(9), "/other");
+    feed(&mut a, &w, &[]);
+    feed(&mut a, &w, &[]);
+    w.on_mkdir(id(10), path);
+    feed(&mut a, &w, &[(10, 3)]);
+    assert_eq!(sums(&a), [(path.to_owned(), 3, 3)]);
+}
+
 /// What a cgroup did before its name was known is its workload's, if the name comes by the next reading.
 #[test]
 fn a_late_name() {

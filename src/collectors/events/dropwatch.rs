@@ -70,7 +70,7 @@ const DROP_KIND: Key = Key::new(
 );
 const DROP_COUNT: Key = Key::new("linux.net.drop.count", "Drops of this reason, place and owner on this CPU so far");
 
-const BY: &[Key] = &[attr::LINUX_DROP_REASON];
+const BY: &[Key] = &[attr::LINUX_DROP_REASON, attr::LINUX_EVENT_SEVERITY];
 const COUNTED_BY: &[Key] = &[attr::LINUX_DROP_REASON, DROP_KIND];
 
 static EVENTS: MetricDef =

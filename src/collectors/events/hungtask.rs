@@ -69,7 +69,7 @@ const HUNG_KILLABLE: Key = Key::new("linux.hung.killable", "A fatal signal would
 const HUNG_TASKS: Key = Key::new("linux.hung.tasks", "Hung tasks of this workload at that moment");
 const HUNG_BY_KERNEL: Key = Key::new("linux.hung.reported_by_kernel", "The kernel's own detector has reported it");
 
-const BY: &[Key] = &[attr::LINUX_PHASE];
+const BY: &[Key] = &[attr::LINUX_PHASE, attr::LINUX_EVENT_SEVERITY];
 
 static HANGS: MetricDef =
     MetricDef::counter("linux.task.hangs", "{event}", "Tasks blocked for longer than the limit").by(BY);

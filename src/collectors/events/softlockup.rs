@@ -52,7 +52,7 @@ use report::{Pending, Reporter, WatchdogLine};
 const LOCKUP_CPUS: Key = Key::new("linux.lockup.cpus", "What the other CPUs did at that moment: thread, mode, stacks");
 const LOCKUP_BY_KERNEL: Key = Key::new("linux.lockup.reported_by_kernel", "The kernel's own watchdog has reported it");
 
-const BY: &[Key] = &[attr::LINUX_PHASE];
+const BY: &[Key] = &[attr::LINUX_PHASE, attr::LINUX_EVENT_SEVERITY];
 
 static LOCKUPS: MetricDef =
     MetricDef::counter("linux.cpu.soft_lockups", "{event}", "CPUs kept in the kernel longer than the limit, by phase")

@@ -76,12 +76,13 @@ const TCP_IN_FLIGHT: Key = Key::new("linux.tcp.in_flight", "Segments sent and no
 const TCP_LOST: Key = Key::new("linux.tcp.lost", "Segments of them that TCP takes for lost");
 
 const BY: &[Key] = &[RETRANSMIT_KIND];
+const EVENTS_BY: &[Key] = &[RETRANSMIT_KIND, attr::LINUX_EVENT_SEVERITY];
 
 static EVENTS: MetricDef =
-    MetricDef::counter("linux.net.tcp_retransmit.events", "{event}", "Retransmits reported in full").by(BY);
+    MetricDef::counter("linux.net.tcp_retransmit.events", "{event}", "Retransmits reported in full").by(EVENTS_BY);
 static CONTAINER_EVENTS: MetricDef =
     MetricDef::counter("linux.container.net.tcp_retransmit.events", "{event}", "The workload's reported retransmits")
-        .by(BY);
+        .by(EVENTS_BY);
 static RETRANSMITS: MetricDef =
     MetricDef::counter("linux.net.tcp_retransmits", "{segment}", "Segments that TCP sent again").by(BY);
 static CONTAINER_RETRANSMITS: MetricDef =

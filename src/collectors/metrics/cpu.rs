@@ -19,14 +19,15 @@
 //! it. A thread that moves to another cgroup counts there from its next switch. The limit is the
 //! tightest of the workload's cgroup and its ancestors; throttling is its own cgroup's. The mode
 //! `interrupt` has hardware and soft interrupts, so that the modes add up to all time;
-//! `linux.cpu.softirq.time` is the softirqs' part of it.
+//! `linux.cpu.softirq.time` is the softirqs' part of it. The kernel lets the node's times fall (idle after a CPU was unplugged, iowait by
+//! some ticks): they are held, and count on from there.
 //!
 //! # What to do next
 //! A workload near its limit with throttled time that grows needs a higher limit or less
 //! parallelism. One far from its limit that is slow nonetheless: see `linux.container.sched.runqueue.latency`.
 //! Much `steal`: the node's own host is overcommitted. Much `linux.cpu.softirq.time`: see the `softirq` collector.
 
-use std::collections::HashMap;
+mod node;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,13 +35,13 @@ use serde::{Deserialize, Serialize};
 use crate::collectors::accumulate::Accumulator;
 use crate::collectors::{Collector, Context, Info, MetricCollector, Settings, Unavailable, head_doc};
 use crate::host::cgroup::Cgroups;
-use crate::host::proc::{CpuTimes, Stat};
 use crate::host::{Clock, Host};
 use crate::probe::CgroupId;
 use crate::probe::shared::sched::Sched;
 use crate::signal::semconv::attr;
-use crate::signal::{Key, MetricDef, Metrics, Total, Value, Workload};
+use crate::signal::{Key, MetricDef, Metrics, Total, Workload};
 use crate::workload::Workloads;
+use node::Node;
 
 const MODES: &[Key] = &[attr::CPU_MODE, attr::CPU_LOGICAL_NUMBER];
 const CPU: &[Key] = &[attr::CPU_LOGICAL_NUMBER];
@@ -149,54 +150,6 @@ impl MetricCollector for Cpu {
     }
 }
 
-/// What the node's CPUs did, from `/proc/stat`.
-#[derive(Default)]
-struct Node {
-    last: HashMap<Option<u32>, CpuTimes>,
-}
-
-impl Node {
-    fn write(&mut self, stat: &Stat, per_cpu: bool, out: &mut Metrics) {
-        out.value(&CPU_COUNT, None, &[], f64::from(u32::try_from(stat.cpus.len()).unwrap_or(u32::MAX)));
-        if !per_cpu {
-            return self.write_one(None, stat.all, out);
-        }
-        for (cpu, times) in &stat.cpus {
-            self.write_one(Some(*cpu), *times, out);
-        }
-    }
-
-    fn write_one(&mut self, cpu: Option<u32>, now: CpuTimes, out: &mut Metrics) {
-        let before = self.last.insert(cpu, now);
-        let total = before.map(|b| now.total_ns().saturating_sub(b.total_ns())).filter(|t| *t > 0);
-        let number: Vec<_> = cpu.map(|n| (attr::CPU_LOGICAL_NUMBER, Value::from(n))).into_iter().collect();
-        out.value(&SOFTIRQ_TIME, None, &number, seconds(now.softirq_ns));
-        for (mode, of) in MODE_TIMES {
-            let mut attributes = vec![(attr::CPU_MODE, Value::from(*mode))];
-            attributes.extend_from_slice(&number);
-            out.value(&NODE_TIME, None, &attributes, seconds(of(&now)));
-            if let (Some(before), Some(total)) = (before, total) {
-                let share = seconds(of(&now).saturating_sub(of(&before))) / seconds(total);
-                out.value(&NODE_UTILIZATION, None, &attributes, share);
-            }
-        }
-    }
-}
-
-type Mode = (&'static str, fn(&CpuTimes) -> u64);
-
-/// The conventions' modes: hardware and soft interrupts are one. Together they are all of the CPUs' time.
-/// What guests used is in `user` and `nice`, as the kernel counts.
-static MODE_TIMES: &[Mode] = &[
-    ("user", |t| t.user_ns),
-    ("nice", |t| t.nice_ns),
-    ("system", |t| t.system_ns),
-    ("idle", |t| t.idle_ns),
-    ("iowait", |t| t.iowait_ns),
-    ("interrupt", |t| t.irq_ns + t.softirq_ns),
-    ("steal", |t| t.steal_ns),
-];
-
 /// What workloads used, from the shared probe.
 #[derive(Default)]
 struct Usage {
@@ -245,14 +198,9 @@ mod tests {
     use crate::signal::Timestamp;
     use crate::signal::metric::Reading;
 
-    const S: u64 = 1_000_000_000;
+    pub const S: u64 = 1_000_000_000;
 
-    fn stat(user_s: u64, idle_s: u64) -> Stat {
-        let all = CpuTimes { user_ns: user_s * S, idle_ns: idle_s * S, ..CpuTimes::default() };
-        Stat { all, cpus: vec![(0, all), (3, CpuTimes::default())], ..Stat::default() }
-    }
-
-    fn get(out: &Metrics, name: &str, mode: Option<&str>) -> Vec<f64> {
+    pub fn get(out: &Metrics, name: &str, mode: Option<&str>) -> Vec<f64> {
         let wanted = out.points().iter().filter(|p| p.def.name == name);
         let wanted = wanted.filter(|p| mode.is_none_or(|m| p.attributes.get("cpu.mode").unwrap().as_str() == Some(m)));
         let value = |r: &Reading| match r {
@@ -261,42 +209,6 @@ mod tests {
             other => panic!("{other:?}"),
         };
         wanted.map(|p| value(&p.reading)).collect()
-    }
-
-    /// The node's time is told from the first reading on, its shares from the second; they add up to 1.
-    #[test]
-    fn node_times_and_shares() {
-        let (mut node, mut out) = (Node::default(), Metrics::default());
-        node.write(&stat(10, 90), false, &mut out);
-        assert_eq!(get(&out, "system.cpu.time", Some("user")), [10.0]);
-        assert_eq!(get(&out, "system.cpu.utilization", None), [] as [f64; 0]);
-        assert_eq!(get(&out, "system.cpu.logical.count", None), [2.0]);
-        out.drain();
-        node.write(&stat(13, 91), false, &mut out);
-        assert_eq!(get(&out, "system.cpu.utilization", Some("user")), [0.75]);
-        assert!((get(&out, "system.cpu.utilization", None).iter().sum::<f64>() - 1.0).abs() < 1e-9);
-    }
-
-    /// Softirqs are part of the conventions' interrupt mode, so that the modes add up to all time, and a
-    /// figure of their own.
-    #[test]
-    fn softirqs_are_interrupts() {
-        let (mut node, mut out) = (Node::default(), Metrics::default());
-        let all = CpuTimes { user_ns: 5 * S, irq_ns: S, softirq_ns: 2 * S, ..CpuTimes::default() };
-        node.write(&Stat { all, ..Stat::default() }, false, &mut out);
-        assert_eq!(get(&out, "system.cpu.time", Some("interrupt")), [3.0]);
-        assert_eq!(get(&out, "linux.cpu.softirq.time", None), [2.0]);
-        assert!((get(&out, "system.cpu.time", None).iter().sum::<f64>() - 8.0).abs() < 1e-9);
-    }
-
-    /// By CPU there is no sum over them, which would count all time twice.
-    #[test]
-    fn each_cpu_by_itself() {
-        let (mut node, mut out) = (Node::default(), Metrics::default());
-        node.write(&stat(10, 90), true, &mut out);
-        let times = out.points().iter().filter(|p| p.def.name == "system.cpu.time");
-        let cpus: Vec<_> = times.map(|p| p.attributes.get("cpu.logical_number").and_then(Value::as_int)).collect();
-        assert_eq!((cpus.len(), cpus[0], cpus[7]), (14, Some(0), Some(3)));
     }
 
     /// A workload's time grows by what its cgroups ran, its usage is that over the time between

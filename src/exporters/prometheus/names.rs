@@ -63,7 +63,8 @@ pub fn word(name: &str) -> String {
             out.push('_');
         }
     }
-    out
+    // No name is no label.
+    if out.is_empty() { "_".into() } else { out }
 }
 
 fn unit_word(unit: &str, instrument: Instrument) -> Option<String> {
@@ -88,7 +89,7 @@ fn unit_word(unit: &str, instrument: Instrument) -> Option<String> {
         Some(p) => format!("{of}_per_{}", singular(p)),
         None => of,
     };
-    Some(word(&words)).filter(|w| !w.is_empty())
+    (!words.is_empty()).then(|| word(&words))
 }
 
 /// The table of the specification, as far as base units and what is built of them go.

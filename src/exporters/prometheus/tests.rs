@@ -7,8 +7,11 @@ use super::*;
 use crate::signal::ids::TraceId;
 use crate::signal::semconv::attr;
 use crate::signal::{
-    Attributes, EventDef, MetricDef, Metrics, Panel, Pod, Severity, Timestamp, WorkloadKey, WorkloadKind,
+    Attributes, Event, EventDef, Key, MetricDef, Metrics, Panel, Pod, Severity, Timestamp, WorkloadKey, WorkloadKind,
 };
+
+#[path = "../../../tests/common/openmetrics.rs"]
+mod openmetrics;
 
 const fn def(name: &'static str, instrument: Instrument, unit: &'static str, help: &'static str) -> MetricDef {
     MetricDef { name, instrument, unit, help, attributes: &[], panel: Panel::None }
@@ -67,7 +70,7 @@ fn sample() -> (Arc<MetricState>, Prometheus) {
     state.update("cpu", &mut m, Timestamp(1));
     state.register_events("oom", &[&KILL], Timestamp(0));
     let time = Timestamp(1_700_000_000_000_000_000);
-    state.count_event(&KILL, Some(&w), &Attributes::new(), Some(TraceId([0xab; 16])), time);
+    state.count_event(&Event::new(&KILL, time, Some(w.clone()), String::new()), Some(TraceId([0xab; 16])));
     let mut node = Attributes::new();
     node.set(attr::HOST_NAME, "node-1").set(attr::SERVICE_NAME, "bianque");
     let writer = Prometheus::new(state.clone(), &node, Box::new(|| vec![gathered()]));
@@ -129,6 +132,44 @@ acme_reads_total{{acme_state="open"}} 3
     let (_state, writer) = sample();
     assert_eq!(text(&writer, Format::Text), expected);
     assert_eq!(text(&writer, Format::Text), expected, "the second time from what was kept");
+}
+
+/// Names that make one label name are one label with all their values, in the order of the names, wherever labels are
+/// made: of workloads, of series, of the node. A strict parser takes the page in any case.
+#[test]
+fn label_names_stay_unique() {
+    const DOTTED: Key = Key::new("app.name", "");
+    const SCORED: Key = Key::new("app_name", "");
+    let (state, _) = sample();
+    let mut w = workload(9);
+    for (name, value) in
+        [("app.name", "b;\""), ("app_name", "c"), ("app-name", "a"), ("app.größe", "1"), ("", "2"), ("-", "3")]
+    {
+        w.chosen.insert(format!("container.label.{name}"), value.into());
+    }
+    let mut m = Metrics::default();
+    m.value(&LOAD, Some(&Arc::new(w)), &[(SCORED, "2".into()), (DOTTED, "1".into())], 1.0);
+    state.update("cpu", &mut m, Timestamp(1));
+    let mut node = Attributes::new();
+    for (name, value) in [("a.b", "y"), ("a_b", "z"), ("a-b", "x"), ("", "w")] {
+        node.set_named(name.into(), value.into());
+    }
+    let writer = Prometheus::new(state, &node, Box::new(|| vec![gathered()]));
+    let out = text(&writer, Format::OpenMetrics);
+    for label in [
+        r#"container_label_app_name="a;b;\";c""#,
+        r#"container_label_app_gr_e="1""#,
+        r#"container_label_="2;3""#,
+        r#",app_name="1;2""#,
+        r#"target_info{a_b="x;y;z",_="w"}"#,
+    ] {
+        assert!(out.contains(label), "no {label} in\n{out}");
+    }
+    let page = openmetrics::parse(&out).unwrap();
+    assert_eq!(page.get("linux_oom_kills_total", "no such label"), None);
+    assert!(openmetrics::parse(&out.replace("\n# EOF\n", "\n")).is_err());
+    assert!(openmetrics::parse(&format!("{}target_info 1\n# EOF\n", out.replace("# EOF\n", ""))).is_err());
+    assert!(openmetrics::parse(&out.replace("a_b=\"x;y;z\"", "a_b=\"x\",a_b=\"y\"")).is_err());
 }
 
 /// What OpenMetrics writes otherwise: families without `_total`, infos, units, exemplars, canonical bounds, the end.

@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::Format;
 use super::names::word;
 use crate::pipeline::metrics::Exemplar;
@@ -59,23 +61,49 @@ pub(super) fn identity(w: &Workload) -> Attributes {
     a
 }
 
-/// Label text without its braces. Empty values are left out: to Prometheus they are the same.
+/// Label text without its braces. Empty values are left out: to Prometheus they are the same. Where several names make
+/// one label name, their values are joined by `;` in the order of the names, as OpenTelemetry's "Prometheus and
+/// OpenMetrics Compatibility" demands.
 pub(super) fn labels<'a>(attributes: impl Iterator<Item = (&'a str, &'a Value)>) -> String {
-    let mut out = String::new();
+    let mut labels: Vec<Label<'a>> = Vec::new();
     for (name, value) in attributes {
         let value = value_text(value);
         if value.is_empty() {
             continue;
         }
+        let word = word(name);
+        match labels.iter_mut().find(|l| l.word == word) {
+            Some(label) => label.join(name, value),
+            None => labels.push(Label { word, values: smallvec![(name, value)] }),
+        }
+    }
+    let mut out = String::new();
+    for Label { word, values } in &labels {
         if !out.is_empty() {
             out.push(',');
         }
-        out.push_str(&word(name));
+        out.push_str(word);
         out.push_str("=\"");
-        escape(&mut out, &value, true);
+        for (i, (_, value)) in values.iter().enumerate() {
+            out.push_str(if i > 0 { ";" } else { "" });
+            escape(&mut out, value, true);
+        }
         out.push('"');
     }
     out
+}
+
+/// A label, and the values of all attributes whose names make its name.
+struct Label<'a> {
+    word: String,
+    values: SmallVec<[(&'a str, String); 1]>,
+}
+
+impl<'a> Label<'a> {
+    fn join(&mut self, name: &'a str, value: String) {
+        let at = self.values.partition_point(|(n, _)| *n < name);
+        self.values.insert(at, (name, value));
+    }
 }
 
 fn value_text(value: &Value) -> String {

@@ -23,6 +23,13 @@ pub(super) struct Many {
     pub exemplar: Option<Exemplar>,
 }
 
+/// A series that ended, and when.
+#[derive(Debug)]
+struct Ended {
+    series: Series,
+    at: Timestamp,
+}
+
 /// One metric and its series.
 #[derive(Debug)]
 pub struct Family {
@@ -33,6 +40,9 @@ pub struct Family {
     series: Vec<Series>,
     /// Hash of workload and attributes → place in `series`; the next hash is tried where two agree.
     index: HashMap<u64, usize>,
+    /// Sums that the collector no longer reports, under the hash of what tells them apart: who comes back soon goes on
+    /// from there.
+    ended: HashMap<u64, Ended>,
     overflow: Option<Series>,
     /// What went under overflow in this run.
     spilled: Option<Reading>,
@@ -48,6 +58,7 @@ impl Family {
             counted,
             series: Vec::new(),
             index: HashMap::new(),
+            ended: HashMap::new(),
             overflow: None,
             spilled: None,
             overflowed: 0,
@@ -102,12 +113,12 @@ impl Family {
         if let Reading::Histogram(h) = &point.reading {
             self.widen((h.offset, end(h)));
         }
-        let cumulative = self.cumulative();
+        let instrument = self.def.instrument;
         let key = point.workload.as_ref().map(|w| w.key);
         match self.find(key, &point.attributes) {
             Ok(i) => {
                 let series = &mut self.series[i];
-                series.set_reading(point.reading, cumulative, at);
+                series.set_reading(point.reading, instrument, at);
                 if let Some(w) = &point.workload {
                     series.set_workload(w);
                     owners.rename(w);
@@ -121,20 +132,42 @@ impl Family {
                 });
             }
             Err(hash) => {
-                let mut series = Series::new(point.workload, point.attributes, point.reading, at.since);
-                (series.seen, series.time) = (at.generation, at.now);
+                let series = self.begin(hash, point, at);
                 self.add(hash, series, owners);
             }
         }
     }
 
+    /// A series that is new, or back.
+    fn begin(&mut self, hash: u64, point: Point, at: Moment) -> Series {
+        let key = point.workload.as_ref().map(|w| w.key);
+        let known = self.ended.remove(&hash).map(|e| e.series).filter(|s| s.is(key, &point.attributes));
+        let Some(mut series) = known else {
+            let mut series = Series::new(point.workload, point.attributes, point.reading, at.since);
+            series.seen = at.generation;
+            series.read_at(at.now);
+            return series;
+        };
+        if let Some(w) = &point.workload {
+            series.set_workload(w);
+        }
+        series.set_reading(point.reading, self.def.instrument, at);
+        series
+    }
+
     /// Ends what the collector no longer reports, and settles what found no room.
-    pub(super) fn finish(&mut self, at: Moment, owners: &mut Owners) {
+    pub(super) fn finish(&mut self, at: Moment, max: usize, owners: &mut Owners) {
         if self.counted {
             return;
         }
-        self.retain(owners, |s| at.generation - s.seen < MISSED_RUNS);
         let cumulative = self.cumulative();
+        let ended = self.retain(owners, |s| at.generation - s.seen < MISSED_RUNS);
+        self.ended.retain(|_, e| at.now.since(e.at) < super::KEEP);
+        for series in ended {
+            if cumulative && self.ended.len() < max {
+                self.ended.insert(hash_of(series.key(), &series.attributes), Ended { series, at: at.now });
+            }
+        }
         match self.spilled.take() {
             Some(reading) => {
                 let new = self.overflow.is_none();
@@ -142,7 +175,7 @@ impl Family {
                 // A sum over a changing set of series may fall; a counter must not.
                 let falls = total(&reading) < total(&overflow.reading);
                 let kept = if falls && cumulative && !new { overflow.reading.clone() } else { reading };
-                overflow.set_reading(kept, cumulative, at);
+                overflow.set_reading(kept, self.def.instrument, at);
             }
             None => self.overflow = self.overflow.take().filter(|s| at.generation - s.seen < MISSED_RUNS),
         }
@@ -187,7 +220,7 @@ impl Family {
     ) {
         let series = self.counter(None, attributes, zero, room);
         change(&mut series.reading);
-        series.time = now;
+        series.read_at(now);
         if let Reading::Histogram(h) = &series.reading {
             let seen = (h.offset, end(h));
             self.widen(seen);
@@ -203,7 +236,7 @@ impl Family {
     ) {
         for s in self.series.iter_mut().filter(|s| which(&s.attributes)) {
             change(&mut s.reading);
-            s.time = now;
+            s.read_at(now);
         }
     }
 
@@ -255,11 +288,11 @@ impl Family {
             return;
         }
         for s in self.series.iter_mut().chain(&mut self.overflow) {
-            s.time = s.time.max(now);
+            s.true_at(now);
             let gone = s.workload.as_ref().is_some_and(|w| !alive(w.key));
             s.gone = if gone { s.gone.or(Some(now)) } else { None };
         }
-        self.retain(owners, |s| s.gone.is_none_or(|since| now.since(since) < keep));
+        drop(self.retain(owners, |s| s.gone.is_none_or(|since| now.since(since) < keep)));
     }
 
     fn add(&mut self, hash: u64, series: Series, owners: &mut Owners) {
@@ -271,35 +304,26 @@ impl Family {
         self.series.push(series);
     }
 
-    fn retain(&mut self, owners: &mut Owners, keep: impl Fn(&Series) -> bool) {
-        if self.series.iter().all(&keep) {
-            return;
+    /// Takes out what is not to be kept.
+    fn retain(&mut self, owners: &mut Owners, keep: impl Fn(&Series) -> bool) -> Vec<Series> {
+        let out: Vec<Series> = self.series.extract_if(.., |s| !keep(s)).collect();
+        if out.is_empty() {
+            return out;
         }
-        self.series.retain(|s| {
-            let stays = keep(s);
-            if let (false, Some(w)) = (stays, &s.workload) {
-                owners.remove(w.key);
-            }
-            stays
-        });
+        out.iter().filter_map(Series::key).for_each(|key| owners.remove(key));
         self.index.clear();
         for i in 0..self.series.len() {
             let s = &self.series[i];
-            if let Err(hash) = self.find(s.workload.as_ref().map(|w| w.key), &s.attributes) {
+            if let Err(hash) = self.find(s.key(), &s.attributes) {
                 self.index.insert(hash, i);
             }
         }
+        out
     }
 
     /// Where the series is, or the free hash under which it would be put.
     fn find(&self, workload: Option<WorkloadKey>, attributes: &Attributes) -> Result<usize, u64> {
-        let mut hasher = DefaultHasher::new();
-        workload.hash(&mut hasher);
-        for (k, v) in attributes.iter() {
-            k.hash(&mut hasher);
-            hash_value(v, &mut hasher);
-        }
-        let mut hash = hasher.finish();
+        let mut hash = hash_of(workload, attributes);
         loop {
             match self.index.get(&hash) {
                 None => return Err(hash),
@@ -313,6 +337,16 @@ impl Family {
         let (lo, hi) = self.exponents.unwrap_or((from, to));
         self.exponents = Some((lo.min(from), hi.max(to)));
     }
+}
+
+fn hash_of(workload: Option<WorkloadKey>, attributes: &Attributes) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    workload.hash(&mut hasher);
+    for (k, v) in attributes.iter() {
+        k.hash(&mut hasher);
+        hash_value(v, &mut hasher);
+    }
+    hasher.finish()
 }
 
 fn overflow(reading: Reading, start: Timestamp) -> Series {

@@ -3,6 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::signal::ids::TraceId;
 use crate::signal::metric::Reading;
@@ -17,12 +18,25 @@ pub struct Exemplar {
     pub time: Timestamp,
 }
 
+/// What is ahead of a series' time by more than this was stamped before the clock was set back.
+const CLOCK_STEP: Duration = Duration::from_secs(60);
+
+/// A sum whose source began anew, as when a cgroup was removed and made again.
+#[derive(Debug)]
+struct Resumed {
+    /// What the series came to before.
+    before: Reading,
+    /// The source's own figure.
+    source: Reading,
+}
+
 /// One series and its latest value.
 #[derive(Debug)]
 pub struct Series {
     pub(super) workload: Option<Arc<Workload>>,
     pub(super) attributes: Attributes,
     pub(super) reading: Reading,
+    resumed: Option<Box<Resumed>>,
     pub(super) start: Timestamp,
     pub(super) time: Timestamp,
     pub(super) exemplar: Option<Exemplar>,
@@ -44,6 +58,7 @@ impl Series {
             workload,
             attributes,
             reading,
+            resumed: None,
             start,
             time: start,
             exemplar: None,
@@ -57,6 +72,10 @@ impl Series {
     #[must_use]
     pub fn workload(&self) -> Option<&Arc<Workload>> {
         self.workload.as_ref()
+    }
+
+    pub(super) fn key(&self) -> Option<WorkloadKey> {
+        self.workload.as_ref().map(|w| w.key)
     }
 
     #[must_use]
@@ -93,7 +112,7 @@ impl Series {
     }
 
     pub(super) fn is(&self, workload: Option<WorkloadKey>, attributes: &Attributes) -> bool {
-        self.workload.as_ref().map(|w| w.key) == workload && self.attributes == *attributes
+        self.key() == workload && self.attributes == *attributes
     }
 
     pub(super) fn set_workload(&mut self, workload: &Arc<Workload>) {
@@ -106,14 +125,37 @@ impl Series {
         }
     }
 
-    pub(super) fn set_reading(&mut self, reading: Reading, cumulative: bool, at: Moment) {
-        if cumulative && total(&reading) < total(&self.reading) {
-            // Whatever counted has begun anew: after the last time it was read, we know no closer.
-            self.start = at.since;
+    /// Takes what a run of the collector yielded. A sum never falls: when its source does, it began anew, and what was
+    /// counted before stays.
+    pub(super) fn set_reading(&mut self, reading: Reading, instrument: Instrument, at: Moment) {
+        if matches!(instrument, Instrument::Counter | Instrument::Histogram) {
+            let last = self.resumed.as_ref().map_or(&self.reading, |r| &r.source);
+            if total(&reading) < total(last) {
+                self.resumed = Some(Box::new(Resumed { before: self.reading.clone(), source: reading.clone() }));
+            }
         }
-        self.reading = reading;
-        self.time = at.now;
+        self.reading = match &mut self.resumed {
+            None => reading,
+            Some(r) => {
+                r.source = reading.clone();
+                merge(instrument, r.before.clone(), reading)
+            }
+        };
         self.seen = at.generation;
+        self.read_at(at.now);
+    }
+
+    /// The value is true at this time. A start that would lie after it was taken before the clock was set back.
+    pub(super) fn read_at(&mut self, now: Timestamp) {
+        self.time = now;
+        self.start = self.start.min(now);
+    }
+
+    /// The same for what was counted at another time, and may be newer.
+    pub(super) fn true_at(&mut self, now: Timestamp) {
+        if now >= self.time || self.time.since(now) > CLOCK_STEP {
+            self.read_at(now);
+        }
     }
 }
 

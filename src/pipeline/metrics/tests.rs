@@ -36,6 +36,10 @@ fn mode(m: &'static str) -> [(crate::signal::Key, Value); 1] {
     [(attr::CPU_MODE, m.into())]
 }
 
+fn kill(who: Option<&Arc<Workload>>, t: u64) -> Event {
+    Event::new(&KILL, at(t), who.cloned(), String::new())
+}
+
 /// `workload/attribute = value` of each series, in order.
 fn lines(state: &MetricState, name: &str) -> Vec<String> {
     let view = state.read();
@@ -131,20 +135,67 @@ fn histograms_overflow_and_widen() {
     assert_eq!(*sum, Histogram { zero_count: 2, offset: -12, counts: vec![1, 1, 4, 1], sum: Some(0.75) });
 }
 
-/// A counter that falls has been reset between its last two runs; a level that falls has not.
+/// A counter whose source began anew, as that of a cgroup that was made again, goes on from what it had, from the same
+/// start; a level that falls, falls.
 #[test]
-fn resets_move_the_start() {
+fn counters_never_fall() {
     let state = MetricState::new(10, at(5));
     let mut m = Metrics::default();
-    let starts = |state: &MetricState| {
-        let view = state.read();
-        view.families().map(|f| f.series().next().unwrap().start()).collect::<Vec<_>>()
-    };
-    for (t, v) in [(10, 3), (20, 4), (30, 1)] {
+    for (t, v, sum) in [(10, 3, 3), (20, 4, 4), (30, 1, 5), (40, 2, 6), (50, 1, 7)] {
         m.count(&CPU, None, &[], v);
         m.value(&LEVEL, None, &[], v as f64);
+        m.histogram(&DELAY, None, &[], Histogram { zero_count: v, ..Histogram::default() });
         state.update("cpu", &mut m, at(t));
-        assert_eq!(starts(&state), [at(if t == 30 { 20 } else { 5 }), at(5)], "at {t}");
+        assert_eq!(lines(&state, CPU.name), [format!("node/ = Int({sum})")]);
+        assert_eq!(lines(&state, LEVEL.name), [format!("node/ = Double({v}.0)")]);
+        let view = state.read();
+        let delay = view.families().find(|f| f.def().name == DELAY.name).unwrap().series().next().unwrap();
+        assert!(matches!(delay.reading(), Reading::Histogram(h) if h.count() == sum));
+        assert!(view.families().flat_map(Family::series).all(|s| s.start() == at(5) && s.time() == at(t)));
+    }
+}
+
+/// A sum that its collector no longer reports ends on the page. If it comes back within minutes it goes on, with its
+/// start; later it is a new one.
+#[test]
+fn who_comes_back_goes_on() {
+    let state = MetricState::new(10, at(0));
+    let mut m = Metrics::default();
+    let mut run = |t, v: Option<u64>| {
+        if let Some(v) = v {
+            m.count(&CPU, Some(&workload(1, "a")), &[], v);
+            m.value(&LEVEL, Some(&workload(1, "a")), &[], 1.0);
+        }
+        state.update("cpu", &mut m, at(t));
+        let view = state.read();
+        assert_eq!(view.workloads().count(), view.families().count().min(1));
+        let series = view.families().find(|f| f.def().name == CPU.name).and_then(|f| f.series().next());
+        series.map(|s| (s.reading().clone(), s.start(), s.time()))
+    };
+    assert_eq!(run(10, Some(7)), Some((Reading::Int(7), at(0), at(10))));
+    assert!(run(20, None).is_some() && run(30, None).is_none() && run(40, None).is_none());
+    assert_eq!(run(50, Some(2)), Some((Reading::Int(9), at(0), at(50))));
+    assert!(run(60, None).is_some() && run(70, None).is_none() && run(369, None).is_none());
+    assert!(run(380, None).is_none());
+    assert_eq!(run(390, Some(1)), Some((Reading::Int(1), at(380), at(390))));
+}
+
+/// No point lies before its start, whatever the clock does: of readings, of events, of the agent's own.
+#[test]
+fn no_start_is_after_its_point() {
+    let state = Arc::new(MetricState::new(10, at(1000)));
+    let mut m = Metrics::default();
+    state.register_events("kill", &[&KILL], at(1000));
+    for t in [1010, 1020, 500, 510, 2000] {
+        m.count(&CPU, None, &[], t);
+        state.update("cpu", &mut m, at(t));
+        state.count_event(&kill(Some(&workload(t, "a")), t - 1), None);
+        SelfMetrics::new(state.clone(), move || at(t)).accepted("cpu", 1);
+        state.sweep(at(t), |_| true);
+        let view = state.read();
+        for s in view.families().flat_map(Family::series) {
+            assert!(s.start() <= s.time() && s.time() == at(t), "{:?} to {:?} at {t}", s.start(), s.time());
+        }
     }
 }
 
@@ -159,9 +210,10 @@ fn events_are_counted() {
     let mut attrs = Attributes::new();
     attrs.set(attr::PROCESS_PID, 7).set(attr::CPU_MODE, "user");
     let a = workload(1, "a");
-    state.count_event(&KILL, Some(&a), &attrs, Some(TraceId([1; 16])), at(3));
-    state.count_event(&KILL, None, &attrs, Some(TraceId([2; 16])), at(4));
-    state.count_event(&KILL, None, &attrs, None, at(5));
+    let kill = |who: Option<&Arc<Workload>>, t| Event { attributes: attrs.clone(), ..kill(who, t) };
+    state.count_event(&kill(Some(&a), 3), Some(TraceId([1; 16])));
+    state.count_event(&kill(None, 4), Some(TraceId([2; 16])));
+    state.count_event(&kill(None, 5), None);
     assert_eq!(lines(&state, KILLS.name), ["node/ = Int(0)", r#"node/Str("user") = Int(3)"#]);
     assert_eq!(lines(&state, CONTAINER_KILLS.name), ["a/ = Int(1)"]);
     {
@@ -179,12 +231,25 @@ fn events_are_counted() {
     assert_eq!(lines(&state, CONTAINER_KILLS.name), ["a/ = Int(1)"]);
 }
 
+/// Counters that declare it tell severities apart, which alerts read.
+#[test]
+fn severities_are_told_apart() {
+    static HANGS: MetricDef =
+        MetricDef::counter("linux.hangs", "{event}", "CPU time").by(&[attr::LINUX_EVENT_SEVERITY]);
+    static HANG: EventDef = EventDef { counter: &HANGS, container_counter: None, ..KILL };
+    let state = MetricState::new(10, at(0));
+    for severity in [Severity::Warn, Severity::Info, Severity::Warn] {
+        state.count_event(&Event { severity, ..Event::new(&HANG, at(1), None, String::new()) }, None);
+    }
+    assert_eq!(lines(&state, HANGS.name), [r#"node/Str("WARN") = Int(2)"#, r#"node/Str("INFO") = Int(1)"#]);
+}
+
 /// An event counter lives as long as its workload and five minutes more, even if it was hit long ago.
 #[test]
 fn event_counters_outlive_their_workload_by_five_minutes() {
     let state = MetricState::new(10, at(0));
     state.register_events("kill", &[&KILL], at(0));
-    state.count_event(&KILL, Some(&workload(1, "a")), &Attributes::new(), None, at(1));
+    state.count_event(&kill(Some(&workload(1, "a")), 1), None);
     for (t, alive, left) in [(5000, true, 1), (5015, false, 1), (5314, false, 1), (5315, false, 0)] {
         state.sweep(at(t), |_| alive);
         assert_eq!(lines(&state, CONTAINER_KILLS.name).len(), left, "at {t}");
@@ -203,7 +268,7 @@ fn late_names_reach_their_series() {
     let mut m = Metrics::default();
     m.value(&CPU, Some(&workload(1, "")), &[], 1.0);
     state.update("cpu", &mut m, at(1));
-    state.count_event(&KILL, Some(&workload(1, "")), &Attributes::new(), None, at(1));
+    state.count_event(&kill(Some(&workload(1, "")), 1), None);
     let texts = || {
         let view = state.read();
         let name = |w: &Workload| w.container_name.clone().unwrap_or_default();

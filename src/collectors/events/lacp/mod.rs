@@ -67,7 +67,7 @@ const NET_LACP_LINK: Key =
 const NET_LACP_FAILURES: Key =
     Key::new("linux.net.lacp.link_failures", "Times that the bond saw this port's link fail");
 
-const BY: &[Key] = &[NET_LACP_CHANGE];
+const BY: &[Key] = &[NET_LACP_CHANGE, attr::LINUX_EVENT_SEVERITY];
 
 static CHANGES: MetricDef = MetricDef::counter("linux.net.lacp_changes", "{event}", "Changes of 802.3ad bonds").by(BY);
 

@@ -85,11 +85,12 @@ const NET_LINK_RELISTED: Key = Key::new(
     "Seen when the devices were listed again, as notices were lost: it happened at some time before",
 );
 
+const BY: &[Key] = &[NET_LINK_CHANGE, attr::LINUX_EVENT_SEVERITY];
 static CHANGES: MetricDef =
-    MetricDef::counter("linux.net.link_changes", "{event}", "Changes of network devices").by(&[NET_LINK_CHANGE]);
+    MetricDef::counter("linux.net.link_changes", "{event}", "Changes of network devices").by(BY);
 static CONTAINER_CHANGES: MetricDef =
     MetricDef::counter("linux.container.net.link_changes", "{event}", "Changes of the workload's network devices")
-        .by(&[NET_LINK_CHANGE]);
+        .by(BY);
 
 /// A network device changed.
 pub static LINK_CHANGE: EventDef = EventDef {

@@ -74,7 +74,7 @@ const HW_ERROR_OUTCOME: Key =
     Key::new("linux.hw.error.outcome", "What became of the page: recovered, delayed, failed, ignored");
 const HW_ERROR_VIRTUAL_ADDRESS: Key = Key::new("linux.hw.error.virtual_address", "Where the process had the page");
 
-const COUNTED: &[Key] = &[HW_ERROR_SOURCE, HW_ERROR_SEVERITY];
+const COUNTED: &[Key] = &[HW_ERROR_SOURCE, HW_ERROR_SEVERITY, attr::LINUX_EVENT_SEVERITY];
 static ERRORS: MetricDef =
     MetricDef::counter("linux.hw.errors", "{event}", "Errors that the hardware reported").by(COUNTED);
 static CONTAINER_ERRORS: MetricDef =

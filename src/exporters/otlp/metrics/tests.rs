@@ -4,6 +4,7 @@ use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::metrics::v1::{NumberDataPoint, Sum, metric, number_data_point};
 
 use super::*;
+use crate::signal::Event;
 use crate::signal::ids::TraceId;
 use crate::signal::semconv::{Key, attr};
 use crate::signal::{Attributes, EventDef, MetricDef, Metrics, Panel, Severity, Timestamp, Value, WorkloadKind};
@@ -161,7 +162,7 @@ fn workloads_have_their_own_resources() {
 fn exemplars_lead_to_incidents() {
     let state = MetricState::new(100, Timestamp(1));
     let trace = TraceId([9; 16]);
-    state.count_event(&SEEN, None, &Attributes::new(), Some(trace), Timestamp(2));
+    state.count_event(&Event::new(&SEEN, Timestamp(2), None, String::new()), Some(trace));
     let all = read(&state);
     let Some(metric::Data::Sum(sum)) = &all[0].scope_metrics[0].metrics[0].data else { panic!() };
     let e = &sum.data_points[0].exemplars[0];
