@@ -77,7 +77,7 @@ pub enum Command {
     /// Run the agent until SIGTERM or Ctrl-C
     Run(Run),
     /// List the collectors and what became of them
-    List(Format),
+    List(List),
     /// Say what this node allows: will each collector run, by which hook, what is lost, what to do
     Doctor(Doctor),
     /// Show events, newest last
@@ -135,11 +135,23 @@ fn log_level(text: &str) -> Result<LogLevel, String> {
     all.into_iter().find(|l| l.as_str() == text).ok_or_else(|| "expected error, warn, info, debug or trace".into())
 }
 
+#[derive(Debug, Clone, Copy, Args)]
+pub struct List {
+    /// Also where each is attached, and what it emits
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub format: Format,
+}
+
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Only these collectors
     #[arg(value_name = "COLLECTOR")]
     pub collectors: Vec<String>,
+    /// Also where each would be attached
+    #[arg(short, long)]
+    pub verbose: bool,
     #[command(flatten)]
     pub format: Format,
 }

@@ -51,7 +51,7 @@ pub fn run(cx: &mut Context<'_>, args: &args::Doctor) -> Done {
                 cx.screen.line(&row.to_string())?;
             }
         }
-        Output::Table => write(&mut cx.screen, &facts, &rows)?,
+        Output::Table => write(&mut cx.screen, &facts, &rows, args.verbose)?,
     }
     // What is merely absent here is no failure; what the agent cannot live without is.
     if facts.iter().any(|f| f.verdict == Verdict::Bad) { Err(said(cx)) } else { Ok(()) }
@@ -267,9 +267,9 @@ fn missing(r: &Registration, report: &Report) -> Vec<String> {
     .collect()
 }
 
-fn write(screen: &mut Screen, facts: &[Fact], rows: &[Json]) -> std::io::Result<()> {
+fn write(screen: &mut Screen, facts: &[Fact], rows: &[Json], verbose: bool) -> std::io::Result<()> {
     let plain = |text: &str| (text.to_owned(), Style::Plain);
-    let mut table = Table::new(&["NODE", "STATE", "VALUE", "WHAT TO DO"]);
+    let mut table = Table::wrapped(&["NODE", "STATE", "VALUE", "WHAT TO DO"]);
     for f in facts {
         let style = match f.verdict {
             Verdict::Good => Style::Green,
@@ -283,7 +283,8 @@ fn write(screen: &mut Screen, facts: &[Fact], rows: &[Json]) -> std::io::Result<
         return Ok(());
     }
     screen.line("")?;
-    let mut table = Table::new(&["COLLECTOR", "KIND", "STATE", "HOOK", "LOST", "WHAT TO DO"]);
+    let hooks: &[&str] = if verbose { &["HOOK"] } else { &[] };
+    let mut table = Table::wrapped(&[&["COLLECTOR", "KIND", "STATE", "LOST", "WHAT TO DO"], hooks].concat());
     for row in rows {
         let text = |key: &str| row[key].as_str().unwrap_or_default();
         let style = match text("state") {
@@ -293,14 +294,14 @@ fn write(screen: &mut Screen, facts: &[Fact], rows: &[Json]) -> std::io::Result<
         };
         let lost: Vec<&str> = row["lost"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
         let lost = if text("reason").is_empty() { lost.join("; ") } else { text("reason").to_owned() };
-        table.row([
+        let cells = [
             (text("name").into(), Style::Bold),
             plain(text("kind")),
             (text("state").into(), style),
-            plain(text("hook")),
             plain(&lost),
             plain(text("remedy")),
-        ]);
+        ];
+        table.row(cells.into_iter().chain(verbose.then(|| plain(text("hook")))));
     }
     table.write(screen)
 }
@@ -323,6 +324,37 @@ mod tests {
         assert_eq!(version("5.10.0-28-amd64"), Some((5, 10)));
         assert_eq!(version("6.18.5"), Some((6, 18)));
         assert_eq!(version("unknown"), None);
+    }
+
+    /// All collectors of a node that has none of their hooks, and that node's facts, in 100 columns, `-v` or not; no error
+    /// is a number.
+    #[test]
+    fn fits_a_hundred_columns() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::under(dir.path());
+        let kernel = crate::probe::Memory::new(&host.proc, 1);
+        let refuse = |verbose| {
+            let mut loader = Loader::in_memory(&kernel);
+            let config = Config::default();
+            let rows: Vec<Json> =
+                crate::collectors::BUILT_IN.iter().map(|r| examine(r, &config, &host, &mut loader)).collect();
+            let (mut screen, written) = Screen::in_memory(None);
+            write(&mut screen, &facts(&host), &rows, verbose).unwrap();
+            drop(screen);
+            written.text()
+        };
+        for r in crate::collectors::BUILT_IN {
+            for skeleton in skeletons(r) {
+                let why = "tracepoint sched/sched_with_a_long_name: not on this kernel";
+                skeleton.slots().into_iter().for_each(|slot| kernel.refuse(skeleton, slot, why));
+            }
+        }
+        for verbose in [false, true] {
+            let text = refuse(verbose);
+            assert!(text.lines().all(|l| crate::cli::table::len(l) <= 100), "{text}");
+            assert_eq!(text.contains("HOOK"), verbose);
+            assert!(crate::collectors::BUILT_IN.iter().all(|r| text.contains(r.info.name)));
+        }
     }
 
     /// On a node without anything, every fact says what is missing and what to do.

@@ -31,12 +31,12 @@ fn pieces<'a>(e: &'a Json, kind: &str) -> impl Iterator<Item = &'a Json> {
 }
 
 /// A figure, also where JSON has it as text.
-fn figure(v: &Json) -> Option<f64> {
+pub fn figure(v: &Json) -> Option<f64> {
     v.as_f64().or_else(|| v.as_str()?.parse().ok())
 }
 
 /// A figure in its unit (UCUM, or pprof's): sizes, times and shares as a human says them.
-fn amount(v: f64, unit: &str) -> String {
+pub fn amount(v: f64, unit: &str) -> String {
     match unit {
         "By" | "bytes" => size(v),
         "s" => time(v * 1e9),
@@ -108,6 +108,39 @@ fn table(screen: &mut Screen, piece: &Json, indent: &str) -> std::io::Result<()>
         screen.line(&format!("{indent}  … and {more} more (-o json has them all)"))?;
     }
     left_out(screen, piece, indent, "rows")
+}
+
+/// Of the kernel's figures in bytes, such as `memory.stat`, those that are counts (Documentation/admin-guide/
+/// cgroup-v2.rst).
+const COUNTS: &[&str] = &["pg", "workingset_", "thp_", "zswp", "numa_", "HugePages_"];
+
+/// Figures under the kernel's names, in columns; those that are zero are left out.
+pub fn figures(
+    screen: &mut Screen,
+    name: &str,
+    all: &serde_json::Map<String, Json>,
+    unit: &str,
+    indent: &str,
+) -> std::io::Result<()> {
+    screen.line(&format!("{indent}{}", screen.paint(Style::Bold, &one_line(name))))?;
+    let said = |(k, v): (&String, &Json)| {
+        let unit = if COUNTS.iter().any(|c| k.starts_with(c)) { "" } else { unit };
+        Some((one_line(k), amount(figure(v).filter(|f| *f != 0.0)?, unit)))
+    };
+    let cells: Vec<(String, String)> = all.iter().filter_map(said).collect();
+    let widest = |of: fn(&(String, String)) -> &String| cells.iter().map(|c| len(of(c))).max().unwrap_or(0);
+    let (names, values) = (widest(|c| &c.0), widest(|c| &c.1));
+    let room = screen.width.unwrap_or(DEFAULT_WIDTH).saturating_sub(len(indent) + 2);
+    let columns = ((room + 2 * GAP) / (names + values + 3 * GAP)).max(1);
+    for row in cells.chunks(columns) {
+        let text = row.iter().map(|(k, v)| format!("{k:<names$}{:GAP$}{v:>values$}", ""));
+        let line = format!("{indent}  {}", text.collect::<Vec<_>>().join(&" ".repeat(2 * GAP)));
+        screen.line(&cut(&line, screen.width.unwrap_or(usize::MAX)))?;
+    }
+    if cells.len() < all.len() {
+        screen.line(&format!("{indent}  {} more are 0", all.len() - cells.len()))?;
+    }
+    Ok(())
 }
 
 fn left_out(screen: &mut Screen, piece: &Json, indent: &str, what: &str) -> std::io::Result<()> {

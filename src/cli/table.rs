@@ -1,25 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Plain tables: columns by their content, the widest cut first when the terminal is too narrow.
+//! Plain tables: columns by their content; where the terminal is too narrow, the widest is cut or wrapped first.
 
 use super::screen::{Screen, Style};
 
 const GAP: usize = 2;
 /// No column is cut below this.
 const LEAST: usize = 8;
+/// Width of a wrapped table that goes into a file or a pipe.
+const WRAPPED: usize = 100;
 
 /// Rows under headings.
 pub struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<(String, Style)>>,
+    wraps: bool,
 }
 
 impl Table {
     #[must_use]
     pub fn new(headings: &[&'static str]) -> Self {
-        Table { headings: headings.to_vec(), rows: Vec::new() }
+        Table { headings: headings.to_vec(), rows: Vec::new(), wraps: false }
     }
 
-    pub fn row<const N: usize>(&mut self, cells: [(String, Style); N]) {
+    /// One whose long cells go on in further lines, of which nothing is cut.
+    #[must_use]
+    pub fn wrapped(headings: &[&'static str]) -> Self {
+        Table { wraps: true, ..Self::new(headings) }
+    }
+
+    pub fn row(&mut self, cells: impl IntoIterator<Item = (String, Style)>) {
         self.rows.push(cells.into_iter().map(|(text, style)| (one_line(&text), style)).collect());
     }
 
@@ -33,11 +42,14 @@ impl Table {
     /// # Errors
     /// As [`Screen::line`].
     pub fn write(&self, screen: &mut Screen) -> std::io::Result<()> {
-        let widths = self.widths(screen.width);
+        let widths = self.widths(screen.width.or(self.wraps.then_some(WRAPPED)));
         let head: Vec<_> = self.headings.iter().map(|h| ((*h).to_owned(), Style::Bold)).collect();
         for row in std::iter::once(&head).chain(&self.rows) {
-            let line = layout(screen, row, &widths);
-            screen.line(&line)?;
+            let lines = if self.wraps { wrap_row(row, &widths) } else { vec![row.clone()] };
+            for line in lines {
+                let line = layout(screen, &line, &widths);
+                screen.line(&line)?;
+            }
         }
         Ok(())
     }
@@ -62,6 +74,40 @@ impl Table {
         }
         widths
     }
+}
+
+/// A row as so many as its longest cell has lines.
+fn wrap_row(row: &[(String, Style)], widths: &[usize]) -> Vec<Vec<(String, Style)>> {
+    let cells: Vec<Vec<String>> = row.iter().zip(widths).map(|((text, _), width)| wrap(text, *width)).collect();
+    let height = cells.iter().map(Vec::len).max().unwrap_or(0);
+    let line = |n: usize| {
+        let texts = cells.iter().map(|lines| lines.get(n).cloned().unwrap_or_default());
+        texts.zip(row).map(|(text, (_, style))| (text, *style)).collect()
+    };
+    (0..height).map(line).collect()
+}
+
+/// Lines of at most `width` characters, broken between words; a word that is longer is broken itself.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let mut rest: Vec<char> = word.chars().collect();
+        let mut line = lines.pop().unwrap_or_default();
+        if !line.is_empty() && len(&line) + 1 + rest.len() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        while len(&line) + rest.len() > width {
+            let fits = width.saturating_sub(len(&line)).max(1);
+            line.extend(rest.drain(..fits.min(rest.len())));
+            lines.push(std::mem::take(&mut line));
+        }
+        line.extend(rest);
+        lines.push(line);
+    }
+    lines
 }
 
 /// One row in columns of given widths, for tables whose end is not known yet.
@@ -112,6 +158,28 @@ mod tests {
         assert_eq!(table().widths(None), [8, 40]);
         assert_eq!(table().widths(Some(30)), [8, 20]);
         assert_eq!(table().widths(Some(3)), [8, 8], "a column that says nothing helps nobody");
+    }
+
+    /// A wrapped table is as wide as the terminal, or 100 columns, and has every word.
+    #[test]
+    fn cells_wrap() {
+        let mut t = Table::wrapped(&["NAME", "WHY"]);
+        t.row([("a".into(), Style::Plain), ("one two three four".into(), Style::Plain)]);
+        t.row([("b".into(), Style::Plain), ("0123456789abcdefghij".into(), Style::Plain)]);
+        let (mut screen, written) = Screen::in_memory(Some(14));
+        t.write(&mut screen).unwrap();
+        drop(screen);
+        assert_eq!(
+            written.text(),
+            "NAME  WHY\na     one two\n      three\n      four\nb     01234567\n      89abcdef\n      ghij\n"
+        );
+        assert_eq!(wrap("", 8), [""]);
+        let (mut screen, written) = Screen::in_memory(None);
+        t.row([("c".into(), Style::Plain), ("word ".repeat(99), Style::Plain)]);
+        t.write(&mut screen).unwrap();
+        drop(screen);
+        let text = written.text();
+        assert!(text.lines().all(|l| len(l) <= 100) && text.matches("word").count() == 99, "{text}");
     }
 
     /// Cut text says so; control characters never reach the terminal.

@@ -4,7 +4,7 @@
 use std::any::Any;
 
 use aya::programs::{BtfTracePoint, FEntry, FExit, Iter, KProbe, PerfEvent, ProgramError, RawTracePoint, TracePoint};
-use aya::{Btf, Ebpf};
+use aya::{Btf, BtfError, Ebpf};
 
 use super::{HookKind, Program};
 
@@ -26,8 +26,60 @@ const LOG_LINES: usize = 2;
 /// # Errors
 /// The kernel's reason, for a human.
 pub fn attach(ebpf: &mut Ebpf, program: &Program, btf: &Btf) -> Result<Option<Link>, String> {
-    run(ebpf, program, btf).map_err(|e| explain(&e))
+    run(ebpf, program, btf).map_err(|e| absent(program, &e).unwrap_or_else(|| explain(&e)))
 }
+
+/// Options of the kernel's configuration that bring a tracepoint.
+const OPTIONS: &[(&str, &str)] = &[
+    ("aer_event", "CONFIG_PCIEAER and CONFIG_RAS"),
+    ("arm_event", "CONFIG_RAS, on arm64"),
+    ("cgroup_mkdir", "CONFIG_CGROUPS"),
+    ("devlink_trap_report", "CONFIG_NET_DEVLINK"),
+    ("extlog_mem_event", "CONFIG_ACPI_EXTLOG"),
+    ("mc_event", "CONFIG_EDAC and CONFIG_RAS"),
+    ("mce_record", "CONFIG_X86_MCE"),
+    ("memory_failure_event", "CONFIG_MEMORY_FAILURE and CONFIG_RAS"),
+    ("mm_compaction_begin", "CONFIG_COMPACTION"),
+    ("mm_compaction_end", "CONFIG_COMPACTION"),
+    ("mm_compaction_try_to_compact_pages", "CONFIG_COMPACTION"),
+    ("mm_vmscan_memcg_reclaim_begin", "CONFIG_MEMCG"),
+    ("mm_vmscan_memcg_reclaim_end", "CONFIG_MEMCG"),
+    ("non_standard_event", "CONFIG_RAS"),
+    ("sched_process_hang", "CONFIG_DETECT_HUNG_TASK"),
+];
+
+/// What is said of a hook that this kernel does not have: an error number would help nobody.
+fn absent(program: &Program, e: &ProgramError) -> Option<String> {
+    let unknown = matches!(e, ProgramError::Btf(BtfError::UnknownBtfTypeName { .. }));
+    let is = |io: &std::io::Error, number| io.raw_os_error() == Some(number);
+    let any = |number| {
+        let own = matches!(e, ProgramError::IOError(io) if is(io, number));
+        let sources = std::iter::successors(std::error::Error::source(e), |e| e.source());
+        own || sources.filter_map(|s| s.downcast_ref::<std::io::Error>()).any(|io| is(io, number))
+    };
+    let name = program.target.rsplit('/').next().unwrap_or(program.target);
+    let option = OPTIONS.iter().find(|(target, _)| *target == name).map(|(_, option)| *option);
+    let has = |path: &str| std::path::Path::new(path).exists();
+    Some(match program.kind {
+        HookKind::Fentry | HookKind::Fexit if any(ENOTSUPP) || any(libc::EOPNOTSUPP) => {
+            "needs CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS".into()
+        }
+        _ if !unknown && !any(libc::ENOENT) => return None,
+        HookKind::Kprobe | HookKind::Kretprobe if !has("/sys/bus/event_source/devices/kprobe") => {
+            "needs CONFIG_KPROBE_EVENTS".into()
+        }
+        HookKind::Tracepoint if !has("/sys/kernel/tracing/events") && !has("/sys/kernel/debug/tracing/events") => {
+            "needs tracefs: mount -t tracefs tracefs /sys/kernel/tracing".into()
+        }
+        HookKind::Kprobe | HookKind::Kretprobe | HookKind::Fentry | HookKind::Fexit => {
+            "there is no such function on this kernel, or it is built into its callers".into()
+        }
+        _ => option.map_or("not on this kernel".into(), |o| format!("not on this kernel; needs {o}")),
+    })
+}
+
+/// The kernel's own number, which user space has no name for (include/linux/errno.h): no ftrace trampolines.
+const ENOTSUPP: i32 = 524;
 
 macro_rules! attach {
     ($ebpf:expr, $program:expr, $ty:ty, |$p:ident| $load:expr, $attach:expr) => {{
@@ -111,5 +163,43 @@ fn hint(e: &std::io::Error) -> &'static str {
         " (CAP_BPF and CAP_PERFMON are needed; before Linux 5.11 also enough RLIMIT_MEMLOCK)"
     } else {
         ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(kind: HookKind, target: &'static str) -> Program {
+        Program { name: "p", slot: "p", kind, target, stat: None }
+    }
+
+    fn refused(number: i32) -> ProgramError {
+        ProgramError::IOError(std::io::Error::from_raw_os_error(number))
+    }
+
+    /// A hook that is not there is said to be so, with the option that brings it; no error is a number alone. Others keep
+    /// what the kernel said.
+    #[test]
+    fn what_is_not_there() {
+        for (kind, target, number, said) in [
+            (HookKind::RawTracepoint, "mce_record", libc::ENOENT, "not on this kernel; needs CONFIG_X86_MCE"),
+            (HookKind::RawTracepoint, "signal_generate", libc::ENOENT, "not on this kernel"),
+            (HookKind::TpBtf, "mm_compaction_end", libc::ENOENT, "not on this kernel; needs CONFIG_COMPACTION"),
+            (HookKind::Fentry, "x", ENOTSUPP, "needs CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS"),
+            (
+                HookKind::Fexit,
+                "x",
+                libc::ENOENT,
+                "there is no such function on this kernel, or it is built into its callers",
+            ),
+        ] {
+            assert_eq!(absent(&program(kind, target), &refused(number)).as_deref(), Some(said));
+        }
+        let unknown = ProgramError::Btf(BtfError::UnknownBtfTypeName { type_name: "btf_trace_x".into() });
+        assert_eq!(absent(&program(HookKind::TpBtf, "x"), &unknown).as_deref(), Some("not on this kernel"));
+        let kprobe = absent(&program(HookKind::Kprobe, "x"), &refused(libc::ENOENT)).unwrap();
+        assert!(kprobe.contains("CONFIG_KPROBE_EVENTS") || kprobe.contains("no such function"), "{kprobe}");
+        assert_eq!(absent(&program(HookKind::TpBtf, "x"), &refused(libc::EPERM)), None);
     }
 }

@@ -8,12 +8,19 @@
 pub struct Key {
     pub name: &'static str,
     pub help: &'static str,
+    pub unit: Option<&'static str>,
 }
 
 impl Key {
     #[must_use]
     pub const fn new(name: &'static str, help: &'static str) -> Self {
-        Key { name, help }
+        Key { name, help, unit: None }
+    }
+
+    /// The same for figures: the unit (UCUM) in which they are, for people to see them as sizes.
+    #[must_use]
+    pub const fn in_unit(self, unit: &'static str) -> Self {
+        Key { unit: Some(unit), ..self }
     }
 }
 
@@ -75,6 +82,7 @@ pub mod attr {
     pub const PROCESS_PID: Key = Key::new("process.pid", "Process id, in the node's pid namespace");
     pub const THREAD_ID: Key = Key::new("thread.id", "Thread id, in the node's pid namespace");
     pub const THREAD_NAME: Key = Key::new("thread.name", "The thread's name (comm)");
+    pub const PROCESS_MEMORY_USAGE: Key = Key::new("process.memory.usage", "Resident bytes").in_unit("By");
     pub const CPU_MODE: Key =
         Key::new("cpu.mode", "What the CPU did: user, nice, system, idle, iowait, interrupt (hard and soft), steal");
     pub const CPU_LOGICAL_NUMBER: Key = Key::new("cpu.logical_number", "The CPU");

@@ -270,6 +270,16 @@ async fn reads_well_on_a_phone_and_in_the_dark() {
     }
 }
 
+/// A use is the difference of two readings: until the second the page does not say that nobody uses the CPU.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_reading_is_not_none() {
+    let _place = place!(Need::Agent);
+    let agent = Agent::start("[metrics]\ninterval = \"1h\"\n");
+    let b = Browser::open(agent.port(), Screen::Desktop).await;
+    b.go("").await;
+    b.shows("What they use is known from the second reading on.").await;
+}
+
 /// With a token the page opens only for who has it, keeps it for its tab, and puts it nowhere else.
 #[tokio::test(flavor = "multi_thread")]
 async fn token_is_asked_for() {

@@ -84,7 +84,7 @@ function drawBusiest(usage) {
     sorted.length ? h('ol', { class: 'busiest' }, sorted.map((line) => h('li', null,
       h('a', { class: 'who', href: `#/incidents?container=${encodeURIComponent(line.resource?.['container.name'] ?? place(line))}`, title: place(line) }, place(line)),
       spark(busy.of(place(line)), `CPU of ${place(line)}`),
-      h('span', { class: 'number' }, `${round(line.value)} CPU`)))) : h('p', { class: 'dim' }, 'None uses the CPU.')];
+      h('span', { class: 'number' }, `${round(line.value)} CPU`)))) : h('p', { class: 'dim' }, usage.length ? 'None uses the CPU.' : 'What they use is known from the second reading on.')];
 }
 
 function drawDelivery(node) {

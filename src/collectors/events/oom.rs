@@ -47,8 +47,8 @@ const PROCESS_COMMAND: Key = Key::new("process.command", "The thread's name (com
 const OOM_CONSTRAINT: Key =
     Key::new("linux.oom.constraint", "What ran out: none (the node), cpuset, memory_policy, memcg, unknown");
 const OOM_CGROUP: Key = Key::new("linux.oom.cgroup.path", "The cgroup whose limit was reached");
-const OOM_USAGE: Key = Key::new("linux.oom.usage", "Bytes charged to that cgroup at the kill");
-const OOM_LIMIT: Key = Key::new("linux.oom.limit", "Its limit in bytes");
+const OOM_USAGE: Key = Key::new("linux.oom.usage", "Bytes charged to that cgroup at the kill").in_unit("By");
+const OOM_LIMIT: Key = Key::new("linux.oom.limit", "Its limit in bytes").in_unit("By");
 const OOM_CPUSET: Key =
     Key::new("linux.oom.cpuset", "The cpuset whose memory ran out: the last part of its cgroup's path");
 const OOM_NODES: Key =
@@ -57,12 +57,13 @@ const OOM_ORDER: Key = Key::new("linux.oom.order", "Order of the allocation that
 const OOM_GFP: Key = Key::new("linux.oom.gfp_mask", "Its gfp flags");
 const OOM_SCORE_ADJ: Key = Key::new("linux.oom.score_adj", "The victim's oom_score_adj");
 const OOM_GROUP: Key = Key::new("linux.oom.group_kill", "memory.oom.group: the whole cgroup was killed");
-const OOM_VICTIM_MEMORY: Key = Key::new("linux.oom.victim.memory", "The victim's memory in bytes, by kind");
-const OOM_MEMORY_STAT: Key = Key::new("linux.oom.memory.stat", "memory.stat of the cgroup, after the kill");
+const OOM_VICTIM_MEMORY: Key =
+    Key::new("linux.oom.victim.memory", "The victim's memory in bytes, by kind").in_unit("By");
+const OOM_MEMORY_STAT: Key =
+    Key::new("linux.oom.memory.stat", "memory.stat of the cgroup, after the kill").in_unit("By");
 const OOM_MEMORY_EVENTS: Key = Key::new("linux.oom.memory.events", "memory.events of the cgroup");
 const OOM_PROCESSES: Key = Key::new("linux.oom.processes", "The cgroup's (or node's) largest processes that are left");
-const OOM_MEMINFO: Key = Key::new("linux.oom.meminfo", "The node's memory in bytes");
-const PROCESS_MEMORY_USAGE: Key = Key::new("process.memory.usage", "Resident bytes");
+const OOM_MEMINFO: Key = Key::new("linux.oom.meminfo", "The node's memory in bytes").in_unit("By");
 
 const BY: &[Key] = &[OOM_CONSTRAINT];
 
@@ -330,7 +331,7 @@ impl Oom {
             [
                 (attr::PROCESS_PID, p.pid.into()),
                 (PROCESS_COMMAND, p.comm.into()),
-                (PROCESS_MEMORY_USAGE, p.rss_bytes.into()),
+                (attr::PROCESS_MEMORY_USAGE, p.rss_bytes.into()),
             ]
         };
         all.into_iter().take(TOP_PROCESSES).map(|p| Value::row(cells(p))).collect()
