@@ -92,6 +92,7 @@ pub mod attr {
         Key::new("linux.stack.kernel_id", "The same for equal kernel stacks, on every node with the same kernel");
     pub const LINUX_STACK_USER_ID: Key =
         Key::new("linux.stack.user_id", "The same for equal user stacks, in every process of the same program");
+    pub const LOG_RECORD_UID: Key = Key::new("log.record.uid", "The event's id: records that share it are one");
     pub const LINUX_DURATION: Key = Key::new("linux.duration", "How long it had lasted, in nanoseconds");
     pub const LINUX_SUPPRESSED: Key =
         Key::new("linux.suppressed", "Events of this kind of this workload that were limited since the last one");

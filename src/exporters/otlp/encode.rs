@@ -7,15 +7,15 @@ use hyper::body::Bytes;
 
 use super::Signal;
 use crate::exporters::node::{Node, Resources};
-use crate::signal::semconv::SCHEMA_URL;
+use crate::signal::semconv::{SCHEMA_URL, attr};
 use crate::signal::{RawEntry, WorkloadKey, raw, wire};
 
 /// One export request of the entries' log records or spans, or of one entry's profiles, and how many there are in it.
 #[must_use]
 pub fn request(signal: Signal, entries: &[RawEntry], resources: &Resources, node: &Node) -> (Bytes, u64) {
     match signal {
-        Signal::Logs => grouped(entries, |e| e.log().into_iter(), resources, node),
-        Signal::Traces => grouped(entries, RawEntry::spans, resources, node),
+        Signal::Logs => grouped(entries, |e| e.log().into_iter(), uid, resources, node),
+        Signal::Traces => grouped(entries, RawEntry::spans, |_, _| (), resources, node),
         Signal::Profiles => {
             let profile = entries.iter().find_map(|e| Some((e, e.profile()?)));
             profile.map_or((Bytes::new(), 0), |(e, p)| (profile_request(e, p, resources, node), profiles_in(p)))
@@ -24,10 +24,18 @@ pub fn request(signal: Signal, entries: &[RawEntry], resources: &Resources, node
     }
 }
 
-/// Requests for logs and traces have the same form: resource, scope and schema around the records.
+/// By its id a receiver finds a record that was delivered twice. Spans have ids of their own.
+fn uid(out: &mut Vec<u8>, entry: &RawEntry) {
+    // Field 6 of `LogRecord` are its attributes.
+    wire::text_attribute(out, 6, attr::LOG_RECORD_UID.name, &entry.id().to_string());
+}
+
+/// Requests for logs and traces have the same form: resource, scope and schema around the records. `more`: writes
+/// fields of a record that it does not have in the store.
 fn grouped<'a, I: Iterator<Item = &'a [u8]>>(
     entries: &'a [RawEntry],
     records: impl Fn(&'a RawEntry) -> I,
+    more: impl Fn(&mut Vec<u8>, &RawEntry),
     resources: &Resources,
     node: &Node,
 ) -> (Bytes, u64) {
@@ -40,7 +48,10 @@ fn grouped<'a, I: Iterator<Item = &'a [u8]>>(
         }
         let out = groups.entry(entry.workload()).or_default().entry(entry.collector()).or_default();
         for record in records {
-            wire::bytes(out, 2, record);
+            wire::nested(out, 2, |out| {
+                out.extend_from_slice(record);
+                more(out, entry);
+            });
             count += 1;
         }
     }
@@ -88,7 +99,6 @@ mod tests {
 
     use crate::signal::entry::{Entry, ResourceAttrs};
     use crate::signal::ids::EventId;
-    use crate::signal::semconv::attr;
     use crate::signal::{Attributes, otlp};
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
     use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfilesServiceRequest;
@@ -141,6 +151,9 @@ mod tests {
         let named = scope.scope.as_ref().unwrap();
         assert_eq!((named.name.as_str(), named.version.as_str()), ("oom", env!("CARGO_PKG_VERSION")));
         assert_eq!(scope.log_records.iter().map(|l| l.event_name.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+        // Sent again, a record has the same id.
+        let uids: Vec<_> = scope.log_records.iter().map(|l| otlp::text(&l.attributes, "log.record.uid")).collect();
+        assert_eq!(uids, [Some("000000000000000000000000"); 2]);
     }
 
     /// A workload takes over where the node is, never what the agent is.

@@ -359,3 +359,39 @@ fn closed() {
     assert!(store.reopen().is_ok());
     assert!(store.events(&Query::default()).unwrap().is_empty());
 }
+
+/// However many tables a store has, what it keeps in memory of each does not grow with what is in the table: as they
+/// are flushed, and as they are found again. All entries and records are there.
+#[test]
+fn tables_cost_no_memory() {
+    use fjall::AbstractTree as _;
+    const EACH: u64 = 2_000;
+    let pinned = |rig: &Rig| {
+        let db = rig.store.inner.db.read().unwrap().clone().unwrap();
+        let segments = db.segments.read().unwrap();
+        let all: Vec<_> = segments.iter().flat_map(|s| [&s.entries, &s.records]).collect();
+        let tables: usize = all.iter().map(|k| k.table_count()).sum();
+        let bytes = |k: &&fjall::Keyspace| k.tree.pinned_filter_size() + k.tree.pinned_block_index_size();
+        (tables, all.iter().map(bytes).sum::<usize>())
+    };
+    let flush = |rig: &Rig| {
+        let db = rig.store.inner.db.read().unwrap().clone().unwrap();
+        let segments = db.segments.read().unwrap();
+        segments.iter().flat_map(|s| [&s.entries, &s.records]).for_each(|k| k.rotate_memtable_and_wait().unwrap());
+    };
+    let rig = Rig::new();
+    for table in 0..4 {
+        let all: Vec<_> = (0..EACH).map(|i| entry(START + table * EACH + i, "x", Some(table * EACH + i))).collect();
+        rig.store.commit(&Commit { entries: all.iter().map(new).collect(), ..Commit::default() }).unwrap();
+        flush(&rig);
+    }
+    let check = |rig: &Rig| {
+        let (tables, bytes) = pinned(rig);
+        // Filters alone would be 2 bytes an entry.
+        assert!(tables >= 2 && bytes <= tables * 1024, "{bytes} bytes of {tables} tables are kept in memory");
+        assert_eq!(rig.ids().len() as u64, 4 * EACH);
+        assert_eq!(rig.ids(), (0..4 * EACH).map(|i| id(START + i)).collect::<Vec<_>>());
+    };
+    check(&rig);
+    check(&rig.reopen(|_| {}).0);
+}
