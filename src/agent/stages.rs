@@ -6,12 +6,13 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
 use super::downstream::{Downstream, incident_settings};
 use super::router::SignalRouter;
 use super::service::Answer;
-use super::threads::{Loops, Stoppable, Worker};
+use super::threads::{END_POLL, Loops, Stoppable, Worker};
 use super::upstream::Upstream;
 use super::{RetainedCaps, deliver, drop_privileges, queries, threads};
 use crate::api::{self, Readiness};
@@ -20,6 +21,7 @@ use crate::collectors::run::Statuses;
 use crate::config::{self, Config, Loaded, Sources};
 use crate::exporters::health::Health;
 use crate::exporters::prometheus::Prometheus;
+use crate::exporters::store::Store;
 use crate::host::{Clock, Host};
 use crate::pipeline::Input;
 use crate::pipeline::log::Log;
@@ -32,6 +34,12 @@ const CAPTURE_END: Duration = Duration::from_secs(3);
 /// For collectors to work off their records and end; one that is stuck is left behind.
 const COLLECTORS_END: Duration = Duration::from_secs(2);
 
+/// For a thread to end, whatever time is left.
+const LEAST_END: Duration = Duration::from_millis(500);
+
+/// For exporters to send what is left, once the store has it, or does not take it.
+const DELIVERY_END: Duration = Duration::from_secs(3);
+
 /// Who must answer for the agent to be alive; the committer need not, as a disk may hang, nor a collector:
 /// the supervisor reports one that is stuck.
 pub(super) const LOOPS: &[&str] = &["pipeline", "supervisor", "tasks"];
@@ -40,6 +48,7 @@ pub(super) const LOOPS: &[&str] = &["pipeline", "supervisor", "tasks"];
 pub(super) struct Stages {
     router: Arc<SignalRouter>,
     log: Log,
+    store: Store,
     health: Health,
     statuses: Arc<Statuses>,
     shared: Shared,
@@ -99,6 +108,7 @@ impl Stages {
         Ok(Stages {
             router: upstream.router,
             log: downstream.log,
+            store: downstream.store,
             health: downstream.health,
             statuses,
             shared: upstream.shared,
@@ -171,9 +181,11 @@ impl Stages {
         workers.filter_map(Worker::ended).chain(self.loops.ended()).collect()
     }
 
-    /// Stops stage by stage, each with what is left in it handed on.
+    /// Stops stage by stage, each with what is left in it handed on. A disk that is slow, or does not answer, gets a part
+    /// of the time: by then the probes are detached, and what is in memory is still delivered.
     pub async fn stop(self, deadline: Instant) {
         let deadline = tokio::time::Instant::from_std(deadline);
+        let store_deadline = deadline.checked_sub(DELIVERY_END).unwrap_or(deadline);
         // Only a second stop could find it set.
         let _ = self.deadline.set(deadline);
         // Captures end with what they have, and are written down like any other.
@@ -182,24 +194,50 @@ impl Stages {
         if tokio::time::timeout(CAPTURE_END, self.router.captures.wait()).await.is_err() {
             tracing::warn!("a capture did not end in time and is lost");
         }
-        let rest = tokio::task::spawn_blocking(move || {
-            self.loops.stop(COLLECTORS_END);
-            for (stop, worker) in self.names.into_iter().chain([self.pipeline, self.committer]) {
-                stop.store(true, Ordering::Relaxed);
-                self.router.workloads.wake();
-                worker.join();
-            }
-        });
-        if tokio::time::timeout_at(deadline, rest).await.is_err() {
-            tracing::error!("the store did not answer in time: what was not saved by now is lost");
+        let loops = self.loops;
+        drop(tokio::time::timeout_at(store_deadline, spawn_blocking(move || loops.stop(COLLECTORS_END))).await);
+        let workloads = self.router.workloads.clone();
+        // Names may wait for whom they are asked of: nobody waits for them.
+        for (stop, _) in &self.names {
+            stop.store(true, Ordering::Relaxed);
+        }
+        workloads.wake();
+        end(self.pipeline, store_deadline, || {}).await;
+        // The last who hold the probes, but for the tasks.
+        drop((self.router, self.shared));
+        end(self.committer, store_deadline, || {}).await;
+        for worker in self.names {
+            end(worker, store_deadline, || workloads.wake()).await;
+        }
+        match self.log.unsaved() {
+            0 => {}
+            n => tracing::error!(entries = n, "the store did not answer in time: what is in memory is not saved"),
         }
         self.stopping.send_replace(true);
         self.tasks.close();
         drop(tokio::time::timeout_at(deadline, self.tasks.wait()).await);
         let left = deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_millis(500));
         let telemetry = self.telemetry;
-        drop(tokio::task::spawn_blocking(move || telemetry.shutdown(left)).await);
+        drop(spawn_blocking(move || telemetry.shutdown(left)).await);
+        // To close it would wait for fjall's threads, which may have much to write: what was accepted is on the disk.
+        std::mem::forget(self.store);
+        tracing::info!("stopped");
     }
+}
+
+/// Asks a thread to end and waits for it until the deadline, or for a moment where that has passed.
+async fn end((stop, worker): Stoppable, deadline: tokio::time::Instant, wake: impl Fn()) {
+    let deadline = deadline.max(tokio::time::Instant::now() + LEAST_END);
+    stop.store(true, Ordering::Relaxed);
+    while worker.ended().is_none() {
+        if tokio::time::Instant::now() >= deadline {
+            tracing::error!("the thread {} did not end in time", worker.name());
+            return;
+        }
+        wake();
+        tokio::time::sleep(END_POLL).await;
+    }
+    worker.join();
 }
 
 /// Runs something that never ends, until the agent stops.

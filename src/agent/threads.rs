@@ -44,6 +44,10 @@ impl Worker {
         self.thread.is_finished().then_some(self.name)
     }
 
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub fn join(self) {
         if self.thread.join().is_err() {
             tracing::error!("the thread {} panicked", self.name);
@@ -96,8 +100,8 @@ pub(super) fn start_names(
     Ok([stoppable("names", |stop| resolver.run(stop))?, stoppable("workloads", publish_changes)?])
 }
 
-/// How often it is looked whether the collectors have ended.
-const END_POLL: Duration = Duration::from_millis(5);
+/// How often it is looked whether a thread has ended.
+pub(super) const END_POLL: Duration = Duration::from_millis(5);
 
 /// The threads that run collectors: one for each, one that reads their records, one that watches them.
 pub(super) struct Loops {

@@ -54,6 +54,8 @@ pub(crate) enum Mood {
     Broken,
     /// Commits hang until the mood changes.
     Hanging,
+    /// Commits take this long.
+    Slow(Duration),
 }
 
 /// A store in memory that can fail.
@@ -64,6 +66,7 @@ pub(crate) struct Fake {
     pub workloads: Mutex<BTreeMap<u64, Arc<ResourceAttrs>>>,
     pub incidents: Mutex<BTreeMap<Vec<u8>, IncidentRecord>>,
     pub cursors: Mutex<BTreeMap<String, EventId>>,
+    pub commits: Mutex<u64>,
 }
 
 impl Fake {
@@ -90,7 +93,11 @@ impl Backing for Fake {
         while *self.mood.lock().unwrap() == Mood::Hanging {
             std::thread::sleep(Duration::from_millis(5));
         }
+        if let Mood::Slow(takes) = self.mood.lock().unwrap().clone() {
+            std::thread::sleep(takes);
+        }
         self.check()?;
+        *self.commits.lock().unwrap() += 1;
         for e in &c.entries {
             self.entries.lock().unwrap().insert(e.id, Arc::new(Entry::decode(&*e.bytes)?));
             if let Some(w) = &e.workload {

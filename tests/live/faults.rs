@@ -131,6 +131,84 @@ fn full_disk_degrades_and_is_reported() {
     });
 }
 
+/// The store's device does 1 MiB/s, and somebody else keeps it busy for a minute: the agent ends in ten seconds as far as
+/// the kernel lets it. By then it no longer listens, its probes are detached, and it has said how it ended; it is gone
+/// when the disk has answered. What it had accepted is there.
+#[test]
+fn a_slow_disk_does_not_delay_the_end() {
+    let _place = place!(Need::Agent);
+    let mut agent = Agent::prepare("");
+    let disk = SlowDisk::at(&agent.store());
+    if !disk.set("1048576") {
+        println!("cannot be throttled here: no cgroup of this kernel limits a device's writes at the root");
+        return;
+    }
+    agent.run();
+    agent.wait_ready();
+    let group = unique("slow");
+    for i in 0..4 {
+        kill_in(&format!("{group}-{i}"));
+    }
+    agent.wait_event(OOM, timeout(30), |e| of_group(e, &group));
+    let accepted = ids(&agent.json(&["events", "--name", OOM]));
+    let filler = agent.store().join("filler");
+    let _busy = Process::start(&format!("exec dd if=/dev/zero of={} bs=1M count=48", filler.display()));
+    kill_in(&format!("{group}-last"));
+    std::thread::sleep(Duration::from_secs(1));
+    let probes = agent.probes();
+    agent.signal("TERM");
+    let asked = std::time::Instant::now();
+    wait_for("the last line of the log, or the end", Duration::from_secs(10), || {
+        (agent.log().contains("stopped") || !agent.is_running()).then_some(())
+    });
+    if agent.is_running() {
+        assert!(agent.try_get("/healthz").is_none(), "it still listens");
+        assert!(probes > 0 && agent.probes() == 0, "{} of {probes} probes are attached", agent.probes());
+    }
+    println!("said so after {:?}, gone: {}", asked.elapsed(), !agent.is_running());
+    assert!(disk.set("0"));
+    if agent.is_running() {
+        agent.wait_end(timeout(20));
+    }
+    let kept = ids(&agent.json(&["events", "--name", OOM]));
+    assert!(kept.is_superset(&accepted), "lost: {:?}\n{}", accepted.difference(&kept), agent.log());
+}
+
+/// A file system in a file, on a device that can be made slow.
+struct SlowDisk {
+    mount: std::path::PathBuf,
+    device: String,
+    _image: tempfile::TempDir,
+}
+
+impl SlowDisk {
+    fn at(mount: &std::path::Path) -> Self {
+        let image = tempfile::tempdir().unwrap();
+        let file = image.path().join("disk");
+        let (file, at) = (file.display(), mount.display());
+        let made = format!(
+            "mkdir -p {at} && truncate -s 256M {file} && mkfs.ext4 -q -F {file} && d=$(losetup -f --show {file}) && mount $d {at} && echo $d"
+        );
+        let (ok, device) = shell(&made);
+        assert!(ok, "{device}");
+        SlowDisk { mount: mount.to_owned(), device: device.trim().to_owned(), _image: image }
+    }
+
+    /// Bytes a second that may be written; 0: no limit.
+    fn set(&self, limit: &str) -> bool {
+        let name = self.device.trim_start_matches("/dev/");
+        let number = fs::read_to_string(format!("/sys/block/{name}/dev")).unwrap();
+        fs::write("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device", format!("{} {limit}", number.trim())).is_ok()
+    }
+}
+
+impl Drop for SlowDisk {
+    fn drop(&mut self) {
+        self.set("0");
+        shell(&format!("umount -l {}; losetup -d {}", self.mount.display(), self.device));
+    }
+}
+
 /// Cgroups come and go faster than they can be read: no error, no crash, and the last is known.
 #[test]
 fn vanishing_cgroups_are_no_error() {

@@ -55,11 +55,14 @@ impl Committer {
             self.wait(stop);
             self.step(stop);
         }
+        // A commit on a slow disk takes seconds: none is begun too late.
         let deadline = Instant::now() + LAST_WORDS;
-        while self.shared.memory().has_work() && self.retry_at.is_none() && Instant::now() < deadline {
+        loop {
             self.commit(stop);
+            if !self.shared.memory().has_work() || self.retry_at.is_some() || Instant::now() >= deadline {
+                return;
+            }
         }
-        self.commit(stop);
     }
 
     /// Until there is something to commit, and then until it has gathered company.

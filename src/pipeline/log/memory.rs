@@ -325,6 +325,11 @@ impl Memory {
         self.failed.clone().or_else(|| slow.map(|d| format!("the disk has not answered for {} s", d.as_secs())))
     }
 
+    /// Entries that the store has not taken.
+    pub fn unsaved(&self) -> usize {
+        self.slots.iter().filter(|s| !s.committed).count()
+    }
+
     pub fn state(&self) -> StoreState {
         StoreState { degraded: self.degraded(), dropped: self.dropped, set_aside: self.set_aside.clone() }
     }

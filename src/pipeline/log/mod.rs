@@ -172,6 +172,12 @@ impl Log {
         all
     }
 
+    /// Entries in memory that the store has not taken.
+    #[must_use]
+    pub fn unsaved(&self) -> usize {
+        self.shared.memory().unsaved()
+    }
+
     /// What the store is doing.
     #[must_use]
     pub fn state(&self) -> StoreState {

@@ -154,6 +154,22 @@ async fn cursors_survive_a_restart() {
     assert!(new.next(10, Duration::from_millis(20)).await.unwrap().is_empty(), "a new exporter gets no history");
 }
 
+/// On a disk that is slow the end does not wait until all is saved: no commit begins when the time is over, and what is
+/// left is told. What was committed is there.
+#[test]
+fn a_slow_store_does_not_delay_the_end() {
+    let mut rig = Rig::new(Arc::default(), MEMORY);
+    rig.fake.set(Mood::Slow(Duration::from_secs(1)));
+    rig.append(6_000, None);
+    let before = *rig.fake.commits.lock().unwrap();
+    rig.finish();
+    let after = *rig.fake.commits.lock().unwrap();
+    assert!(after - before <= 3, "{} commits of a second each, one of them under way", after - before);
+    let saved = rig.fake.ids().len();
+    assert!(saved > 0 && saved < 6_000);
+    assert_eq!(rig.log.unsaved(), 6_000 - saved);
+}
+
 /// A reader that is slower than memory is deep gets the rest from the store, without a gap.
 #[tokio::test]
 async fn falls_back_to_the_store() {

@@ -148,6 +148,13 @@ impl Agent {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// How many probes it has attached: links of BPF programs among its open files.
+    pub fn probes(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fdinfo", self.pid())).into_iter().flatten().flatten();
+        let infos = files.filter_map(|f| fs::read_to_string(f.path()).ok());
+        infos.filter(|i| i.contains("link_type:") || i.contains("prog_tag:")).count()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|c| c.try_wait().unwrap().is_none())
     }
