@@ -27,7 +27,7 @@ use super::state::{Api, stopping};
 use super::tls::{Tls, TlsFiles};
 use super::token::Token;
 use super::write_timeout::WriteTimeout;
-use crate::host::sys;
+use crate::host::{socket, sys};
 
 /// For answers to be finished when the agent stops.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -37,6 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEAD_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
 const SOCKET_MODE: u32 = 0o660;
+/// Another agent on our path accepts within that.
+const ANSWERS: Duration = Duration::from_secs(2);
 
 /// Runs a connection; the agent's, as only it starts tasks.
 pub type Spawn = Arc<dyn Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + Sync>;
@@ -294,7 +296,7 @@ fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
         Err(e) => return Err(e.into()),
         Ok(meta) => {
             anyhow::ensure!(meta.file_type().is_socket(), "the file exists and is no socket; move it away");
-            match std::os::unix::net::UnixStream::connect(path) {
+            match socket::Connection::open(path, ANSWERS) {
                 Ok(_) => anyhow::bail!("another agent answers there; stop it, or choose another path"),
                 Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
                 Err(e) => {

@@ -2,6 +2,7 @@
 //! Who answers a query: the agent over its socket, or, if nobody listens there, the store itself.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::Value as Json;
@@ -9,9 +10,13 @@ use serde_json::Value as Json;
 use super::{Context, Failure, block_on};
 use crate::api::{Client, ClientError, Lines};
 use crate::exporters::store::{Found, Store};
+use crate::host::socket::Connection;
 use crate::pipeline::backing::Stored;
 use crate::signal::ids::EventId;
 use crate::signal::{Query, json};
+
+/// An agent that runs accepts within that.
+const ANSWERS: Duration = Duration::from_secs(5);
 
 /// Where answers come from.
 pub enum Source {
@@ -30,7 +35,7 @@ impl Source {
     /// Finds out who answers, without asking anything yet.
     pub fn find(cx: &Context<'_>) -> Result<Source, Failure> {
         let config = cx.load()?.config;
-        match std::os::unix::net::UnixStream::connect(&config.api.socket) {
+        match Connection::open(&config.api.socket, ANSWERS) {
             Ok(_) => Ok(Source::Agent(Client::unix(&config.api.socket))),
             Err(e) if is_nobody(e.kind()) => Self::store(&config.store.path, &config.api.socket),
             Err(e) => Err(anyhow::Error::from(e)

@@ -10,6 +10,7 @@ pub mod kmsg;
 pub mod node;
 pub mod proc;
 pub mod rtnl;
+pub mod socket;
 pub mod sys;
 
 pub use cgroup::{Cgroups, Mode};

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::host::socket::Connection;
 use crate::host::{Host, read, read_bytes};
 use crate::workload::names::{Kept, Names};
 use crate::workload::path;
@@ -97,9 +97,7 @@ fn data_root(host: &Host) -> PathBuf {
 
 /// One request in HTTP/1.0, so that the answer ends where the connection does. `None`: not known there.
 fn ask(host: &Host, id: &str) -> std::io::Result<Option<Vec<u8>>> {
-    let mut socket = UnixStream::connect(host.root.join("var/run/docker.sock"))?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.set_write_timeout(Some(TIMEOUT))?;
+    let mut socket = Connection::open(&host.root.join("var/run/docker.sock"), TIMEOUT)?;
     let request = format!("GET /containers/{id}/json HTTP/1.0\r\nHost: docker\r\nAccept: application/json\r\n\r\n");
     socket.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
