@@ -117,9 +117,12 @@ impl Known {
         devices.sort();
         devices.dedup();
         let more = if held >= LEFT { "; no helper is started until one does" } else { "" };
-        (held > 0).then(|| {
-            format!("{held} helper processes wait for file systems that do not answer ({}){more}", devices.join(", "))
-        })
+        let devices = devices.join(", ");
+        match held {
+            0 => None,
+            1 => Some(format!("1 helper process waits for a file system that does not answer ({devices})")),
+            _ => Some(format!("{held} helper processes wait for file systems that do not answer ({devices}){more}")),
+        }
     }
 
     fn is_held(&self, left: &Left) -> bool {
