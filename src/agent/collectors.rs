@@ -35,6 +35,8 @@ pub(super) struct Built {
     pub running: Running,
     /// Of a metrics collector.
     pub interval: Duration,
+    /// It has a copy of its own.
+    pub symbols: Symbols,
     pub objects: Vec<Object>,
     pub sources: Vec<Named>,
     /// Rings of shared probes.
@@ -97,17 +99,19 @@ impl Builder<'_> {
         interval: Duration,
         loader: &mut Loader,
     ) -> Result<Built, BuildError> {
+        let symbols = self.symbols.for_collector();
         let around = Around {
             host: &self.host,
             workloads: &self.workloads,
             filters: &self.filters,
             clock: &self.clock,
-            symbols: &self.symbols,
+            symbols: &symbols,
             shared: &self.shared,
         };
         let mut cx = Context::new(around, r.info, loader);
         let running = (r.build)(settings, &mut cx)?;
-        Ok(Built { name: r.info.name, running, interval, objects: cx.objects, sources: cx.sources, rings: cx.rings })
+        let (objects, sources, rings) = (cx.objects, cx.sources, cx.rings);
+        Ok(Built { name: r.info.name, running, interval, symbols, objects, sources, rings })
     }
 
     fn say(&self, own: &SelfMetrics, name: &'static str, state: State, reason: Option<String>) {

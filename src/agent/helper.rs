@@ -4,6 +4,7 @@
 
 mod known;
 mod lane;
+mod late;
 mod session;
 mod start;
 mod strangers;
@@ -15,11 +16,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::helper::messages::{Answer, DEPTH, Query};
-use crate::probe::stacks::{Urgency, UserSymbols};
+use crate::pipeline::metrics::SelfMetrics;
+use crate::probe::stacks::{Named, Urgency, UserSymbols};
 use crate::signal::Frame;
+use crate::signal::ids::StackKey;
 use known::Known;
 use lane::{Lane, Pair};
-use session::{Heard, Session};
+use late::{Late, Waiting};
+use session::{Heard, Open, Session};
 use start::Running;
 
 /// How long a helper that was started while nobody asked waits for its place.
@@ -29,7 +33,9 @@ const PLACE: Duration = Duration::from_secs(1);
 pub(super) struct Helpers {
     events: Lane,
     captures: Lane,
+    late: Late,
     known: Mutex<Known>,
+    own: SelfMetrics,
     start: Start,
     /// A helper that works on one question for so long is ended.
     hangs: Duration,
@@ -37,26 +43,41 @@ pub(super) struct Helpers {
 
 type Start = Box<dyn Fn() -> io::Result<Running> + Send + Sync>;
 
-impl Default for Helpers {
-    fn default() -> Self {
-        Self::starting(Box::new(start::start), Duration::from_secs(2), Duration::from_millis(500))
+/// Why a question has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// A helper works on it.
+    TimedOut,
+    /// No helper was free in time.
+    Busy,
+    /// The helper did, or said nonsense.
+    Ended,
+    /// What it is about has made a helper fail, and is left alone.
+    Refused,
+    NotStarted,
+}
+
+impl Failure {
+    fn name(self) -> &'static str {
+        match self {
+            Failure::TimedOut => "timed_out",
+            Failure::Busy => "busy",
+            Failure::Ended => "ended",
+            Failure::Refused => "refused",
+            Failure::NotStarted => "not_started",
+        }
     }
 }
 
 impl UserSymbols for Helpers {
-    fn frames(&self, pid: u32, addresses: &[u64], urgency: Urgency, until: Instant) -> Option<Vec<Frame>> {
-        let lane = match urgency {
-            Urgency::Event => &self.events,
-            Urgency::Capture => &self.captures,
-        };
-        if until <= Instant::now() {
-            return None;
-        }
+    fn frames(&self, pid: u32, addresses: &[u64], urgency: Urgency, until: Instant) -> Named {
         let query = Query::Frames { pid, addresses: addresses.iter().copied().take(DEPTH).collect() };
-        match self.ask(lane, query, until)? {
-            Answer::Frames { frames, .. } => Some(trusted(frames, addresses)).filter(|f| !f.is_empty()),
-            _ => None,
-        }
+        let asked = match urgency {
+            Urgency::Event => return self.of_event(query, addresses, until),
+            Urgency::Capture if until <= Instant::now() => return Named::Unknown,
+            Urgency::Capture => self.ask(&self.captures, query, until, None),
+        };
+        asked.map_or(Named::Unknown, |answer| named(answer, addresses))
     }
 
     fn trim(&self, quiet: Duration) {
@@ -80,34 +101,74 @@ impl UserSymbols for Helpers {
 }
 
 impl Helpers {
-    fn starting(start: Start, hangs: Duration, dies: Duration) -> Self {
-        let known = Mutex::new(Known::new(dies));
-        Helpers { events: Lane::default(), captures: Lane::default(), known, start, hangs }
+    /// `own`: where it is counted what could not be asked.
+    pub fn new(own: SelfMetrics) -> Self {
+        Self::starting(Box::new(start::start), own, Duration::from_secs(2), Duration::from_millis(500))
+    }
+
+    fn starting(start: Start, own: SelfMetrics, hangs: Duration, dies: Duration) -> Self {
+        let (events, captures, late) = (Lane::default(), Lane::default(), Late::default());
+        Helpers { events, captures, late, known: Mutex::new(Known::new(dies)), own, start, hangs }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(&self, lane: &Lane, query: Query, until: Instant) -> Option<Answer> {
-        let mut pair = lane.take(until)?;
-        self.settle(&mut pair);
-        let devices = self.known().devices(&query.subject())?;
+    /// Asked though its time may be over: names can come later.
+    fn of_event(&self, query: Query, addresses: &[u64], until: Instant) -> Named {
+        let key = self.late.key();
+        match self.ask(&self.events, query.clone(), until, Some(key)) {
+            Ok(answer) => named(answer, addresses),
+            Err(Failure::TimedOut) => Named::Late(key),
+            Err(Failure::Busy) => {
+                let waits = self.late.wait_for(Waiting { key, query, until: Instant::now() + self.hangs });
+                if waits { Named::Late(key) } else { Named::Unknown }
+            }
+            Err(_) => Named::Unknown,
+        }
+    }
+
+    /// `late`: under which the answer is taken when it comes after `until`.
+    fn ask(&self, lane: &Lane, query: Query, until: Instant, late: Option<StackKey>) -> Result<Answer, Failure> {
+        let answer = lane.take(until).ok_or(Failure::Busy).and_then(|mut pair| {
+            self.settle(&mut pair);
+            self.ask_one(&mut pair, query, until, late)
+        });
+        let answer = answer.inspect_err(|why| self.own.helper_failed(why.name()));
+        answer.map(|(_, answer)| answer)
+    }
+
+    /// Asks one of two that are looked after.
+    fn ask_one(
+        &self,
+        pair: &mut Pair,
+        query: Query,
+        until: Instant,
+        late: Option<StackKey>,
+    ) -> Result<(Open, Answer), Failure> {
+        let devices = self.known().devices(&query.subject()).ok_or(Failure::Refused)?;
         // Two that are late are waited for no longer than is asked.
-        let slot = self.free(&mut pair)?;
-        let session = slot.as_mut()?;
+        let slot = self.free(pair).ok_or(Failure::Busy)?;
+        let session = slot.as_mut().ok_or(Failure::NotStarted)?;
         let asked = session.ask(query, devices);
         match if asked { session.hear(until, &self.known) } else { Heard::Failed } {
-            Heard::Answer(answer) => Some(answer),
-            Heard::Late => None,
+            Heard::Answer(open, answer) => Ok((open, answer)),
+            Heard::Late => {
+                session.wait_no_longer(late);
+                if late.is_some() {
+                    self.late.is_open();
+                }
+                Err(Failure::TimedOut)
+            }
             Heard::Failed => {
                 self.failed(slot.take());
-                None
+                Err(Failure::Ended)
             }
         }
     }
 
-    /// A helper that can be asked; started, if there is none.
+    /// A helper that can be asked; started, if there is none. `None`: both are busy.
     fn free<'p>(&self, pair: &'p mut Pair) -> Option<&'p mut Option<Session>> {
         let idle = |s: &Option<Session>| s.as_ref().is_some_and(|s| s.busy_with().is_none());
         if let Some(at) = pair.iter().position(idle) {
@@ -139,7 +200,7 @@ impl Helpers {
         for slot in pair {
             let Some(session) = slot.as_mut().filter(|s| s.busy_with().is_some()) else { continue };
             match session.hear(Instant::now(), &self.known) {
-                Heard::Answer(_) => {}
+                Heard::Answer(open, answer) => self.late.answered(open, answer),
                 Heard::Late if session.hangs(self.hangs) => self.leave(slot.take()),
                 Heard::Late => {}
                 Heard::Failed => self.failed(slot.take()),
@@ -190,6 +251,13 @@ impl Helpers {
         if let Some(session) = session {
             self.known().end(session.running.processes, session.device);
         }
+    }
+}
+
+fn named(answer: Answer, addresses: &[u64]) -> Named {
+    match answer {
+        Answer::Frames { frames, .. } if !frames.is_empty() => Named::Frames(trusted(frames, addresses)),
+        _ => Named::Unknown,
     }
 }
 

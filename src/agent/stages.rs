@@ -54,7 +54,7 @@ pub(super) struct Stages {
     shared: Shared,
     telemetry: Telemetry,
     loops: Loops,
-    names: [Stoppable; 2],
+    names: [Stoppable; 3],
     pipeline: Stoppable,
     committer: Stoppable,
     /// Turns true when the agent stops.
@@ -102,7 +102,7 @@ impl Stages {
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
         tasks.spawn(upstream.housekeeping(&config, &downstream, clock.clone()).run(stop_seen.clone()));
         tasks.spawn(until(stop_seen, upstream.kubernetes.run()));
-        let names = threads::start_names(upstream.resolver, &upstream.workloads, &upstream.router)?;
+        let names = threads::start_names(upstream.resolver, &upstream.workloads, upstream.helpers, &upstream.router)?;
         let loops = Loops::start(upstream.built, &upstream.shared, &upstream.router, &statuses, clock)?;
         tracing::info!(listen = %config.http.listen, store = %config.store.path.display(), "running");
         Ok(Stages {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::collectors::Built;
+use super::helper::Helpers;
 use super::router::SignalRouter;
 use super::{RetainedCaps, drop_privileges};
 use crate::collectors::run::{self, Captures, Command, Inbox, Statuses, Supervisor};
@@ -20,6 +21,7 @@ use crate::host::Clock;
 use crate::pipeline::Input;
 use crate::probe::shared::{Cgroups, OnRecord, Shared};
 use crate::probe::{Object, Reader, Source, Stop};
+use crate::signal::StackNames;
 use crate::workload::{NameResolver, Workloads};
 
 /// What one capture may cost.
@@ -79,12 +81,14 @@ pub(super) fn with_reduced_privileges(
     }
 }
 
-/// Starts name resolution, and publishes each new or renamed workload to the pipeline and the metric state.
+/// Starts name resolution, and publishes each new or renamed workload to the pipeline and the metric state, and
+/// names of stacks that come late to the pipeline.
 pub(super) fn start_names(
     resolver: NameResolver,
     workloads: &Workloads,
+    helpers: Arc<Helpers>,
     router: &SignalRouter,
-) -> anyhow::Result<[Stoppable; 2]> {
+) -> anyhow::Result<[Stoppable; 3]> {
     let (changes, sender, state) = (workloads.changes(), router.sender.clone(), router.state.clone());
     let kernel_filter = router.kernel_filter.clone();
     let publish_changes = move |stop: &AtomicBool| {
@@ -97,7 +101,19 @@ pub(super) fn start_names(
             kernel_filter.judge();
         }
     };
-    Ok([stoppable("names", |stop| resolver.run(stop))?, stoppable("workloads", publish_changes)?])
+    let sender = router.sender.clone();
+    let publish_names = move |stop: &AtomicBool| {
+        helpers.name_late(stop, |late| {
+            if let Some(names) = StackNames::new(late.key, &late.before, &late.named) {
+                sender.send(Input::Names(names));
+            }
+        });
+    };
+    Ok([
+        stoppable("names", |stop| resolver.run(stop))?,
+        stoppable("workloads", publish_changes)?,
+        stoppable("late names", publish_names)?,
+    ])
 }
 
 /// How often it is looked whether a thread has ended.
@@ -131,7 +147,7 @@ impl Loops {
         let mut reading = Reading::of_shared(shared, &router.workloads);
         let (mut inboxes, mut tasks) = (HashMap::new(), Vec::new());
         for b in built {
-            let (inbox, task) = run::task(b.name, b.running, b.interval, &for_tasks);
+            let (inbox, task) = run::task(b.name, b.running, b.interval, b.symbols, &for_tasks);
             reading.add(b.objects, b.sources, b.rings, &inbox);
             inboxes.insert(b.name, inbox);
             tasks.push(task);

@@ -31,6 +31,7 @@ pub(super) struct Upstream {
     pub shared: Shared,
     pub router: Arc<SignalRouter>,
     pub built: Vec<Built>,
+    pub helpers: Arc<Helpers>,
 }
 
 impl Upstream {
@@ -45,7 +46,7 @@ impl Upstream {
         let workloads = Workloads::new(host, clock);
         let kubernetes = Kubernetes::new(&config.workload, env, &workloads);
         let resolver = NameResolver::new(&workloads).with_facts(kubernetes.facts());
-        let helpers = Arc::new(Helpers::default());
+        let helpers = Arc::new(Helpers::new(downstream.own.clone()));
         let resolver = resolver.with_strangers(helpers.clone());
         let mut loader = Loader::new();
         let shared = Shared::load(&mut loader, &features(registrations, config));
@@ -61,7 +62,7 @@ impl Upstream {
             clock: clock.clone(),
             workloads: workloads.clone(),
             filters: filters.clone(),
-            symbols: Symbols::with_user(helpers),
+            symbols: Symbols::with_user(helpers.clone()),
             shared: shared.clone(),
             statuses: statuses.clone(),
             config,
@@ -83,7 +84,7 @@ impl Upstream {
             kernel_filter,
             occurrences: Occurrences::default(),
         });
-        Upstream { workloads, resolver, kubernetes, shared, router, built }
+        Upstream { workloads, resolver, kubernetes, shared, router, built, helpers }
     }
 
     pub fn housekeeping(&self, config: &Config, downstream: &Downstream, clock: Clock) -> Housekeeping {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::signal::StackNames;
 use crate::signal::entry::{Entry, IncidentRecord, ResourceAttrs};
 use crate::signal::ids::EventId;
 
@@ -13,6 +14,8 @@ pub struct Commit {
     pub entries: Vec<NewEntry>,
     /// Records that have changed.
     pub workloads: Vec<Arc<ResourceAttrs>>,
+    /// Names of stacks that came after their entries, to be joined to them at read.
+    pub stacks: Vec<Arc<StackNames>>,
     /// Incidents that have changed: kept as open until they are closed.
     pub incidents: Vec<IncidentRecord>,
     /// Exporters' cursors that have moved.
@@ -30,7 +33,11 @@ pub struct NewEntry {
 impl Commit {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.workloads.is_empty() && self.incidents.is_empty() && self.cursors.is_empty()
+        self.entries.is_empty()
+            && self.workloads.is_empty()
+            && self.stacks.is_empty()
+            && self.incidents.is_empty()
+            && self.cursors.is_empty()
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::signal::entry::IncidentRecord;
 use crate::signal::ids::{EventId, EventIds, TraceId};
-use crate::signal::{CaptureProgress, Change, Event, Stage, Target, Timestamp, Workload, otlp};
+use crate::signal::{CaptureProgress, Change, Event, StackNames, Stage, Target, Timestamp, Workload, otlp};
 use incident::{Identity, Incidents, Moment};
 use limits::{Limits, RateLimit};
 use log::{Append, Log};
@@ -47,6 +47,8 @@ pub enum Input {
     },
     /// Something about a workload has changed.
     Workload(Arc<Workload>),
+    /// Names of a stack, which its event did not wait for.
+    Names(StackNames),
     /// Changed settings.
     Incidents(incident::Settings),
     /// Answers that the pipeline still turns.
@@ -60,7 +62,7 @@ impl Input {
             Input::Event { collector, .. } | Input::Change { collector, .. } | Input::Capture { collector, .. } => {
                 Stage::Collector(collector)
             }
-            Input::Workload(_) | Input::Incidents(_) | Input::Answer(_) => Stage::Exporter("store"),
+            Input::Workload(_) | Input::Names(_) | Input::Incidents(_) | Input::Answer(_) => Stage::Exporter("store"),
         }
     }
 }
@@ -237,6 +239,10 @@ impl Pipeline {
                 // What came before has the older name, which must not come after it.
                 self.append(std::mem::take(out));
                 self.log.renamed(&w);
+            }
+            Input::Names(names) => {
+                self.append(std::mem::take(out));
+                self.log.named(names);
             }
             Input::Incidents(settings) => self.incidents.set(settings),
             Input::Answer(answer) => answer.store(true, Ordering::Relaxed),

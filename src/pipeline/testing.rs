@@ -10,7 +10,9 @@ use prost::Message;
 use super::backing::{Backing, Commit, Expired, NewEntry};
 use crate::signal::entry::{Entry, IncidentRecord, ResourceAttrs};
 use crate::signal::ids::EventId;
-use crate::signal::{Event, EventDef, MetricDef, Panel, Severity, Timestamp, Workload, WorkloadKey, WorkloadKind};
+use crate::signal::{
+    Event, EventDef, MetricDef, Panel, Severity, StackNames, Timestamp, Workload, WorkloadKey, WorkloadKind,
+};
 
 pub(crate) static METRIC: MetricDef = MetricDef::counter("made.up", "{event}", "").shown_as(Panel::None);
 
@@ -65,6 +67,7 @@ pub(crate) struct Fake {
     pub entries: Mutex<BTreeMap<EventId, Arc<Entry>>>,
     pub workloads: Mutex<BTreeMap<u64, Arc<ResourceAttrs>>>,
     pub incidents: Mutex<BTreeMap<Vec<u8>, IncidentRecord>>,
+    pub stacks: Mutex<BTreeMap<u64, Arc<StackNames>>>,
     pub cursors: Mutex<BTreeMap<String, EventId>>,
     pub commits: Mutex<u64>,
 }
@@ -109,6 +112,9 @@ impl Backing for Fake {
         }
         for i in &c.incidents {
             self.incidents.lock().unwrap().insert(i.raw_trace.clone(), i.clone());
+        }
+        for s in &c.stacks {
+            self.stacks.lock().unwrap().insert(s.key().0, s.clone());
         }
         for (name, id) in &c.cursors {
             self.cursors.lock().unwrap().insert(name.clone(), *id);

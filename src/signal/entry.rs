@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 #[cfg(test)]
 use prost::Message;
 
-use super::ids::{EventId, SpanId, TraceId, span_id};
+use super::ids::{EventId, SpanId, StackKey, TraceId, span_id};
 use super::semconv::attr;
 use super::workload::{Workload, WorkloadKey};
 use super::{Event, Timestamp, otlp, wire};
@@ -35,6 +35,9 @@ pub struct Entry {
     /// OTLP `ProfilesData`, encoded, for entries of captures: all profiles of the entry, with one dictionary.
     #[prost(bytes = "vec", optional, tag = "6")]
     pub profile: Option<Vec<u8>>,
+    /// [`StackKey`]s under which names of its stacks may still come, joined at read.
+    #[prost(fixed64, repeated, packed = "false", tag = "7")]
+    pub raw_late: Vec<u64>,
 }
 
 /// An entry in the form that is logged and stored, written part by part; it is read as [`Entry`].
@@ -42,6 +45,8 @@ pub struct Entry {
 pub struct EntryBuf {
     pub id: EventId,
     pub workload: Option<WorkloadKey>,
+    /// Under which names of its stacks may still come.
+    pub late: Vec<StackKey>,
     bytes: Vec<u8>,
 }
 
@@ -56,12 +61,16 @@ impl EntryBuf {
         if let Some(k) = workload {
             wire::fixed64(&mut bytes, 3, k.0);
         }
-        EntryBuf { id, workload, bytes }
+        EntryBuf { id, workload, late: Vec::new(), bytes }
     }
 
     /// The event's log record, of the incident and span in `span`.
     pub fn log(&mut self, e: &Event, span: Option<(TraceId, SpanId)>) {
         otlp::write_log_record(&mut self.bytes, 4, e, Timestamp(self.id.time_ns()), span);
+        for key in e.user_stack.late().into_iter().chain(e.late_stacks.iter().copied()) {
+            wire::fixed64(&mut self.bytes, 7, key.0);
+            self.late.push(key);
+        }
     }
 
     pub fn span(&mut self, span: &Span) {
@@ -88,7 +97,8 @@ impl EntryBuf {
 #[cfg(test)]
 impl From<Entry> for EntryBuf {
     fn from(e: Entry) -> Self {
-        EntryBuf { id: e.id(), workload: e.workload(), bytes: e.encode_to_vec() }
+        let late = e.raw_late.iter().copied().map(StackKey).collect();
+        EntryBuf { id: e.id(), workload: e.workload(), late, bytes: e.encode_to_vec() }
     }
 }
 

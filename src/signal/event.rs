@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ids::StackKey;
 use super::semconv::attr;
 use super::{Attributes, Key, Links, MetricDef, Stack, Timestamp, Value, Workload};
 
@@ -130,6 +131,8 @@ pub struct Event {
     pub attributes: Attributes,
     pub kernel_stack: Stack,
     pub user_stack: Stack,
+    /// Stacks among [`Self::attributes`] of which names may still come ([`Stack::late`]).
+    pub late_stacks: Vec<StackKey>,
     pub related: Vec<Related>,
     /// What applications were doing.
     pub links: Links,
@@ -151,6 +154,7 @@ impl Event {
             attributes: Attributes::new(),
             kernel_stack: Stack::default(),
             user_stack: Stack::default(),
+            late_stacks: Vec::new(),
             related: Vec::new(),
             links: Links::default(),
             suppressed: 0,

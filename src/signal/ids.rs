@@ -21,6 +21,11 @@ pub struct SpanId(pub [u8; 8]);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StackId(pub [u8; 8]);
 
+/// Under which the names of one stack come, after the event that has the stack. No two stacks have one, though
+/// they be equal: a process may run another program by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StackKey(pub u64);
+
 macro_rules! hex_display {
     ($($t:ty),*) => {$(
         impl std::fmt::Display for $t {

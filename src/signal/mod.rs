@@ -11,6 +11,7 @@ pub mod ids;
 pub mod incident;
 pub mod json;
 pub mod key_value;
+pub mod late;
 pub mod link;
 pub mod loss;
 pub mod metric;
@@ -34,6 +35,7 @@ pub use evidence::{Column, Evidence, Profile, ProfileKind, Series, StackSample, 
 pub use growing::{Growing, Total};
 pub use hex::Hex;
 pub use incident::{Capture, CaptureProgress, Change, Target, Trigger};
+pub use late::StackNames;
 pub use link::{Link, Links};
 pub use loss::Stage;
 pub use metric::{Histogram, Instrument, MetricDef, Metrics, Panel, Point};

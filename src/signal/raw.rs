@@ -10,7 +10,7 @@ use std::sync::Arc;
 use prost::{DecodeError, Message as _};
 
 use super::entry::Entry;
-use super::ids::EventId;
+use super::ids::{EventId, StackKey};
 use super::workload::WorkloadKey;
 
 /// Fields of [`Entry`].
@@ -19,6 +19,7 @@ const WORKLOAD: u32 = 3;
 const LOG: u32 = 4;
 const SPANS: u32 = 5;
 const PROFILE: u32 = 6;
+const LATE: u32 = 7;
 
 /// Wire types of protobuf (protobuf.dev, "Encoding").
 const VARINT: u32 = 0;
@@ -89,6 +90,11 @@ impl RawEntry {
     #[must_use]
     pub fn profile(&self) -> Option<&[u8]> {
         self.parts(PROFILE).next()
+    }
+
+    /// Under which names of its stacks may still come.
+    pub fn late(&self) -> impl Iterator<Item = StackKey> {
+        self.parts(LATE).filter_map(|key| Some(StackKey(u64::from_le_bytes(key.try_into().ok()?))))
     }
 
     /// All of it.
@@ -190,6 +196,7 @@ mod tests {
         e.log = log.map(|flags| LogRecord { flags, event_name: collector.clone(), ..Default::default() });
         e.spans = (0..spans).map(|i| Span { name: format!("s{i}"), ..Default::default() }).collect();
         e.profile = (spans == 1).then(|| vec![1; 300]);
+        e.raw_late = vec![7; spans / 2];
         e
     }
 
@@ -203,6 +210,7 @@ mod tests {
             let raw = RawEntry::new(e.id(), e.encode_to_vec().into()).unwrap();
             prop_assert_eq!(raw.collector(), e.collector.as_str());
             prop_assert_eq!((raw.id(), raw.workload()), (e.id(), e.workload()));
+            prop_assert_eq!(raw.late().map(|k| k.0).collect::<Vec<_>>(), e.raw_late.clone());
             prop_assert_eq!(raw.log().map(|l| LogRecord::decode(l).unwrap()), e.log.clone());
             prop_assert_eq!(raw.spans().map(|s| Span::decode(s).unwrap()).collect::<Vec<_>>(), e.spans.clone());
             prop_assert_eq!(raw.profile(), e.profile.as_deref());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::ids::{self, StackId};
+use super::ids::{self, StackId, StackKey};
 
 /// One resolved stack frame, innermost first in a stack.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
@@ -44,12 +44,16 @@ struct Known {
     frames: Vec<Frame>,
     text: String,
     id: StackId,
+    late: Option<StackKey>,
 }
 
 impl StackId {
-    /// By what its frames are, not where they were loaded.
-    fn of(frames: &[Frame]) -> Self {
+    /// By what its frames are, not where they were loaded. Of addresses alone, by the process too.
+    fn of(frames: &[Frame], pid: Option<u32>) -> Self {
         let mut h = Sha256::new();
+        if let Some(pid) = pid {
+            h.update(pid.to_be_bytes());
+        }
         let part = |h: &mut Sha256, text: &Option<Arc<str>>| {
             h.update(text.as_deref().unwrap_or_default());
             // No name holds it: "a", "bc" is not "ab", "c".
@@ -78,10 +82,20 @@ impl Stack {
     pub fn id(&self) -> Option<StackId> {
         self.0.as_ref().map(|known| known.id)
     }
-}
 
-impl From<Vec<Frame>> for Stack {
-    fn from(frames: Vec<Frame>) -> Self {
+    /// Addresses in process `pid`, which nobody has named. `late`: under which names may still come.
+    #[must_use]
+    pub fn unnamed(pid: u32, addresses: &[u64], late: Option<StackKey>) -> Self {
+        Self::new(addresses.iter().map(|a| Frame { address: *a, ..Frame::default() }).collect(), Some(pid), late)
+    }
+
+    /// Under which its names may still come.
+    #[must_use]
+    pub fn late(&self) -> Option<StackKey> {
+        self.0.as_ref().and_then(|known| known.late)
+    }
+
+    fn new(frames: Vec<Frame>, pid: Option<u32>, late: Option<StackKey>) -> Self {
         use std::fmt::Write as _;
         if frames.is_empty() {
             return Stack(None);
@@ -92,8 +106,14 @@ impl From<Vec<Frame>> for Stack {
             // Writing to a String cannot fail.
             let _ = write!(text, "{separator}{frame}");
         }
-        let id = StackId::of(&frames);
-        Stack(Some(Arc::new(Known { frames, text, id })))
+        let id = StackId::of(&frames, pid);
+        Stack(Some(Arc::new(Known { frames, text, id, late })))
+    }
+}
+
+impl From<Vec<Frame>> for Stack {
+    fn from(frames: Vec<Frame>) -> Self {
+        Self::new(frames, None, None)
     }
 }
 
@@ -142,6 +162,9 @@ mod tests {
         // Of what nothing is known only the address is left.
         assert_ne!(id(&[frame(None, None, 0, 1)]), id(&[frame(None, None, 0, 2)]));
         assert_eq!(Stack::default().id(), None);
+        // In another process the same address is another place.
+        assert_eq!(Stack::unnamed(7, &[1], Some(StackKey(5))).id(), Stack::unnamed(7, &[1], None).id());
+        assert_ne!(Stack::unnamed(7, &[1], None).id(), Stack::unnamed(8, &[1], None).id());
     }
 
     /// A frame a line; an empty stack is no text.

@@ -3,10 +3,10 @@
 
 use super::evidence::*;
 use super::{Thread, Timestamp};
-use crate::signal::entry::Entry;
-use crate::signal::ids::{EventId, SpanId, TraceId};
+use crate::signal::entry::{Entry, EntryBuf};
+use crate::signal::ids::{EventId, SpanId, StackKey, TraceId};
 use crate::signal::otlp::{Place, span_at};
-use crate::signal::{Attributes, Frame, Link, Links, profile};
+use crate::signal::{Attributes, Event, EventDef, Frame, Link, Links, Stack, StackNames, WorkloadKey, profile};
 
 /// The stored entry of a capture that has one of each, and a link.
 pub(crate) fn entry() -> Entry {
@@ -52,4 +52,15 @@ pub(crate) fn one_of_each() -> Vec<Evidence> {
         Evidence::Table(table),
         Evidence::Series(series),
     ]
+}
+
+/// An event of process 7 whose stack nobody has named in time, and its name: `main`.
+pub(crate) fn late(id: EventId, def: &'static EventDef, key: u64, w: Option<WorkloadKey>) -> (EntryBuf, StackNames) {
+    let before = Stack::unnamed(7, &[0x10], Some(StackKey(key)));
+    let named: Stack = [Frame { symbol: Some("main".into()), ..Frame::default() }].into_iter().collect();
+    let mut e = Event::new(def, Timestamp(id.time_ns()), None, "it hurts".into());
+    e.user_stack = before.clone();
+    let mut entry = EntryBuf::new(id, "test", w);
+    entry.log(&e, Some((TraceId([4; 16]), SpanId([4; 8]))));
+    (entry, StackNames::new(StackKey(key), &before, &named).unwrap())
 }

@@ -8,6 +8,7 @@ use super::known::Known;
 use super::start::Running;
 use crate::helper::messages::{Answer, Ask, DEPTH, Devices, Query, Subject};
 use crate::helper::wire::LARGEST;
+use crate::signal::ids::StackKey;
 
 /// A helper that runs.
 pub(super) struct Session {
@@ -23,15 +24,18 @@ pub(super) struct Session {
 
 /// A question that is not answered yet.
 #[derive(Debug)]
-struct Open {
+pub(super) struct Open {
     id: u64,
+    pub query: Query,
     about: Subject,
     since: Instant,
+    /// Of a stack whose event waits no longer.
+    pub late: Option<StackKey>,
 }
 
 /// What came of a wait for an answer.
 pub(super) enum Heard {
-    Answer(Answer),
+    Answer(Open, Answer),
     Late,
     /// It has ended, or said nonsense.
     Failed,
@@ -57,11 +61,25 @@ impl Session {
         self.next > 1 && self.open.is_none() && self.used.elapsed() >= quiet
     }
 
+    /// Whether its question is of a stack whose event waits no longer.
+    pub fn is_late(&self) -> bool {
+        self.open.as_ref().is_some_and(|o| o.late.is_some())
+    }
+
+    /// The event of the question waits no longer.
+    pub fn wait_no_longer(&mut self, key: Option<StackKey>) {
+        if let Some(open) = &mut self.open {
+            open.late = key;
+        }
+    }
+
     pub fn ask(&mut self, query: Query, devices: Devices) -> bool {
         let (id, since) = (self.next, Instant::now());
         (self.next, self.device, self.used) = (id + 1, 0, since);
-        self.open = Some(Open { id, about: query.subject(), since });
-        self.running.asks.send(&Ask { id, devices, query }.encode()).is_ok()
+        let ask = Ask { id, devices, query };
+        let sent = self.running.asks.send(&ask.encode()).is_ok();
+        self.open = Some(Open { id, about: ask.query.subject(), query: ask.query, since, late: None });
+        sent
     }
 
     pub fn hear(&mut self, until: Instant, known: &Mutex<Known>) -> Heard {
@@ -77,14 +95,12 @@ impl Session {
             }
             match answer {
                 Some(Answer::Touches(device)) => self.device = device,
-                Some(answer @ (Answer::Frames { id, .. } | Answer::Facts { id, .. }))
-                    if self.open.as_ref().is_some_and(|o| o.id == id) =>
-                {
-                    self.open = None;
+                Some(answer @ (Answer::Frames { id, .. } | Answer::Facts { id, .. })) => {
+                    let Some(open) = self.open.take_if(|o| o.id == id) else { return Heard::Failed };
                     known.lock().unwrap_or_else(PoisonError::into_inner).works = true;
-                    return Heard::Answer(answer);
+                    return Heard::Answer(open, answer);
                 }
-                _ => return Heard::Failed,
+                None => return Heard::Failed,
             }
         }
         Heard::Failed

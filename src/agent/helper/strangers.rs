@@ -18,7 +18,7 @@ const WAIT: Duration = Duration::from_secs(2);
 
 impl Helpers {
     fn facts<T: DeserializeOwned>(&self, query: Query) -> Option<T> {
-        match self.ask(&self.captures, query, Instant::now() + WAIT)? {
+        match self.ask(&self.captures, query, Instant::now() + WAIT, None).ok()? {
             Answer::Facts { json, .. } => serde_json::from_slice::<Option<T>>(&json).ok()?,
             _ => None,
         }

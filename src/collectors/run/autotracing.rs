@@ -148,7 +148,7 @@ impl Work for Watching {
         }
     }
 
-    fn on_record(&mut self, _ring: usize, _bytes: &[u8]) {
+    fn on_record(&mut self, _ring: usize, _bytes: &[u8], _read: Instant) {
         // Records of a tracer's own object have no taker.
         self.slot.sink.dropped(self.slot.name, "not_read", 1);
     }

@@ -11,6 +11,7 @@ use super::{Limited, Shared};
 use crate::collectors::Events;
 use crate::collectors::registry::RunningEvents;
 use crate::host::Clock;
+use crate::probe::stacks::Symbols;
 use crate::probe::{Said, head};
 
 /// Records waiting for their collector.
@@ -23,15 +24,23 @@ struct Listening {
     due: Option<Instant>,
     clock: Clock,
     out: Events,
+    symbols: Symbols,
     said: Said,
 }
 
-pub(super) fn task(name: &'static str, collector: Box<dyn RunningEvents>, shared: &Shared) -> (Inbox, Task) {
+/// `symbols`: what the collector was built with.
+pub(super) fn task(
+    name: &'static str,
+    collector: Box<dyn RunningEvents>,
+    symbols: Symbols,
+    shared: &Shared,
+) -> (Inbox, Task) {
     let slot = Slot::new(name, collector, LIMIT, shared);
     let progress = slot.progress.clone();
     let (inbox, outbox) = inbox(name, QUEUE, shared.sink.clone());
     let due = slot.collector.period().map(|p| Instant::now() + p);
-    let work = Listening { slot, due, clock: shared.clock.clone(), out: Events::default(), said: Said::default() };
+    let (clock, out, said) = (shared.clock.clone(), Events::default(), Said::default());
+    let work = Listening { slot, due, clock, out, symbols, said };
     (inbox, Task::new(name, progress, work, outbox))
 }
 
@@ -57,6 +66,7 @@ impl Work for Listening {
     fn on_time(&mut self) {
         if self.slot.may_run() {
             let (now, out) = (self.clock.now(), &mut self.out);
+            self.symbols.begin_event(Instant::now());
             self.slot.run(|c| c.tick(now, out));
             self.hand_on(Limited::default());
             if !self.out.metrics.points().is_empty() {
@@ -67,8 +77,9 @@ impl Work for Listening {
         self.due = self.next_tick();
     }
 
-    fn on_record(&mut self, ring: usize, bytes: &[u8]) {
+    fn on_record(&mut self, ring: usize, bytes: &[u8], read: Instant) {
         let out = &mut self.out;
+        self.symbols.begin_event(read);
         if self.slot.run(|c| c.on_record(ring, bytes, out)).is_none() {
             self.slot.sink.dropped(self.slot.name, "collector_failed", 1);
         }

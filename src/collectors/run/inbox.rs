@@ -4,7 +4,7 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::CollectorSink;
 
@@ -19,8 +19,8 @@ pub(crate) enum Command {
 
 #[derive(Debug)]
 pub(super) enum Message {
-    /// A record of ring `ring` of the collector's object, or of a source.
-    Record { ring: usize, bytes: Box<[u8]> },
+    /// A record of ring `ring` of the collector's object, or of a source, and when it was read.
+    Record { ring: usize, bytes: Box<[u8]>, read: Instant },
     /// There is a command.
     Wake,
 }
@@ -55,9 +55,9 @@ impl Inbox {
         self.collector
     }
 
-    /// Never blocks: the ring must be drained. A full queue is a counted loss.
+    /// A record that is read now. Never blocks: the ring must be drained. A full queue is a counted loss.
     pub fn record(&self, ring: usize, bytes: &[u8]) {
-        let sent = self.messages.try_send(Message::Record { ring, bytes: bytes.into() });
+        let sent = self.messages.try_send(Message::Record { ring, bytes: bytes.into(), read: Instant::now() });
         if matches!(sent, Err(TrySendError::Full(_))) {
             self.sink.dropped(self.collector, "queue_full", 1);
         }

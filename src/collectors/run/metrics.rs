@@ -51,7 +51,7 @@ impl Work for Collecting {
         self.out.drain();
     }
 
-    fn on_record(&mut self, _ring: usize, _bytes: &[u8]) {
+    fn on_record(&mut self, _ring: usize, _bytes: &[u8], _read: Instant) {
         // A metrics collector takes no records: those of its object are lost.
         self.slot.sink.dropped(self.slot.name, "not_read", 1);
     }

@@ -26,6 +26,7 @@ use super::registry::Running;
 use super::{Kind, Limits};
 use crate::host::Clock;
 use crate::probe::LimitKey;
+use crate::probe::stacks::Symbols;
 use crate::signal::{CaptureProgress, Change, Event, Metrics};
 
 pub(crate) use autotracing::Captures;
@@ -73,11 +74,17 @@ pub(crate) struct Shared {
     pub limits: Limits,
 }
 
-/// A collector's task and the entrance to it. `interval`: of a metrics collector.
-pub(crate) fn task(name: &'static str, running: Running, interval: Duration, shared: &Shared) -> (Inbox, Task) {
+/// A collector's task and the entrance to it. `interval`: of a metrics collector; `symbols`: with which it was built.
+pub(crate) fn task(
+    name: &'static str,
+    running: Running,
+    interval: Duration,
+    symbols: Symbols,
+    shared: &Shared,
+) -> (Inbox, Task) {
     match running {
         Running::Metrics(c) => metrics::task(name, c, interval, shared),
-        Running::Events(c) => events::task(name, c, shared),
+        Running::Events(c) => events::task(name, c, symbols, shared),
         Running::Autotracing(c) => autotracing::task(name, c, shared),
     }
 }

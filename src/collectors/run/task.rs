@@ -15,7 +15,8 @@ pub(super) trait Work: Send {
     /// When [`Self::on_time`] is due; `None`: only records matter.
     fn due(&self) -> Option<Instant>;
     fn on_time(&mut self);
-    fn on_record(&mut self, ring: usize, bytes: &[u8]);
+    /// `read`: when the record was read.
+    fn on_record(&mut self, ring: usize, bytes: &[u8], read: Instant);
     fn reload(&mut self, settings: &toml::Table);
 }
 
@@ -38,7 +39,7 @@ impl Task {
         loop {
             let wait = self.work.due().map_or(IDLE_WAIT, |at| at.saturating_duration_since(Instant::now()));
             match self.outbox.wait(wait) {
-                Ok(Some(Message::Record { ring, bytes })) => self.work.on_record(ring, &bytes),
+                Ok(Some(Message::Record { ring, bytes, read })) => self.work.on_record(ring, &bytes, read),
                 Ok(Some(Message::Wake) | None) => {}
                 Err(()) => return,
             }
@@ -57,8 +58,8 @@ impl Task {
 
     fn drain(&mut self) {
         while let Some(message) = self.outbox.next() {
-            if let Message::Record { ring, bytes } = message {
-                self.work.on_record(ring, &bytes);
+            if let Message::Record { ring, bytes, read } = message {
+                self.work.on_record(ring, &bytes, read);
             }
         }
     }

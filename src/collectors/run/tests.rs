@@ -163,7 +163,7 @@ impl Rig {
                 reloads: Arc::clone(&reloads),
                 panics: *panics,
             };
-            let (inbox, task) = task(name, make(fake), Duration::from_millis(5), &shared);
+            let (inbox, task) = task(name, make(fake), Duration::from_millis(5), Symbols::new(), &shared);
             tasks.push(task);
             parts.push((*name, inbox, blocked.then_some(tx), calls, reloads));
         }

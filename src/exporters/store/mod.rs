@@ -6,6 +6,7 @@
 //! One process at a time may have it open; one thread, the log's committer, writes.
 
 mod journal;
+mod names;
 mod open;
 mod read;
 mod segments;
@@ -25,9 +26,9 @@ pub use read::{Found, StoredIncident};
 use crate::pipeline::backing::{Backing, Commit, Expired, NewEntry};
 use crate::signal::WorkloadKey;
 use crate::signal::entry::ResourceAttrs;
-use crate::signal::ids::EventId;
+use crate::signal::ids::{EventId, StackKey};
 use open::Db;
-use segments::{INCIDENT, Segment, WORKLOAD};
+use segments::{INCIDENT, STACK, Segment, WORKLOAD};
 
 /// How long an agent waits for another process to let go of the store.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -230,6 +231,12 @@ impl Store {
                 }
             }
         }
+        // In the segment of their entry, or the next: they are there no shorter than it.
+        if let Some(newest) = segments.last() {
+            for s in &c.stacks {
+                batch.insert(&newest.records, stack_key(s.key()), s.encode_to_vec());
+            }
+        }
         drop(segments);
         for i in &c.incidents {
             let key = [OPEN_INCIDENT, &i.raw_trace].concat();
@@ -323,6 +330,10 @@ fn record_key(kind: u8, key: &[u8]) -> Vec<u8> {
 
 fn workload_key(key: WorkloadKey) -> Vec<u8> {
     record_key(WORKLOAD, &key.0.to_be_bytes())
+}
+
+fn stack_key(key: StackKey) -> Vec<u8> {
+    record_key(STACK, &key.0.to_be_bytes())
 }
 
 /// A record that still waits for names never replaces one from before a restart.

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Questions to the store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError};
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use prost::Message;
 
+use super::names::{Names, decode};
 use super::open::Db;
 use super::segments::FORGOTTEN;
 use super::segments::{INCIDENT, Segment};
-use super::{CURSOR, NODE_KEY, OPEN_INCIDENT, Store, StoreError, workload_key};
+use super::{CURSOR, NODE_KEY, OPEN_INCIDENT, Store, StoreError};
 use crate::pipeline::backing::{NewEntry, Stored};
 use crate::signal::entry::{Entry, IncidentRecord, ResourceAttrs};
 use crate::signal::ids::{EventId, TraceId};
-use crate::signal::{Query, RawEntry, Severity, Timestamp, WorkloadKey};
+use crate::signal::{Query, RawEntry, Severity, Timestamp};
 
 /// Events are stored when they arrive, which is after they happened, but clocks are stepped.
 const CLOCK_SLACK_NS: u64 = 60_000_000_000;
@@ -40,35 +41,6 @@ pub enum Found {
     Incident(StoredIncident),
     /// Ids that begin so, the first few of them.
     Ambiguous(Vec<String>),
-}
-
-/// Workload records, read once for one question.
-struct Names<'a> {
-    segments: &'a [Arc<Segment>],
-    known: HashMap<WorkloadKey, Option<Arc<ResourceAttrs>>>,
-}
-
-impl Names<'_> {
-    /// What the newest segment knows.
-    fn of(&mut self, store: &Store, key: Option<WorkloadKey>) -> Result<Option<Arc<ResourceAttrs>>, StoreError> {
-        let Some(key) = key else { return Ok(None) };
-        if let Some(known) = self.known.get(&key) {
-            return Ok(known.clone());
-        }
-        let mut found = None;
-        for s in self.segments.iter().rev() {
-            if let Some(v) = s.records.get(workload_key(key)).map_err(|e| store.failed(&e))? {
-                found = Some(Arc::new(decode(store, &v)?));
-                break;
-            }
-        }
-        self.known.insert(key, found.clone());
-        Ok(found)
-    }
-}
-
-fn decode<M: Message + Default>(store: &Store, bytes: &[u8]) -> Result<M, StoreError> {
-    M::decode(bytes).map_err(|source| StoreError::Decode { path: store.inner.settings.path.clone(), source })
 }
 
 /// The keys that a question can be about.
@@ -116,7 +88,7 @@ impl Store {
     pub fn events_among(&self, q: &Query) -> Result<(Vec<Stored>, u64), StoreError> {
         let db = self.db()?;
         let segments = segments_of(&db);
-        let mut names = Names { segments: &segments, known: HashMap::new() };
+        let mut names = Names::new(&segments);
         let (mut out, mut looked) = (Vec::new(), 0);
         let limit = q.limit.unwrap_or(usize::MAX);
         let newest_first = q.after.is_none();
@@ -133,7 +105,7 @@ impl Store {
                     break 'all;
                 }
                 looked += 1;
-                let entry: Entry = decode(self, &item.value().map_err(|e| self.failed(&e))?)?;
+                let entry = names.entry(self, &item.value().map_err(|e| self.failed(&e))?)?;
                 if let Some(stored) = self.matching(q, entry, &mut names)? {
                     out.push(stored);
                 }
@@ -160,7 +132,7 @@ impl Store {
     pub fn incidents(&self, q: &Query) -> Result<Vec<StoredIncident>, StoreError> {
         let db = self.db()?;
         let segments = segments_of(&db);
-        let mut names = Names { segments: &segments, known: HashMap::new() };
+        let mut names = Names::new(&segments);
         let mut found = BTreeMap::new();
         self.each_incident(&db, &segments, |i| {
             let wanted = q.wants_time(Timestamp(i.start))
@@ -224,14 +196,14 @@ impl Store {
         }
         let db = self.db()?;
         let segments = segments_of(&db);
-        let mut names = Names { segments: &segments, known: HashMap::new() };
+        let mut names = Names::new(&segments);
         let mut incidents = Vec::new();
         self.each_incident(&db, &segments, |i| {
             if i.trace().to_string().starts_with(&prefix) {
                 incidents.push(i);
             }
         })?;
-        let events = self.events_with_prefix(&segments, &prefix)?;
+        let events = self.events_with_prefix(&names, &prefix)?;
         match (events.as_slice(), incidents.as_slice()) {
             ([], []) => Ok(Found::Nothing),
             ([entry], []) => {
@@ -250,7 +222,7 @@ impl Store {
         }
     }
 
-    fn events_with_prefix(&self, segments: &[Arc<Segment>], prefix: &str) -> Result<Vec<Arc<Entry>>, StoreError> {
+    fn events_with_prefix(&self, names: &Names<'_>, prefix: &str) -> Result<Vec<Arc<Entry>>, StoreError> {
         if prefix.len() > 24 {
             return Ok(Vec::new());
         }
@@ -258,8 +230,8 @@ impl Store {
         let high = EventId::parse(&format!("{prefix:f<24}"));
         let (Some(low), Some(high)) = (low, high) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
-        for item in segments.iter().flat_map(|s| s.entries.range(low.0..=high.0)) {
-            found.push(Arc::new(decode(self, &item.value().map_err(|e| self.failed(&e))?)?));
+        for item in names.segments.iter().flat_map(|s| s.entries.range(low.0..=high.0)) {
+            found.push(Arc::new(names.entry(self, &item.value().map_err(|e| self.failed(&e))?)?));
             if found.len() > CANDIDATES {
                 break;
             }
@@ -274,7 +246,7 @@ impl Store {
     pub fn incident_entries(&self, i: &IncidentRecord) -> Result<Vec<Stored>, StoreError> {
         let db = self.db()?;
         let segments = segments_of(&db);
-        let mut names = Names { segments: &segments, known: HashMap::new() };
+        let mut names = Names::new(&segments);
         let trace: TraceId = i.trace();
         let mut out = Vec::new();
         // Captures may end after the incident was closed.
@@ -282,7 +254,7 @@ impl Store {
         let end = i.last().time_ns().saturating_add(ARRIVAL_NS);
         last[..8].copy_from_slice(&end.to_be_bytes());
         for item in segments.iter().flat_map(|s| s.entries.range(i.opening().0..=last)) {
-            let entry: Entry = decode(self, &item.value().map_err(|e| self.failed(&e))?)?;
+            let entry = names.entry(self, &item.value().map_err(|e| self.failed(&e))?)?;
             if entry.trace() == Some(trace) {
                 let workload = names.of(self, entry.workload())?;
                 out.push(Stored { entry: Arc::new(entry), workload });
@@ -300,14 +272,14 @@ impl Store {
         encoded.map(|e| Ok(Stored { entry: Arc::new(decode(self, &e.bytes)?), workload: e.workload })).collect()
     }
 
-    /// As [`Store::entries_after`], as they lie there.
+    /// As [`Store::entries_after`], encoded.
     ///
     /// # Errors
     /// Closed, or what could not be read.
     pub fn encoded_after(&self, id: EventId, max: usize, max_bytes: usize) -> Result<Vec<NewEntry>, StoreError> {
         let db = self.db()?;
         let segments = segments_of(&db);
-        let mut names = Names { segments: &segments, known: HashMap::new() };
+        let mut names = Names::new(&segments);
         let range = (Bound::Excluded(id.0), Bound::Unbounded);
         let mut out = Vec::new();
         let mut bytes = 0;
@@ -318,9 +290,15 @@ impl Store {
             let (key, value) = item.into_inner().map_err(|e| self.failed(&e))?;
             bytes += value.len();
             let Ok(id) = <[u8; 12]>::try_from(key.as_ref()).map(EventId) else { continue };
-            let value: Arc<[u8]> = (*value).into();
+            let mut value: Arc<[u8]> = (*value).into();
             // Damage is reported by the decoder of the entry.
-            let of = RawEntry::new(id, value.clone()).ok().and_then(|e| e.workload());
+            let raw = RawEntry::new(id, value.clone()).ok();
+            if raw.as_ref().is_some_and(|e| e.late().next().is_some())
+                && let Ok(joined) = names.entry(self, &value)
+            {
+                value = joined.encode_to_vec().into();
+            }
+            let of = raw.and_then(|e| e.workload());
             out.push(NewEntry { id, bytes: value, workload: names.of(self, of)? });
         }
         Ok(out)

@@ -23,6 +23,7 @@ const MEMTABLE: u64 = 2 * 1024 * 1024;
 /// Prefixes of keys in [`Segment::records`].
 pub(super) const WORKLOAD: u8 = b'w';
 pub(super) const INCIDENT: u8 = b'i';
+pub(super) const STACK: u8 = b's';
 
 /// Key of the id of the newest entry that age or size took.
 pub(super) const FORGOTTEN: &[u8] = b"forgotten";
@@ -59,7 +60,8 @@ pub(super) struct Segment {
     pub start_ns: u64,
     /// Event id → [`Entry`](crate::signal::entry::Entry).
     pub entries: Keyspace,
-    /// `w` and workload key → `ResourceAttrs`; `i` and opening id → `IncidentRecord`, once closed.
+    /// `w` and workload key → `ResourceAttrs`; `i` and opening id → `IncidentRecord`, once closed; `s` and stack
+    /// key → `StackNames` that came late.
     pub records: Keyspace,
     /// Workloads whose record this process has put here.
     pub known: Mutex<HashSet<WorkloadKey>>,

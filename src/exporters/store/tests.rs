@@ -5,10 +5,10 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
 use super::*;
 use crate::pipeline::backing::NewEntry;
-use crate::pipeline::testing::workload;
+use crate::pipeline::testing::{DEF, workload};
 use crate::signal::entry::{Entry, IncidentRecord};
 use crate::signal::ids::TraceId;
-use crate::signal::{Query, Timestamp};
+use crate::signal::{Query, Timestamp, otlp};
 
 const S: u64 = 1_000_000_000;
 const DAY: u64 = 86_400 * S;
@@ -186,6 +186,32 @@ fn late_names() {
     let second = NewEntry { workload: Some(unnamed), ..new(&entry(START + 1, "a", Some(1))) };
     rig.store.commit(&Commit { entries: vec![second], ..Commit::default() }).unwrap();
     assert_eq!(name(&rig), "box1");
+}
+
+/// Names of a stack that came after its entry are there however the entry is read, also from a later segment and
+/// after a restart; another entry of the same addresses stays as it is.
+#[test]
+fn late_names_are_joined_at_read() {
+    let rig = Rig::new();
+    let commit = |ns, key| {
+        let (entry, names) = crate::signal::testing::late(id(ns), &DEF, key, None);
+        let entry = NewEntry { id: entry.id, bytes: entry.encoded().into(), workload: None };
+        rig.store.commit(&Commit { entries: vec![entry], ..Commit::default() }).unwrap();
+        names
+    };
+    let names = commit(START, 1);
+    commit(START + S, 2);
+    rig.put(START + DAY, "a", None);
+    rig.store.commit(&Commit { stacks: vec![Arc::new(names)], ..Commit::default() }).unwrap();
+    let (rig, _) = rig.reopen(|_| {});
+    let stack = |e: &Entry| otlp::text(&e.log.as_ref().unwrap().attributes, "linux.stack.user").map(str::to_owned);
+    let all: Vec<_> = rig.store.events(&Query::default()).unwrap().iter().map(|s| stack(&s.entry)).collect();
+    assert_eq!(all, [Some("main+0x0".into()), Some("0x10".into()), None]);
+    let sent = rig.store.entries_after(EventId([0; 12]), usize::MAX, usize::MAX).unwrap();
+    assert_eq!(sent.iter().map(|s| stack(&s.entry)).collect::<Vec<_>>(), all);
+    let Found::Event(found) = rig.store.find(&id(START).to_string()).unwrap() else { panic!("found") };
+    let incident = rig.store.incident_entries(&incident(4, START)).unwrap();
+    assert_eq!((stack(&found.entry), stack(&incident[0].entry)), (all[0].clone(), all[0].clone()));
 }
 
 /// Segments roll at midnight UTC; those older than the limit go as a whole, and what an exporter

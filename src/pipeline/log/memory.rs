@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::late::{Late, joined};
 use super::{SLOW_COMMIT, StoreState};
 use crate::pipeline::backing::{Commit, NewEntry};
-use crate::signal::entry::{IncidentRecord, ResourceAttrs};
-use crate::signal::ids::EventId;
-use crate::signal::{Workload, WorkloadKey};
+use crate::signal::entry::{EntryBuf, IncidentRecord, ResourceAttrs};
+use crate::signal::ids::{EventId, StackKey};
+use crate::signal::{StackNames, Workload, WorkloadKey};
 
-/// Entries of a workload whose names are still being looked up wait so long for them.
+/// Entries of a workload or with a stack whose names are still being looked up wait so long for them.
 pub(super) const HOLD: Duration = Duration::from_secs(2);
 /// A commit's size; one more entry may go over.
 const COMMIT_BYTES: usize = 1024 * 1024;
@@ -25,6 +26,8 @@ pub(super) struct Slot {
     pub at: Instant,
     pub bytes: Arc<[u8]>,
     pub workload: Option<WorkloadKey>,
+    /// Under which names of its stacks may still come.
+    late: Vec<StackKey>,
     committed: bool,
 }
 
@@ -62,6 +65,9 @@ pub(super) struct Memory {
     committed: EventId,
     workloads: HashMap<WorkloadKey, Known>,
     renamed: HashMap<WorkloadKey, Arc<ResourceAttrs>>,
+    late: Late,
+    /// Names of stacks whose entries are in the store, or about to be.
+    named: Vec<Arc<StackNames>>,
     pub incidents: BTreeMap<Vec<u8>, IncidentRecord>,
     pub cursors: HashMap<String, Cursor>,
     /// Where a reader without a cursor begins.
@@ -85,6 +91,8 @@ impl Memory {
             committed: start,
             workloads: HashMap::new(),
             renamed: HashMap::new(),
+            late: Late::default(),
+            named: Vec::new(),
             incidents: BTreeMap::new(),
             cursors: HashMap::new(),
             start,
@@ -123,14 +131,42 @@ impl Memory {
         self.workloads.get(&key).map(|k| k.attrs.clone())
     }
 
-    pub fn push(&mut self, id: EventId, workload: Option<WorkloadKey>, bytes: Arc<[u8]>) {
+    /// `bytes`: the encoded entry.
+    pub fn push(&mut self, entry: &EntryBuf, bytes: Arc<[u8]>) {
+        let (bytes, late) = self.late.entry(&entry.late, bytes);
         let size = bytes.len();
         self.bytes += size + SLOT_BYTES;
-        self.slots.push_back(Slot { id, at: Instant::now(), bytes, workload, committed: false });
+        let (id, workload) = (entry.id, entry.workload);
+        self.slots.push_back(Slot { id, at: Instant::now(), bytes, workload, late, committed: false });
         for c in self.cursors.values_mut() {
             c.events += 1;
             c.bytes += size as u64;
         }
+    }
+
+    /// Joins names to their entry, here and in the store; keeps those whose entry has not come yet.
+    pub fn named(&mut self, names: Arc<StackNames>) -> bool {
+        if !self.late.has_entry(&names) {
+            return false;
+        }
+        let under_way = self.in_flight.map_or(self.committed, |(last, _)| last);
+        // One that is gone from here is there, unless the store takes nothing.
+        let mut in_store = self.failed.is_none();
+        if let Some(slot) = self.slots.iter_mut().rev().find(|s| s.late.contains(&names.key())) {
+            slot.late.retain(|k| *k != names.key());
+            let (id, before) = (slot.id, slot.bytes.len());
+            slot.bytes = joined(&slot.bytes, &names);
+            in_store = id <= under_way;
+            let after = slot.bytes.len();
+            self.bytes = self.bytes + after - before;
+            for c in self.cursors.values_mut().filter(|c| c.id < id) {
+                c.bytes = (c.bytes + after as u64).saturating_sub(before as u64);
+            }
+        }
+        if in_store {
+            self.named.push(names);
+        }
+        true
     }
 
     /// Makes room, oldest first. Returns how many went unsaved.
@@ -196,10 +232,10 @@ impl Memory {
         After::Here(self.slots.range(from..).take_while(move |s| s.committed || degraded))
     }
 
-    /// Whether the entry has to wait for its workload's names.
+    /// Whether the entry has to wait for names of its workload or stacks.
     pub fn held_until(&self, s: &Slot) -> Option<Instant> {
-        let pending = s.workload.and_then(|k| self.workloads.get(&k)).is_some_and(|k| k.workload.pending);
-        (pending && s.at.elapsed() < HOLD).then(|| s.at + HOLD)
+        let of_workload = s.workload.and_then(|k| self.workloads.get(&k)).is_some_and(|k| k.workload.pending);
+        ((of_workload || !s.late.is_empty()) && s.at.elapsed() < HOLD).then(|| s.at + HOLD)
     }
 
     pub fn has_after(&self, id: EventId) -> bool {
@@ -212,7 +248,8 @@ impl Memory {
             c.id = id;
             c.dirty = true;
             c.events = c.events.saturating_sub(events);
-            c.bytes = c.bytes.saturating_sub(bytes);
+            // Names may have come since the batch was made, and made its entries larger.
+            c.bytes = if c.events == 0 { 0 } else { c.bytes.saturating_sub(bytes) };
         }
         self.trim();
     }
@@ -243,7 +280,10 @@ impl Memory {
 
     /// Whether entries or what belongs to them wait for a commit. Cursors wait for company.
     pub fn has_work(&self) -> bool {
-        self.slots.back().is_some_and(|s| !s.committed) || !self.renamed.is_empty() || !self.incidents.is_empty()
+        self.slots.back().is_some_and(|s| !s.committed)
+            || !self.renamed.is_empty()
+            || !self.named.is_empty()
+            || !self.incidents.is_empty()
     }
 
     /// Takes what is to be committed next.
@@ -270,6 +310,7 @@ impl Memory {
         Commit {
             entries,
             workloads: std::mem::take(&mut self.renamed).into_values().collect(),
+            stacks: std::mem::take(&mut self.named),
             incidents: std::mem::take(&mut self.incidents).into_values().collect(),
             cursors,
         }
@@ -293,7 +334,8 @@ impl Memory {
 
     /// The commit has failed: what it held waits for the next one. Returns entries lost meanwhile.
     pub fn failed(&mut self, c: Commit, why: &str) -> u64 {
-        let Commit { entries, workloads, incidents, cursors } = c;
+        let Commit { entries, workloads, mut stacks, incidents, cursors } = c;
+        self.named.append(&mut stacks);
         for w in workloads {
             self.renamed.entry(w.key()).or_insert(w);
         }

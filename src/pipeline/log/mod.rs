@@ -6,6 +6,7 @@
 //! commit has returned. When the store fails or hangs, delivery goes on from memory.
 
 mod committer;
+mod late;
 mod memory;
 mod reader;
 
@@ -21,7 +22,7 @@ use super::Observer;
 use super::backing::{Backing, Stored};
 use crate::signal::entry::{EntryBuf, IncidentRecord};
 use crate::signal::ids::EventId;
-use crate::signal::{Stage, Timestamp, Workload};
+use crate::signal::{StackNames, Stage, Timestamp, Workload};
 use memory::Memory;
 
 /// What the log loses because the store does not take it.
@@ -117,14 +118,14 @@ impl Log {
 
     /// Adds entries. Never blocks on the disk; what no longer fits pushes out the oldest.
     pub fn append(&self, a: Append) {
-        let encoded: Vec<_> = a.entries.iter().map(|e| (e.id, e.workload, Arc::<[u8]>::from(e.encoded()))).collect();
+        let encoded: Vec<Arc<[u8]>> = a.entries.iter().map(|e| e.encoded().into()).collect();
         let (lost, deliverable) = {
             let mut m = self.shared.memory();
             for w in &a.workloads {
                 m.know(w);
             }
-            for (id, workload, bytes) in encoded {
-                m.push(id, workload, bytes);
+            for (entry, bytes) in a.entries.iter().zip(encoded) {
+                m.push(entry, bytes);
             }
             for i in a.incidents {
                 m.incidents.insert(i.raw_trace.clone(), i);
@@ -141,6 +142,14 @@ impl Log {
     /// Takes a workload's new names, where entries of it are being kept.
     pub fn renamed(&self, w: &Arc<Workload>) {
         if self.shared.memory().rename(w) {
+            self.shared.appended.notify_one();
+            self.shared.wake_readers();
+        }
+    }
+
+    /// Takes names of a stack that its event did not wait for.
+    pub fn named(&self, names: StackNames) {
+        if self.shared.memory().named(Arc::new(names)) {
             self.shared.appended.notify_one();
             self.shared.wake_readers();
         }

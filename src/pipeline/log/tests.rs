@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::*;
-use crate::pipeline::testing::{Fake, Mood, workload};
+use crate::pipeline::testing::{DEF, Fake, Mood, workload};
 use crate::signal::Stage;
 use crate::signal::ids::EventIds;
 use crate::signal::otlp::text;
@@ -264,6 +264,75 @@ async fn names_are_not_waited_for_long() {
     let began = Instant::now();
     assert_eq!(r.next(10, WAIT).await.unwrap().entries.len(), 1);
     assert!((1900..4000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+}
+
+/// An event whose stack may still be named, and its name.
+fn late(rig: &mut Rig) -> (EventId, StackNames) {
+    let id = rig.ids.next(1);
+    let (entry, names) = crate::signal::testing::late(id, &DEF, id.time_ns(), None);
+    rig.log.append(Append { entries: vec![entry], ..Append::default() });
+    (id, names)
+}
+
+fn stacks(b: &Batch) -> Vec<Option<&str>> {
+    b.entries.iter().map(|e| text(&e.log.as_ref()?.attributes, "linux.stack.user")).collect()
+}
+
+/// An entry waits for the names of its stack and goes out with them, once; the store gets them beside the entry
+/// that it has. What comes before its entry waits for that.
+#[tokio::test]
+async fn late_names_of_stacks_are_waited_for() {
+    let mut rig = Rig::new(Arc::default(), MEMORY);
+    let mut r = rig.log.reader("otlp").unwrap();
+    let (id, names) = late(&mut rig);
+    rig.until("committed", |rig| rig.fake.ids() == [id]);
+    assert!(r.next(10, Duration::from_millis(300)).await.unwrap().is_empty(), "held back");
+    rig.log.named(names.clone());
+    let b = r.next(10, WAIT).await.unwrap();
+    assert_eq!((ids(&b), stacks(&b)), (vec![id], vec![Some("main+0x0")]));
+    r.ack(&b);
+    rig.log.named(names.clone());
+    assert!(r.next(10, Duration::from_millis(100)).await.unwrap().is_empty(), "not again");
+    assert_eq!((r.behind().events, r.behind().bytes), (0, 0));
+    rig.until("stored", |rig| rig.fake.stacks.lock().unwrap().contains_key(&names.key().0));
+    let id = rig.ids.next(1);
+    let (entry, names) = crate::signal::testing::late(id, &DEF, 77, None);
+    rig.log.named(names);
+    rig.log.append(Append { entries: vec![entry], ..Append::default() });
+    let b = r.next(10, Duration::from_millis(1500)).await.unwrap();
+    assert_eq!(stacks(&b), [Some("main+0x0")], "nothing to wait for");
+}
+
+/// Names that do not come hold up what is behind them for two seconds, in order; when they come after all, they
+/// reach the store and no exporter.
+#[tokio::test]
+async fn late_names_of_stacks_are_not_waited_for_long() {
+    let mut rig = Rig::new(Arc::default(), MEMORY);
+    let mut r = rig.log.reader("otlp").unwrap();
+    let began = Instant::now();
+    let (first, names) = late(&mut rig);
+    let second = rig.append(1, None)[0];
+    let b = r.next(10, WAIT).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(2) && began.elapsed() < WAIT / 2, "{:?}", began.elapsed());
+    assert_eq!((ids(&b), stacks(&b)), (vec![first, second], vec![Some("0x10"), None]));
+    r.ack(&b);
+    rig.log.named(names.clone());
+    rig.until("stored", |rig| rig.fake.stacks.lock().unwrap().contains_key(&names.key().0));
+    assert!(r.next(10, Duration::from_millis(100)).await.unwrap().is_empty(), "what was sent is not sent again");
+}
+
+/// Names survive a store that fails, as entries do.
+#[tokio::test]
+async fn late_names_of_stacks_wait_for_the_store() {
+    let mut rig = Rig::new(Arc::default(), MEMORY);
+    let (id, names) = late(&mut rig);
+    rig.until("committed", |rig| rig.fake.ids() == [id]);
+    rig.fake.set(Mood::Hanging);
+    rig.log.named(names.clone());
+    rig.fake.set(Mood::Broken);
+    rig.until("degraded", |rig| rig.log.state().degraded.is_some());
+    rig.fake.set(Mood::Well);
+    rig.until("stored", |rig| rig.fake.stacks.lock().unwrap().contains_key(&names.key().0));
 }
 
 /// Followers see what is committed, and are told what they were too slow for.

@@ -118,6 +118,14 @@ pub static SOURCE_STATE: MetricDef = MetricDef::gauge(
      kept), down, absent; 0 for those it was in",
 )
 .by(&[SOURCE, STATE]);
+pub static HELPER_FAILURES: MetricDef = MetricDef::counter(
+    "bianque.helper.failures",
+    "{request}",
+    "Requests to the processes that read strangers' files which had no answer: `timed_out`; `busy`, none was free in time; `ended`, \
+     the process did; `refused`, what was asked about has made one fail within the last minute; `not_started`, none can be started, \
+     or too many were. An event then has addresses, until names come late",
+)
+.by(&[REASON]);
 pub static SERIES_COUNT: MetricDef =
     MetricDef::up_down_counter("bianque.series.count", "{series}", "Series of all metrics");
 pub static SERIES_OVERFLOWED: MetricDef = MetricDef::counter(
@@ -151,6 +159,7 @@ pub const ALL: &[&MetricDef] = &[
     &EXPORTER_BEHIND_SIZE,
     &EXPORTER_LAG,
     &SOURCE_STATE,
+    &HELPER_FAILURES,
     &SERIES_COUNT,
     &SERIES_OVERFLOWED,
 ];
@@ -308,6 +317,11 @@ impl SelfMetrics {
         self.set(&EXPORTER_BEHIND_COUNT, &who, Reading::Int(events));
         self.set(&EXPORTER_BEHIND_SIZE, &who, Reading::Int(bytes));
         self.set(&EXPORTER_LAG, &who, Reading::Double(oldest.as_secs_f64()));
+    }
+
+    /// A request to a helper process has no answer.
+    pub fn helper_failed(&self, reason: &'static str) {
+        self.add(&HELPER_FAILURES, &[(REASON, reason)], 1);
     }
 
     pub fn series(&self, n: usize) {

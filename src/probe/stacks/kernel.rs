@@ -95,7 +95,7 @@ impl Kallsyms {
         }
         let frames: Vec<_> = call_sites(addresses).into_iter().map(|a| self.frame(a)).collect();
         let lasting = frames.iter().all(|f| f.symbol.is_some() && !self.is_generated(f.address));
-        let stack = restore(addresses, frames);
+        let stack = restore(frames);
         if lasting {
             if self.stacks.len() == STACKS {
                 self.stacks.clear();

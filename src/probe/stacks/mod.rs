@@ -15,10 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::probe::CallStack;
+use crate::signal::ids::StackKey;
 use crate::signal::{Frame, Stack};
 use kernel::Kallsyms;
 
-/// An event is held back no longer for the names of a program's functions.
+/// An event is held back no longer for the names of a program's functions, from when its record was read.
 const EVENT: Duration = Duration::from_millis(100);
 
 /// What a capture waits for the names of one stack, and for all of its stacks.
@@ -32,11 +33,20 @@ pub enum Urgency {
     Capture,
 }
 
+/// What came of a question for names.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Named {
+    Frames(Vec<Frame>),
+    /// There is no answer yet, but one may come under this key.
+    Late(StackKey),
+    Unknown,
+}
+
 /// Names for addresses of programs.
 pub trait UserSymbols: Send + Sync {
-    /// Frames for addresses of process `pid` (as the host numbers it), as many as are of code; `None` when
-    /// there is no answer by `until`.
-    fn frames(&self, pid: u32, addresses: &[u64], urgency: Urgency, until: Instant) -> Option<Vec<Frame>>;
+    /// Frames for addresses of process `pid` (as the host numbers it), as many as are of code, by `until`;
+    /// [`Named::Late`] of events alone.
+    fn frames(&self, pid: u32, addresses: &[u64], urgency: Urgency, until: Instant) -> Named;
 
     /// Gives back what is kept of programs when nobody asked for `quiet`.
     fn trim(&self, quiet: Duration);
@@ -52,6 +62,8 @@ pub struct Symbols {
     user: Option<Arc<dyn UserSymbols>>,
     /// When the names of a capture are awaited no longer; `None`: of an event.
     capture: Option<Instant>,
+    /// When the record was read, or the tick began, whose events are being made; of one collector.
+    read: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Symbols {
@@ -80,6 +92,16 @@ impl Symbols {
         Symbols { capture: Some(Instant::now() + CAPTURE), ..self.clone() }
     }
 
+    /// The same symbols for one collector, on a thread of its own.
+    pub(crate) fn for_collector(&self) -> Self {
+        Symbols { read: Arc::default(), ..self.clone() }
+    }
+
+    /// From here on, names are wanted for events of a record that was read then, or of a tick.
+    pub(crate) fn begin_event(&self, read: Instant) {
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+    }
+
     /// A kernel stack and a user stack of process `pid`.
     #[must_use]
     pub fn both(&self, pid: u32, stack: &CallStack) -> (Stack, Stack) {
@@ -93,7 +115,8 @@ impl Symbols {
     }
 
     /// A user stack of process `pid` (as the host numbers it), in the order given. Of a process that
-    /// is gone and was not seen before, and of one whose files do not answer in time, addresses only.
+    /// is gone and was not seen before, and of one whose files do not answer in time, addresses only:
+    /// names that come later are joined to an event where it is read.
     #[must_use]
     pub fn user(&self, pid: u32, addresses: &[u64]) -> Stack {
         if addresses.is_empty() {
@@ -101,13 +124,15 @@ impl Symbols {
         }
         let now = Instant::now();
         let (urgency, until) = match self.capture {
-            None => (Urgency::Event, now + EVENT),
+            None => (Urgency::Event, self.read().unwrap_or(now) + EVENT),
             Some(end) => (Urgency::Capture, end.min(now + STACK)),
         };
-        let sites = call_sites(addresses);
-        let named = self.user.as_ref().and_then(|u| u.frames(pid, &sites, urgency, until));
-        let unnamed = || sites.iter().map(|a| Frame { address: *a, ..Frame::default() }).collect();
-        restore(addresses, named.unwrap_or_else(unnamed))
+        let ask = |u: &Arc<dyn UserSymbols>| u.frames(pid, &call_sites(addresses), urgency, until);
+        match self.user.as_ref().map_or(Named::Unknown, ask) {
+            Named::Frames(frames) => restore(frames),
+            Named::Late(key) => Stack::unnamed(pid, addresses, Some(key)),
+            Named::Unknown => Stack::unnamed(pid, addresses, None),
+        }
     }
 
     /// Why kernel symbols are not to be had, if so, and what to do about it.
@@ -130,22 +155,49 @@ impl Symbols {
         self.user.as_ref().and_then(|u| u.impaired())
     }
 
+    fn read(&self) -> Option<Instant> {
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with_kernel<R>(&self, f: impl FnOnce(&mut Kallsyms) -> R) -> R {
         f(&mut self.kernel.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Names that came after their event was handed on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LateNames {
+    pub key: StackKey,
+    /// The stack as the event has it.
+    pub before: Stack,
+    pub named: Stack,
+}
+
+impl LateNames {
+    /// Frames for the addresses that [`UserSymbols::frames`] was asked for.
+    #[must_use]
+    pub fn new(key: StackKey, pid: u32, sites: &[u64], frames: Vec<Frame>) -> Self {
+        let addresses: Vec<_> = sites.iter().enumerate().map(|(i, a)| a.wrapping_add(back(i))).collect();
+        LateNames { key, before: Stack::unnamed(pid, &addresses, None), named: restore(frames) }
     }
 }
 
 /// All but the innermost are return addresses: the call is the instruction before, and where it is a
 /// function's last (a call that never returns), only that is inside of it.
 fn call_sites(addresses: &[u64]) -> Vec<u64> {
-    addresses.iter().enumerate().map(|(i, a)| if i == 0 { *a } else { a.saturating_sub(1) }).collect()
+    addresses.iter().enumerate().map(|(i, a)| a.wrapping_sub(back(i))).collect()
 }
 
 /// Frames as they are on the stack.
-fn restore(addresses: &[u64], mut frames: Vec<Frame>) -> Stack {
-    for (frame, address) in frames.iter_mut().zip(addresses) {
-        frame.offset = frame.offset.wrapping_add(address.wrapping_sub(frame.address));
-        frame.address = *address;
+fn restore(mut frames: Vec<Frame>) -> Stack {
+    for (i, frame) in frames.iter_mut().enumerate() {
+        frame.offset = frame.offset.wrapping_add(back(i));
+        frame.address = frame.address.wrapping_add(back(i));
     }
     frames.into()
+}
+
+/// Bytes from a return address back to its call.
+fn back(position: usize) -> u64 {
+    u64::from(position > 0)
 }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::kernel::Kallsyms;
-use super::{Symbols, Urgency, UserSymbols};
+use super::{LateNames, Named, Symbols, Urgency, UserSymbols};
 use crate::signal::Frame;
+use crate::signal::ids::StackKey;
 
 /// The running kernel's functions are named, or it is said why not.
 #[test]
@@ -105,9 +106,9 @@ struct Scripted {
 }
 
 impl UserSymbols for Scripted {
-    fn frames(&self, _: u32, _: &[u64], urgency: Urgency, until: Instant) -> Option<Vec<Frame>> {
+    fn frames(&self, _: u32, _: &[u64], urgency: Urgency, until: Instant) -> Named {
         self.asked.lock().unwrap().push((urgency, until.saturating_duration_since(Instant::now())));
-        self.answer.clone()
+        self.answer.clone().map_or(Named::Late(StackKey(5)), Named::Frames)
     }
     fn trim(&self, _: Duration) {}
     fn impaired(&self) -> Option<String> {
@@ -119,11 +120,15 @@ impl UserSymbols for Scripted {
 #[test]
 fn user_stacks_are_as_far_as_they_are_named() {
     let silent = Arc::new(Scripted::default());
-    assert_eq!(Symbols::with_user(silent.clone()).user(1, &[0x10, 0x20]).text(), "0x10\n0x20");
+    let unnamed = Symbols::with_user(silent.clone()).user(1, &[0x10, 0x20]);
+    assert_eq!((unnamed.text(), unnamed.late()), ("0x10\n0x20", Some(StackKey(5))));
     let frame = |address, offset| Frame { symbol: Some("f".into()), address, offset, ..Frame::default() };
     let answer = Some(vec![frame(0x10, 0), frame(0x1f, 3)]);
     let symbols = Symbols::with_user(Arc::new(Scripted { answer, ..Scripted::default() }));
     assert_eq!(symbols.user(1, &[0x10, 0x20]).text(), "f+0x0\nf+0x4");
+    // The same when they come late, for the stack as it was.
+    let late = LateNames::new(StackKey(5), 1, &[0x10, 0x1f], vec![frame(0x10, 0), frame(0x1f, 3)]);
+    assert_eq!((late.named.text(), late.before.id()), ("f+0x0\nf+0x4", unnamed.id()));
     assert_eq!(Symbols::new().user(1, &[0x10]).text(), "0x10");
 }
 
@@ -137,8 +142,16 @@ fn who_waits_how_long() {
     let _ = capture.user(1, &[1]);
     let spent = Symbols { capture: Some(Instant::now()), ..capture };
     let _ = spent.user(1, &[1]);
+    // What is left of the time since the record was read, and of each collector apart.
+    let (late, other) = (symbols.for_collector(), symbols.for_collector());
+    late.begin_event(Instant::now().checked_sub(Duration::from_millis(80)).unwrap());
+    for symbols in [&late, &other] {
+        let _ = symbols.user(1, &[1]);
+    }
     let asked = user.asked.lock().unwrap();
     assert!(asked[0].0 == Urgency::Event && asked[0].1 <= Duration::from_millis(100));
     assert!(asked[1].0 == Urgency::Capture && asked[1].1 <= Duration::from_secs(2));
     assert_eq!(asked[2], (Urgency::Capture, Duration::ZERO));
+    assert!(asked[3].1 <= Duration::from_millis(20), "{:?}", asked[3]);
+    assert_eq!(asked[4].0, Urgency::Event);
 }

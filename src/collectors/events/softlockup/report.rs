@@ -9,6 +9,7 @@ use crate::host::Clock;
 use crate::probe::skeletons::softlockup::{CpuSeen, FoundAt, Lockup, LockupPhase};
 use crate::probe::stacks::Symbols;
 use crate::probe::{CallStack, CgroupId};
+use crate::signal::ids::StackKey;
 use crate::signal::semconv::attr;
 use crate::signal::{Event, Role, Severity, Thread, Value, Workload};
 use crate::workload::Workloads;
@@ -179,14 +180,15 @@ impl Reporter {
             .set(super::LOCKUP_BY_KERNEL, p.by_kernel);
         if p.phase != "ended" {
             p.others.sort_by_key(|o| o.cpu);
-            e.attributes.set(super::LOCKUP_CPUS, Value::Array(p.others.iter().map(|o| self.other(o)).collect()));
+            let others = p.others.iter().map(|o| self.other(o, &mut e.late_stacks)).collect();
+            e.attributes.set(super::LOCKUP_CPUS, Value::Array(others));
         }
         e.thread = Some(thread.clone());
         e.involve(Role::Culprit, workload, thread);
         e
     }
 
-    fn other(&self, o: &Other) -> Value {
+    fn other(&self, o: &Other, late: &mut Vec<StackKey>) -> Value {
         let mut cells = vec![
             (attr::CPU_LOGICAL_NUMBER, Value::from(o.cpu)),
             (attr::CPU_MODE, o.mode.into()),
@@ -200,6 +202,10 @@ impl Reporter {
             let (kernel, user) = self.symbols.both(o.found.thread.pid, stack);
             cells.push((attr::LINUX_STACK_KERNEL, kernel.text().to_owned().into()));
             cells.push((attr::LINUX_STACK_USER, user.text().to_owned().into()));
+            if let Some(id) = user.id() {
+                cells.push((attr::LINUX_STACK_USER_ID, id.to_string().into()));
+            }
+            late.extend(user.late());
         }
         Value::table_row(cells)
     }
