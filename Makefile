@@ -53,6 +53,8 @@ bench: ## the benchmarks, each against its bar, a floor or a peer (root; docs/pe
 lint: ## format, clippy, shell scripts
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@# Without the tests: what only they use is dead code.
+	$(CARGO) clippy --lib --bins -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck -x -S warning $$(grep -rlE '^#!.*bash' tests .ci deploy); else echo "no shellcheck: scripts not checked"; fi
 
 regen: ## write the generated files again

@@ -3,6 +3,9 @@
 //!
 //! The data's way: `probe (BPF) → record → collector → signal → log and store → exporters`, with
 //! [`workload`] answering "whose is this?" on the way.
+//!
+//! An agent of your own is [`agent()`] with your collectors, which are written with the [`prelude`], read the node through
+//! [`host`] and [`probe`], and run in unit tests by [`testing`]. All else is the agent's own.
 
 pub mod probe;
 
@@ -12,25 +15,49 @@ pub mod workload;
 
 pub mod signal;
 
-pub mod files;
-
 pub mod collectors;
 
-pub mod pipeline;
+#[cfg(feature = "internals")]
+pub mod agent;
+#[cfg(not(feature = "internals"))]
+mod agent;
 
-pub mod exporters;
-
+#[cfg(feature = "internals")]
 pub mod api;
+#[cfg(not(feature = "internals"))]
+mod api;
 
+#[cfg(feature = "internals")]
+pub mod cli;
+#[cfg(not(feature = "internals"))]
+mod cli;
+
+#[cfg(feature = "internals")]
 pub mod config;
+#[cfg(not(feature = "internals"))]
+mod config;
 
+#[cfg(feature = "internals")]
+pub mod exporters;
+#[cfg(not(feature = "internals"))]
+mod exporters;
+
+#[cfg(feature = "internals")]
+pub mod files;
+#[cfg(not(feature = "internals"))]
+mod files;
+
+#[cfg(feature = "internals")]
+pub mod pipeline;
+#[cfg(not(feature = "internals"))]
+mod pipeline;
+
+#[cfg(feature = "internals")]
 pub mod telemetry;
+#[cfg(not(feature = "internals"))]
+mod telemetry;
 
 mod helper;
-
-pub mod agent;
-
-pub mod cli;
 
 pub use collectors::testing;
 

@@ -15,6 +15,8 @@ mod bpf;
 mod circles;
 #[path = "architecture/crates.rs"]
 mod crates;
+#[path = "architecture/face.rs"]
+mod face;
 #[path = "architecture/keys.rs"]
 mod keys;
 #[path = "architecture/processes.rs"]

@@ -29,7 +29,11 @@ const MAX_LINE: usize = 16 << 20;
 #[derive(Debug, Clone)]
 enum Place {
     Unix(PathBuf),
-    Tcp { address: SocketAddr, token: Option<String> },
+    #[cfg_attr(not(feature = "internals"), expect(dead_code, reason = "tests ask over TCP"))]
+    Tcp {
+        address: SocketAddr,
+        token: Option<String>,
+    },
 }
 
 /// A way to ask an agent. Every request is a connection of its own.
@@ -64,6 +68,7 @@ impl Client {
     }
 
     /// Over TCP, with the bearer token if the listener asks for one.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn tcp(address: SocketAddr, token: Option<String>) -> Self {
         Client(Place::Tcp { address, token })

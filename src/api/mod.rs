@@ -19,15 +19,18 @@ mod token;
 mod watch;
 mod write_timeout;
 
-pub use backend::{Backend, Changes, ExporterState, Found, Gap, Page, Readiness, Reply, StoreReadiness};
-pub use client::{Client, ClientError, Followed, Follower, Lines};
-pub use hub::{Hub, Position};
-pub use local::{Blocking, Local};
-pub use readings::{MetricQuery, Scope};
-pub use routes::ENDPOINTS;
+pub use backend::{Backend, ExporterState, Readiness, StoreReadiness};
+pub use client::{Client, ClientError, Followed, Lines};
+pub use hub::Hub;
+pub use local::Local;
 pub use server::{Limits, Listen, Server, Spawn};
+
+#[cfg(feature = "internals")]
+pub use backend::{Changes, Found, Gap, Page, Reply};
 pub use state::Api;
 pub use tls::TlsFiles;
+#[cfg(feature = "internals")]
+pub use {client::Follower, hub::Position, local::Blocking, readings::MetricQuery, readings::Scope, routes::ENDPOINTS};
 
 /// Who may follow events at once; the next one is asked to come again.
 pub const WATCHERS: usize = 1_000;

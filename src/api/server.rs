@@ -124,6 +124,7 @@ impl Server {
     }
 
     /// The TCP address, with the port that the kernel chose where 0 was asked.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().and_then(|l| l.local_addr().ok())

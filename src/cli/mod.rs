@@ -11,7 +11,9 @@ pub mod flame;
 mod generate;
 mod incidents;
 mod list;
+#[cfg(feature = "internals")]
 pub mod monitoring;
+#[cfg(feature = "internals")]
 pub mod reference;
 mod run;
 mod screen;

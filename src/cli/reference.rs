@@ -45,7 +45,8 @@ pub fn table(registrations: &[Registration]) -> String {
     linked_table(registrations, "docs/reference/")
 }
 
-/// A text with its table of collectors made anew; `None` when it has no place for one.
+/// A text with its table of collectors made anew; `None` when it has no place for one. `make regen` asks.
+#[cfg(feature = "internals")]
 #[must_use]
 pub fn with_table(text: &str, registrations: &[Registration]) -> Option<String> {
     let (before, rest) = text.split_once(TABLE_BEGIN)?;

@@ -14,6 +14,7 @@ pub enum File {
     Default,
     /// This one; it is an error when it is missing.
     Named(PathBuf),
+    #[cfg_attr(not(feature = "internals"), expect(dead_code, reason = "tests read no file of the machine"))]
     None,
 }
 

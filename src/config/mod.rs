@@ -26,10 +26,12 @@ use crate::exporters::{elasticsearch, otlp};
 use crate::signal::{ByteSize, HumanDuration};
 use crate::workload;
 
-pub use environment::File;
-pub use error::{ConfigError, Origin, Problem};
-pub use layers::{Flag, Sources};
+pub use error::ConfigError;
+pub use layers::Sources;
 pub use load::{Loaded, load};
+
+#[cfg(feature = "internals")]
+pub use {environment::File, error::Origin, error::Problem, layers::Flag};
 
 /// Where the file is looked for when no other is named.
 pub const DEFAULT_FILE: &str = "/etc/bianque/config.toml";

@@ -121,6 +121,7 @@ pub fn default_file(registrations: &[Registration]) -> String {
 }
 
 /// One collector's section of the default file.
+#[cfg(feature = "internals")]
 #[must_use]
 pub fn default_section(r: &Registration) -> String {
     let mut out = String::new();

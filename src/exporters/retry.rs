@@ -35,12 +35,6 @@ impl Backoff {
     pub fn reset(&mut self) {
         self.failures = 0;
     }
-
-    /// Tries that failed since the last success.
-    #[must_use]
-    pub fn failures(&self) -> u32 {
-        self.failures
-    }
 }
 
 /// The agent's request to end. Yields the moment until which there is time to flush.

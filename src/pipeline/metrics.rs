@@ -209,6 +209,7 @@ pub struct Owner {
 }
 
 impl Owner {
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn workload(&self) -> &Workload {
         &self.workload

@@ -85,7 +85,9 @@ pub trait Observer: Send + Sync {
 }
 
 /// An observer that looks away.
+#[cfg(feature = "internals")]
 pub struct NoObserver;
+#[cfg(feature = "internals")]
 impl Observer for NoObserver {}
 
 /// The pipeline's entrance. Cheap to clone.

@@ -157,11 +157,6 @@ pub struct ByteSize(pub u64);
 
 impl ByteSize {
     #[must_use]
-    pub const fn kib(n: u64) -> Self {
-        ByteSize(n << 10)
-    }
-
-    #[must_use]
     pub const fn mib(n: u64) -> Self {
         ByteSize(n << 20)
     }

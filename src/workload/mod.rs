@@ -132,6 +132,7 @@ impl Workloads {
     }
 
     /// A container by its id, for some minutes also after its end.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn of_container(&self, id: &str) -> Option<Arc<Workload>> {
         self.by_key(table::container_key(id))

@@ -307,6 +307,7 @@ impl Settings {
     }
 
     /// Whether any signal is sent.
+    #[cfg(test)]
     #[must_use]
     pub fn is_on(&self) -> bool {
         Signal::ALL.into_iter().any(|s| !matches!(self.endpoint(s), Ok(None)))

@@ -84,6 +84,7 @@ impl<S: Source> Delivery<S> {
     }
 
     /// Shorter or longer waits between tries, for tests.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = Backoff::new(first, longest, 1);

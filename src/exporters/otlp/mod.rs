@@ -19,9 +19,8 @@ pub use outcome::Outcome;
 pub use transport::Transport;
 
 pub use super::http::Compression;
-pub use super::node::Node;
-pub use super::retry::Shutdown;
-pub use super::settings::{Invalid, Secret};
+#[cfg(feature = "internals")]
+pub use super::{node::Node, retry::Shutdown, settings::Invalid, settings::Secret};
 
 /// Our name in self-metrics.
 const EXPORTER: &str = "otlp";

@@ -19,6 +19,7 @@ use fjall::PersistMode;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use prost::Message;
 
+#[cfg(feature = "internals")]
 pub use crate::pipeline::backing::Stored;
 pub use open::{OpenError, Opened};
 pub use read::{Found, StoredIncident};
@@ -139,11 +140,6 @@ impl Store {
         let db = self.inner.db.write().unwrap_or_else(PoisonError::into_inner).take();
         // Closing waits for fjall's threads; not under the lock.
         drop(db);
-    }
-
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.inner.settings.path
     }
 
     fn db(&self) -> Result<Arc<Db>, StoreError> {

@@ -267,6 +267,7 @@ impl Store {
     ///
     /// # Errors
     /// Closed, or what could not be read.
+    #[cfg(feature = "internals")]
     pub fn entries_after(&self, id: EventId, max: usize, max_bytes: usize) -> Result<Vec<Stored>, StoreError> {
         let encoded = self.encoded_after(id, max, max_bytes)?.into_iter();
         encoded.map(|e| Ok(Stored { entry: Arc::new(decode(self, &e.bytes)?), workload: e.workload })).collect()

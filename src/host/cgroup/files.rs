@@ -192,16 +192,6 @@ impl Cgroups {
         parse_pressure(&text).ok_or_else(|| ReadError::malformed(&file, text.trim()))
     }
 
-    /// The tightest memory limit of the cgroup and its ancestors, in bytes, and whose it is.
-    #[must_use]
-    pub fn memory_allowed<'p>(&self, path: &'p str) -> Option<(u64, &'p str)> {
-        let (v2, _) = self.files("memory", path).ok()?;
-        let file = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
-        ancestors(path)
-            .filter_map(|p| Some((limit(&self.files("memory", p).ok()?.1.join(file))?, p)))
-            .min_by_key(|(bytes, _)| *bytes)
-    }
-
     /// How often the cgroup met its limits; on v2 those of its descendants are counted too.
     ///
     /// # Errors

@@ -165,7 +165,6 @@ fn v2_files() {
     assert_eq!(c.throttling("/pod/c").unwrap(), want);
     let m = c.memory("/pod/c").unwrap();
     assert_eq!((m.current, m.max, m.swap_max, m.stat("anon")), (500, None, Some(0), Some(400)));
-    assert_eq!(c.memory_allowed("/pod/c"), Some((1000, "/pod")));
     assert_eq!(c.memory_events("/pod/c").unwrap().oom_kill, Some(2));
     assert!(c.memory("/pod/gone").unwrap_err().is_missing());
 }
@@ -197,7 +196,6 @@ fn v1_files() {
     assert_eq!(c.throttling("/a").unwrap().throttled_ns, 123_456);
     let m = c.memory("/a").unwrap();
     assert_eq!((m.max, m.swap_max, m.swap_current, m.under_oom), (Some(67_108_864), Some(0), Some(904), Some(true)));
-    assert_eq!(c.memory_allowed("/a"), Some((67_108_864, "/a")));
     let e = c.memory_events("/a").unwrap();
     assert_eq!((e.max, e.oom_kill, e.oom), (Some(12), Some(3), None));
     assert!(matches!(c.cpuset_cpus("/a"), Err(ReadError::NoController { controller: "cpuset" })));

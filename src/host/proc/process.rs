@@ -10,19 +10,6 @@ use crate::signal::text::escaped;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State(pub char);
 
-impl State {
-    /// In uninterruptible sleep.
-    #[must_use]
-    pub fn is_blocked(self) -> bool {
-        self.0 == 'D'
-    }
-
-    #[must_use]
-    pub fn is_zombie(self) -> bool {
-        matches!(self.0, 'Z' | 'X')
-    }
-}
-
 /// One line of the process table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -43,16 +30,6 @@ pub struct Process {
 /// The processes of the node at about one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Processes(pub Vec<Process>);
-
-impl Processes {
-    /// The `n` largest by resident memory, largest first.
-    #[must_use]
-    pub fn top_by_rss(mut self, n: usize) -> Vec<Process> {
-        self.0.sort_unstable_by_key(|p| (std::cmp::Reverse(p.rss_bytes), p.pid));
-        self.0.truncate(n);
-        self.0
-    }
-}
 
 impl Process {
     /// `pid (comm) state ppid …`; comm may hold spaces and parentheses.
@@ -132,17 +109,9 @@ mod tests {
     fn odd_names() {
         let p = Process::parse(STAT, 4096).unwrap();
         assert_eq!((p.pid, p.parent, p.comm.as_str(), p.threads), (42, 1, "a) b (c", 7));
-        assert!(p.state.is_blocked() && !p.state.is_zombie());
+        assert_eq!(p.state, State('D'));
         assert_eq!((p.rss_bytes, p.start_ticks, p.cpu_ns), (300 * 4096, 12345, 2_000_000_000));
         assert_eq!(Process::parse("42 (a) D 1 2", 4096), None);
-    }
-
-    /// The largest come first, and no more than asked for.
-    #[test]
-    fn largest_first() {
-        let one = |pid, rss_bytes| Process { pid, rss_bytes, ..Process::parse(STAT, 1).unwrap() };
-        let top = Processes(vec![one(1, 5), one(2, 50), one(3, 7)]).top_by_rss(2);
-        assert_eq!(top.iter().map(|p| p.pid).collect::<Vec<_>>(), [2, 3]);
     }
 
     /// This very process is in the real table; a pid that cannot be is missing.

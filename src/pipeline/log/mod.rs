@@ -16,7 +16,9 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
 pub use committer::Committer;
-pub use reader::{Batch, Behind, Reader, ReaderError};
+#[cfg(feature = "internals")]
+pub use reader::ReaderError;
+pub use reader::{Batch, Behind, Reader};
 
 use super::Observer;
 use super::backing::{Backing, Stored};

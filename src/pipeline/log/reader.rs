@@ -71,6 +71,7 @@ impl Batch<RawEntry> {
         batch
     }
 
+    #[cfg(feature = "internals")]
     fn decode(self) -> Batch {
         let mut out = Batch { workloads: self.workloads, damaged: self.damaged, end: self.end, ..Batch::default() };
         for raw in self.entries {
@@ -125,16 +126,12 @@ impl Reader {
         Ok(Reader { shared, name: name.to_owned(), changed })
     }
 
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The entries after the last acknowledged one: waits for some up to `max_wait`, then the batch
     /// is empty. Called again without [`Reader::ack`], it gives the same again.
     ///
     /// # Errors
     /// What is no longer in memory cannot be read from the store.
+    #[cfg(feature = "internals")]
     pub async fn next(&mut self, max_entries: usize, max_wait: Duration) -> Result<Batch, ReaderError> {
         Ok(self.next_raw(max_entries, max_wait).await?.decode())
     }

@@ -194,7 +194,8 @@ impl SelfMetrics {
         SelfMetrics { state, now: Arc::new(now) }
     }
 
-    /// Counters that nobody reads: for tests and for commands that only query.
+    /// Counters that nobody reads, for tests.
+    #[cfg(feature = "internals")]
     #[must_use]
     pub fn unread() -> Self {
         Self::new(Arc::new(MetricState::new(1000, Timestamp(0))), || Timestamp(0))
