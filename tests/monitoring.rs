@@ -370,83 +370,84 @@ fn series_of(e: &EventDef, severity: Severity) -> String {
     format!("{name}{{{}}}", labels.join(","))
 }
 
-/// The agent's own: each with what fires it after some minutes, and the nearest that does not.
+/// Alerts about the agent: name, series (`I` is the agent), values that fire, labels and figure, values that do not.
+const OWN_ALERTS: [[&str; 5]; 10] = [
+    ["BianqueAgentGone", "bianque_series_count{I}", "9x20 stale", "instance=n1 (9)", "9x30"],
+    [
+        "BianqueCollectorFailed",
+        "bianque_collector_state{I,collector=\"oom\",state=\"stuck\"}",
+        "1x30",
+        "collector=oom instance=n1 state=stuck (1)",
+        "0x30",
+    ],
+    [
+        "BianqueCollectorFailed",
+        "bianque_collector_state{I,collector=\"oom\",state=\"failed\"}",
+        "1x30",
+        "collector=oom instance=n1 state=failed (1)",
+        "0x23 1x7",
+    ],
+    [
+        "BianqueStoreDegraded",
+        "bianque_store_state{I,state=\"degraded\"}",
+        "1x30",
+        "instance=n1 state=degraded (1)",
+        "0x30",
+    ],
+    [
+        "BianqueEventsDropped",
+        "bianque_events_dropped_total{I,exporter=\"store\",reason=\"store\"}",
+        "0x23 4x7",
+        "exporter=store instance=n1 reason=store (4)",
+        "4x30",
+    ],
+    [
+        "BianqueRecordsLost",
+        "bianque_records_lost_total{I,probe=\"oom\",reason=\"ring_full\"}",
+        "0+1x30",
+        "instance=n1 probe=oom reason=ring_full (5)",
+        "0x23 1x7",
+    ],
+    [
+        "BianqueExporterBehind",
+        "bianque_exporter_lag_seconds{I,exporter=\"otlp\"}",
+        "301x30",
+        "exporter=otlp instance=n1 (301)",
+        "300x30",
+    ],
+    [
+        "BianqueNamesOld",
+        "bianque_workload_source_state{I,source=\"cri\",state=\"old\"}",
+        "1x30",
+        "instance=n1 source=cri state=old (1)",
+        "0x30",
+    ],
+    [
+        "BianqueSeriesFolded",
+        "bianque_series_overflowed_total{I,metric=\"x\"}",
+        "0+1x30",
+        "instance=n1 metric=x (5)",
+        "5x30",
+    ],
+    [
+        "BianqueProbesCostly",
+        "bianque_probe_time_seconds_total{I,probe=\"p\"}",
+        "0+1.2x30",
+        "instance=n1 (10m)",
+        "0+0.5x30",
+    ],
+];
+
+/// The agent's own: each fires after some minutes by what it is for, and not by the nearest that it is not for.
 #[test]
 fn alerts_about_the_agent() {
     const OF: &str = "instance=\"n1\"";
-    // Alert, series, values that fire, their labels and figure, values that do not.
-    let table = [
-        ("BianqueAgentGone", "bianque_series_count{I}", "9x20 stale", "instance=n1 (9)", "9x30"),
-        (
-            "BianqueCollectorFailed",
-            "bianque_collector_state{I,collector=\"oom\",state=\"stuck\"}",
-            "1x30",
-            "collector=oom instance=n1 state=stuck (1)",
-            "0x30",
-        ),
-        (
-            "BianqueCollectorFailed",
-            "bianque_collector_state{I,collector=\"oom\",state=\"failed\"}",
-            "1x30",
-            "collector=oom instance=n1 state=failed (1)",
-            "0x23 1x7",
-        ),
-        (
-            "BianqueStoreDegraded",
-            "bianque_store_state{I,state=\"degraded\"}",
-            "1x30",
-            "instance=n1 state=degraded (1)",
-            "0x30",
-        ),
-        (
-            "BianqueEventsDropped",
-            "bianque_events_dropped_total{I,exporter=\"store\",reason=\"store\"}",
-            "0x23 4x7",
-            "exporter=store instance=n1 reason=store (4)",
-            "4x30",
-        ),
-        (
-            "BianqueRecordsLost",
-            "bianque_records_lost_total{I,probe=\"oom\",reason=\"ring_full\"}",
-            "0+1x30",
-            "instance=n1 probe=oom reason=ring_full (5)",
-            "0x23 1x7",
-        ),
-        (
-            "BianqueExporterBehind",
-            "bianque_exporter_lag_seconds{I,exporter=\"otlp\"}",
-            "301x30",
-            "exporter=otlp instance=n1 (301)",
-            "300x30",
-        ),
-        (
-            "BianqueNamesOld",
-            "bianque_workload_source_state{I,source=\"cri\",state=\"old\"}",
-            "1x30",
-            "instance=n1 source=cri state=old (1)",
-            "0x30",
-        ),
-        (
-            "BianqueSeriesFolded",
-            "bianque_series_overflowed_total{I,metric=\"x\"}",
-            "0+1x30",
-            "instance=n1 metric=x (5)",
-            "5x30",
-        ),
-        (
-            "BianqueProbesCostly",
-            "bianque_probe_time_seconds_total{I,probe=\"p\"}",
-            "0+1.2x30",
-            "instance=n1 (10m)",
-            "0+0.5x30",
-        ),
-    ];
     let alerts = monitoring::alerts(BUILT_IN);
-    let tried: BTreeSet<_> = table.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let tried: BTreeSet<_> = OWN_ALERTS.iter().map(|[name, ..]| (*name).to_owned()).collect();
     assert_eq!(tried, alerts.iter().filter(|a| a.collector.is_none()).map(|a| a.name.clone()).collect());
     let cpus = format!("system_cpu_logical_count{{{OF}}}");
     let mut owned = Vec::new();
-    for (name, series, values, text, other) in &table {
+    for [name, series, values, text, other] in &OWN_ALERTS {
         let alert = alerts.iter().find(|a| a.name == *name).unwrap();
         let (labels, _) = text.rsplit_once(" (").unwrap();
         let labels: Vec<_> = labels.split(' ').map(|l| l.split_once('=').unwrap()).collect();

@@ -16,15 +16,12 @@ use crate::collectors::metrics::cpu::Cpu;
 use crate::collectors::testing::{Rig, Rigged};
 use crate::exporters::node::Node;
 use crate::exporters::otlp::metrics::requests;
+use crate::exporters::prometheus::openmetrics::{self, Page};
 use crate::exporters::prometheus::{Format, Prometheus};
 use crate::pipeline::metrics::MetricState;
 use crate::probe::CgroupId;
 use crate::probe::skeletons::sched::{SKELETON, SchedGroup};
 use crate::signal::{Attributes, Event, Metrics, WorkloadKey};
-use openmetrics::Page;
-
-#[path = "../../tests/common/openmetrics.rs"]
-mod openmetrics;
 
 const INTERVAL: Duration = Duration::from_secs(15);
 

@@ -221,6 +221,16 @@ mod tests {
         let (mut screen, written) = Screen::in_memory(Some(60));
         details(&mut screen, &Units::of(BUILT_IN), &e, "  ").unwrap();
         drop(screen);
-        insta::assert_snapshot!(written.text(), @"");
+        insta::assert_snapshot!(written.text(), @r"
+  linux.oom.limit=40 MiB  linux.oom.order=0
+  linux.oom.memory.stat
+    anon     38 MiB    file      1 MiB    pgfault   12345
+    slab      2 KiB
+    1 more are 0
+  linux.oom.memory.events
+    oom       1    oom_kill  1
+  linux.oom.processes
+    process.pid=7  process.memory.usage=1.50 MiB
+");
     }
 }

@@ -11,6 +11,8 @@
 mod instruments;
 pub mod names;
 pub mod negotiate;
+#[cfg(test)]
+pub(crate) mod openmetrics;
 mod text;
 
 use std::collections::HashSet;

@@ -68,7 +68,7 @@ const RECEIVE_BLOCKED: Key = Key::new(
     "Nanoseconds that the data waited for the lost segment before anybody could read it",
 );
 
-const BY: &[Key] = &[RECEIVE_STAGE];
+const BY: &[Key] = &[RECEIVE_STAGE, attr::LINUX_EVENT_SEVERITY];
 
 static DELAYS: MetricDef =
     MetricDef::counter("linux.net.receive_delays", "{event}", "Received packets that waited too long").by(BY);

@@ -10,9 +10,6 @@ use crate::signal::{
     Attributes, Event, EventDef, Key, MetricDef, Metrics, Panel, Pod, Severity, Timestamp, WorkloadKey, WorkloadKind,
 };
 
-#[path = "../../../tests/common/openmetrics.rs"]
-mod openmetrics;
-
 const fn def(name: &'static str, instrument: Instrument, unit: &'static str, help: &'static str) -> MetricDef {
     MetricDef { name, instrument, unit, help, attributes: &[], panel: Panel::None }
 }

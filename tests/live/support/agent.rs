@@ -148,11 +148,16 @@ impl Agent {
         self.child.as_ref().expect("it runs").id()
     }
 
-    /// How many probes it has attached: links of BPF programs among its open files.
+    /// How many probes it has attached: BPF links and programs among the files that its threads have open, also when
+    /// the first of them has ended.
     pub fn probes(&self) -> usize {
-        let files = fs::read_dir(format!("/proc/{}/fdinfo", self.pid())).into_iter().flatten().flatten();
-        let infos = files.filter_map(|f| fs::read_to_string(f.path()).ok());
-        infos.filter(|i| i.contains("link_type:") || i.contains("prog_tag:")).count()
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let of_task = |task: fs::DirEntry| {
+            let files = fs::read_dir(task.path().join("fdinfo")).into_iter().flatten().flatten();
+            let infos = files.filter_map(|f| fs::read_to_string(f.path()).ok());
+            infos.filter(|i| i.contains("link_type:") || i.contains("prog_tag:")).count()
+        };
+        tasks.map(of_task).max().unwrap_or(0)
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -116,9 +116,9 @@ fn instruments_become_their_kinds() {
     assert_eq!(p.zero_threshold, 1.0 / 1_048_576.0);
 }
 
-/// What may fall is the same series when it does: its start stays, where a counter's moves.
+/// What may fall does; a counter whose source began anew goes on from what it had, with the same start.
 #[test]
-fn what_falls_begins_anew_only_if_it_counts() {
+fn only_what_counts_never_falls() {
     let state = MetricState::new(100, Timestamp(1));
     for (value, at) in [(9.0, 2), (4.0, 3)] {
         let mut m = Metrics::default();
@@ -131,8 +131,8 @@ fn what_falls_begins_anew_only_if_it_counts() {
         let Some(metric::Data::Sum(sum)) = &m.data else { panic!("{m:?}") };
         (m.name.as_str(), sum.data_points[0].start_time_unix_nano, sum.data_points[0].value)
     });
-    let four = Some(number_data_point::Value::AsDouble(4.0));
-    assert_eq!(starts.collect::<Vec<_>>(), [("a.counter", 2, four), ("c.level", 1, four)]);
+    let double = |v| Some(number_data_point::Value::AsDouble(v));
+    assert_eq!(starts.collect::<Vec<_>>(), [("a.counter", 1, double(13.0)), ("c.level", 1, double(4.0))]);
 }
 
 /// Each workload's series are filed under its own resource, those of one metric together.
