@@ -7,7 +7,7 @@
  * subtraction; only of TCP connections with a lost segment something is kept. What a step of the clock would feign reaches back
  * to before the step, and is not believed (since_ns).
  */
-#include "net.h"
+#include "packet.h"
 #include "filter.h"
 #include "limit.h"
 #include "receive_delay.h"
@@ -51,6 +51,21 @@ struct tcp_skb_cb {
 
 #include "received.h"
 
+/* By the address of the socket. What is left of an earlier one there is older than any data of the next. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, u64);
+	__type(value, struct holes);
+} holes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, u64);
+	__type(value, struct read_late);
+} reads_late SEC(".maps");
+
 static __always_inline void find_reader(struct receive_delay *r)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
@@ -76,14 +91,14 @@ static __always_inline bool judge_reader(struct delay *d, const struct sk_buff *
 	struct sock *sk = skb->sk;
 
 	if (flow->protocol == IPPROTO_TCP && sk) {
-		if (!readable_since(d, sk, skb))
+		if (!readable_since(&holes, d, sk, skb))
 			return false;
 		if (d->now - d->since < user_limit_ns) {
 			d->stage = STAGE_LOSS;
 			return d->blocked >= user_limit_ns && is_news(d->hole);
 		}
 	}
-	return !was_reported(skb, flow, d->entered);
+	return !was_reported(&reads_late, skb, flow, d->entered);
 }
 
 static __always_inline int late(void *ctx, const struct sk_buff *skb, struct sock *sk, enum receive_stage stage,
@@ -161,7 +176,7 @@ int PROBE(received__btf, struct sk_buff *skb)
 SEC("tp_btf/tcp_probe")
 int PROBE(transported__btf, struct sock *sk, struct sk_buff *skb)
 {
-	note_fill(sk, skb, user_limit_ns);
+	note_fill(&holes, sk, skb, user_limit_ns);
 	return late(ctx, skb, sk, STAGE_TRANSPORT, transport_limit_ns);
 }
 

@@ -8,7 +8,7 @@
  */
 #pragma once
 
-#include "net.h"
+#include "packet.h"
 
 /* include/net/tcp_states.h */
 #define TCP_FIN_WAIT1 4
@@ -30,27 +30,12 @@ struct holes {
 	u64 count;
 };
 
-/* By the address of the socket. What is left of an earlier one there is older than any data of the next. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 2048);
-	__type(key, u64);
-	__type(value, struct holes);
-} holes SEC(".maps");
-
 /* The packet that a process was last reported to have read late, by its flow. */
 struct read_late {
 	u64 entered_ns;
 	u32 seq;
 	u32 reserved;
 };
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 2048);
-	__type(key, u64);
-	__type(value, struct read_late);
-} reads_late SEC(".maps");
 
 /* What is known of one packet's wait. */
 struct delay {
@@ -70,7 +55,8 @@ static __always_inline const struct tcp_skb_cb *tcp_cb(const struct sk_buff *skb
 }
 
 /* Has this process's late read of it been reported? Data is read in pieces, and looked at before (MSG_PEEK). */
-static __always_inline bool was_reported(const struct sk_buff *skb, const struct flow *flow, u64 entered)
+static __always_inline bool was_reported(void *reads_late, const struct sk_buff *skb, const struct flow *flow,
+					 u64 entered)
 {
 	struct read_late this = { .entered_ns = entered }, *last;
 	u64 key = flow_hash(flow->source, flow->destination, flow->source_port, flow->destination_port);
@@ -78,10 +64,10 @@ static __always_inline bool was_reported(const struct sk_buff *skb, const struct
 	key ^= bpf_get_current_pid_tgid() >> 32;
 	if (flow->protocol == IPPROTO_TCP)
 		this.seq = BPF_CORE_READ(tcp_cb(skb), seq);
-	last = bpf_map_lookup_elem(&reads_late, &key);
+	last = bpf_map_lookup_elem(reads_late, &key);
 	if (last && (s32)(this.seq - last->seq) <= 0 && entered <= last->entered_ns)
 		return true;
-	bpf_map_update_elem(&reads_late, &key, &this, BPF_ANY);
+	bpf_map_update_elem(reads_late, &key, &this, BPF_ANY);
 	return false;
 }
 
@@ -89,7 +75,7 @@ static __always_inline bool was_reported(const struct sk_buff *skb, const struct
  * A segment has come to TCP: does data wait for it? Holes that are filled soon after each other are one,
  * so that those that are kept reach back for `within_ns`.
  */
-static __always_inline void note_fill(struct sock *sk, const struct sk_buff *skb, u64 within_ns)
+static __always_inline void note_fill(void *holes, struct sock *sk, const struct sk_buff *skb, u64 within_ns)
 {
 	const struct tcp_sock *tp = (const void *)sk;
 	static const struct holes none;
@@ -103,10 +89,10 @@ static __always_inline void note_fill(struct sock *sk, const struct sk_buff *skb
 	next = BPF_CORE_READ(tp, rcv_nxt);
 	if ((s32)(BPF_CORE_READ(tcp_cb(skb), seq) - next) > 0 || (s32)(BPF_CORE_READ(tcp_cb(skb), end_seq) - next) <= 0)
 		return;
-	of = bpf_map_lookup_elem(&holes, &key);
+	of = bpf_map_lookup_elem(holes, &key);
 	if (!of) {
-		bpf_map_update_elem(&holes, &key, &none, BPF_ANY);
-		of = bpf_map_lookup_elem(&holes, &key);
+		bpf_map_update_elem(holes, &key, &none, BPF_ANY);
+		of = bpf_map_lookup_elem(holes, &key);
 	}
 	if (!of)
 		return;
@@ -141,7 +127,7 @@ static __always_inline struct hole *hole_before(struct holes *of, u32 seq)
 }
 
 /* False: it cannot be known. */
-static __always_inline bool readable_since(struct delay *d, struct sock *sk, const struct sk_buff *skb)
+static __always_inline bool readable_since(void *holes, struct delay *d, struct sock *sk, const struct sk_buff *skb)
 {
 	u8 state = sk->__sk_common.skc_state;
 	u64 key = (u64)sk;
@@ -151,7 +137,7 @@ static __always_inline bool readable_since(struct delay *d, struct sock *sk, con
 	/* Segments that come now are seen by no hook (tcp_rcv_state_process). */
 	if (state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2)
 		return !BPF_CORE_READ((const struct tcp_sock *)sk, rcv_ooopack);
-	of = bpf_map_lookup_elem(&holes, &key);
+	of = bpf_map_lookup_elem(holes, &key);
 	if (!of)
 		return true;
 	h = hole_before(of, BPF_CORE_READ(tcp_cb(skb), end_seq) - 1);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bianque::collectors::BUILT_IN;
 use bianque::pipeline::metrics::own;
-use bianque::signal::semconv::SCHEMA_URL;
+use bianque::signal::semconv::{SCHEMA_URL, attr};
 use bianque::signal::{EventDef, Instrument, Key, MetricDef};
 
 /// Where names may begin: the conventions' own, and ours for what they lack.
@@ -183,7 +183,9 @@ fn events_keep_the_rules() {
             problems.push(format!("{}: {:?}", e.name, e.summary));
         }
         for counter in std::iter::once(e.counter).chain(e.container_counter) {
-            let known = counter.attributes.iter().all(|k| e.attributes.contains(k));
+            // Every event has a severity.
+            let known = |k: &Key| e.attributes.contains(k) || *k == attr::LINUX_EVENT_SEVERITY;
+            let known = counter.attributes.iter().all(known);
             if !known || counter.instrument != Instrument::Counter || counter.unit != "{event}" {
                 problems.push(format!("{} cannot count {}", counter.name, e.name));
             }

@@ -11,7 +11,7 @@
  */
 #include "filter.h"
 #include "limit.h"
-#include "net.h"
+#include "packet.h"
 #include "tally.h"
 
 LICENSE;
