@@ -55,12 +55,18 @@ fn faults(name: &str, instrument: Instrument, unit: &str, help: &str) -> Vec<Str
     let last = name.rsplit('.').next().unwrap();
     let things = unit.starts_with('{') && unit.ends_with('}') && unit.len() > 2;
     // The nouns of this field that end in s and are no plural.
-    let plural = last.ends_with('s') && !["status", "class", "series", "process", "bus"].contains(&last);
+    let plural =
+        last.ends_with('s') && !["status", "class", "series", "process", "bus", "rss", "surplus"].contains(&last);
+    // semantic-conventions#2995 has pressure so.
+    let proposed = name.ends_with(".linux.pressure.total");
     let rules = [
         (is_dotted(name), "a name is dotted lower case"),
-        (!name.ends_with("_total") && !name.ends_with(".total"), "`_total` is the translation's to add"),
+        (!name.ends_with("_total") && (!name.ends_with(".total") || proposed), "`_total` is the translation's to add"),
         (things || UNITS.contains(&unit), "a unit is UCUM's, a base unit, or {thing}"),
-        (!things || !unit.trim_matches(['{', '}']).ends_with('s') || unit == "{series}", "a thing is singular"),
+        (
+            !things || !unit.trim_matches(['{', '}']).ends_with('s') || ["{series}", "{process}"].contains(&unit),
+            "a thing is singular",
+        ),
         (!last.split('_').any(|w| ["seconds", "bytes", "ms", "ratio"].contains(&w)), "a unit is not in the name"),
         (!plural || instrument == Instrument::Counter, "only counters are plural"),
         (

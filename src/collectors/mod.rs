@@ -19,6 +19,7 @@ pub mod run;
 pub mod sources;
 pub mod suspects;
 pub mod testing;
+mod unwrapped;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -107,6 +107,14 @@ pub fn read_bytes(path: &Path) -> Reading<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Space, tab, newline and backslash are octal escapes in mountinfo and other files of /proc.
+fn unescape(field: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"]
+        .into_iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(field.to_owned(), |f, (from, to)| f.replace(from, to))
+}
+
 impl Host {
     /// All roots below one folder, as fixtures lay them out.
     #[must_use]

@@ -200,6 +200,30 @@ impl Metrics {
         self.points.retain(fits);
     }
 
+    /// The value of the series with these attributes, of the workload with this cgroup or of the node.
+    #[cfg(test)]
+    pub(crate) fn figure(&self, name: &str, cgroup: Option<&str>, attributes: &[(&str, &str)]) -> Option<f64> {
+        let fits = |p: &&Point| {
+            let text = |k: &str| {
+                p.attributes
+                    .get(k)
+                    .and_then(|v| v.as_str().map(str::to_owned).or_else(|| v.as_int().map(|n| n.to_string())))
+            };
+            p.def.name == name
+                && p.workload.as_ref().map(|w| &*w.cgroup) == cgroup
+                && p.attributes.iter().count() == attributes.len()
+                && attributes.iter().all(|(k, v)| text(k).as_deref() == Some(*v))
+        };
+        let mut found = self.points.iter().filter(fits);
+        let point = found.next()?;
+        assert!(found.next().is_none(), "{name} twice");
+        match point.reading {
+            Reading::Int(n) => Some(n as f64),
+            Reading::Double(d) => Some(d),
+            Reading::Histogram(_) => None,
+        }
+    }
+
     pub fn drain(&mut self) -> std::vec::Drain<'_, Point> {
         self.points.drain(..)
     }

@@ -85,6 +85,7 @@ pub mod attr {
     pub const PROCESS_MEMORY_USAGE: Key = Key::new("process.memory.usage", "Resident bytes").in_unit("By");
     pub const CPU_MODE: Key =
         Key::new("cpu.mode", "What the CPU did: user, nice, system, idle, iowait, interrupt (hard and soft), steal");
+    pub const SYSTEM_DEVICE: Key = Key::new("system.device", "The device, as the kernel names it");
     pub const CPU_LOGICAL_NUMBER: Key = Key::new("cpu.logical_number", "The CPU");
     pub const LINUX_STACK_KERNEL: Key = Key::new("linux.stack.kernel", "Kernel stack, a frame a line, innermost first");
     pub const LINUX_STACK_USER: Key = Key::new("linux.stack.user", "User stack, a frame a line, innermost first");

@@ -110,10 +110,14 @@ impl Selector {
 
 /// A text in which each `*` stands for any text, none included.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Glob(String);
+pub(crate) struct Glob(String);
 
 impl Glob {
-    fn fits(&self, text: Option<&str>) -> bool {
+    pub(crate) fn new(text: String) -> Self {
+        Glob(text)
+    }
+
+    pub(crate) fn fits(&self, text: Option<&str>) -> bool {
         let Some(text) = text else { return false };
         let Some((first, rest)) = self.0.split_once('*') else { return self.0 == text };
         let Some(mut text) = text.strip_prefix(first) else { return false };

@@ -26,12 +26,13 @@ pub use kubernetes::Kubernetes;
 pub use runtime::NameResolver;
 pub use settings::Settings;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 
-use crate::host::cgroup::memberships;
+use crate::host::cgroup::{ancestors, memberships};
 use crate::host::{Cgroups, Clock, Host, ReadError};
 use crate::probe::CgroupId;
 use crate::probe::shared::cgroups::Change;
@@ -148,6 +149,15 @@ impl Workloads {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Workload>> {
         self.read().live()
+    }
+
+    /// Those that live, without plain cgroups that others are below: what such a one has is theirs.
+    #[must_use]
+    pub fn leaves(&self) -> Vec<Arc<Workload>> {
+        let all = self.all();
+        let above: HashSet<&str> = all.iter().flat_map(|w| ancestors(&w.cgroup).skip(1)).collect();
+        let is_leaf = |w: &&Arc<Workload>| w.kind != WorkloadKind::Cgroup || !above.contains(w.cgroup.as_str());
+        all.iter().filter(is_leaf).cloned().collect()
     }
 
     /// Whether a cgroup of the workload is still there.

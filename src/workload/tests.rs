@@ -266,6 +266,20 @@ fn the_agent_is_its_unit() {
     assert_eq!(w.own().key, own.key, "as before its cgroup was known");
 }
 
+/// What others are below has their figures: units and containers stay, slices go, and so does a name that only
+/// begins like another's.
+#[test]
+fn leaves_hold_no_others() {
+    let (_d, _c, w) = table();
+    let paths = ["/a.slice", "/a.slice/b.service", "/a.slice/b.service/sub", "/a-other", "/c", "/c/d"];
+    for (i, path) in (1..).zip(paths) {
+        w.on_mkdir(id(0, 10 + i), path);
+    }
+    let mut found: Vec<_> = w.leaves().iter().map(|w| w.cgroup.clone()).collect();
+    found.sort();
+    assert_eq!(found, ["/a-other", "/a.slice/b.service", "/c/d"]);
+}
+
 /// A listener hears of births and renames, of each workload the newest only, and of nothing that did not change.
 #[test]
 fn listeners_hear_the_newest() {

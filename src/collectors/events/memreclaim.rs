@@ -289,7 +289,7 @@ fn kind(r: &ReclaimStall) -> &'static str {
 
 /// Under the names that the kernel's file has: Documentation/accounting/psi.rst.
 fn figures(p: &Pressure) -> Value {
-    let lines = [("some", Some(p.some)), ("full", p.full)];
+    let lines = [("some", p.some), ("full", p.full)];
     let lines = lines.into_iter().filter_map(|(name, line)| Some((name, line?)));
     Value::Map(
         lines

@@ -2,6 +2,10 @@
 //! Collectors of kind metrics, one file each.
 
 pub mod cpu;
+pub mod disk;
 pub mod load;
+pub mod memory;
+pub mod netstat;
+pub mod pressure;
 pub mod runqlat;
 pub mod softirqstat;

@@ -72,6 +72,17 @@ pub struct MemoryEvents {
     pub oom_group_kill: Option<u64>,
 }
 
+/// What a cgroup and those below it read from and wrote to one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceIo {
+    /// Major and minor number.
+    pub device: (u32, u32),
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
 /// v1 writes "no limit" as the largest multiple of a page that fits a signed long.
 const V1_NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
 
@@ -192,6 +203,27 @@ impl Cgroups {
         parse_pressure(&text).ok_or_else(|| ReadError::malformed(&file, text.trim()))
     }
 
+    /// What the cgroup read and wrote: `io.stat`, or v1's `blkio.throttle.*_recursive`.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn io(&self, path: &str) -> Reading<Vec<DeviceIo>> {
+        if let Ok((true, dir)) = self.files("io", path) {
+            return Ok(parse_io_stat(&read(&dir.join("io.stat"))?));
+        }
+        let (_, dir) = self.files("blkio", path)?;
+        let file = |what: &str| read(&dir.join(format!("blkio.throttle.io_{what}_recursive")));
+        Ok(parse_blkio(&file("service_bytes")?, &file("serviced")?))
+    }
+
+    /// The tightest memory limit of the cgroup and its ancestors, in bytes.
+    #[must_use]
+    pub fn memory_allowed(&self, path: &str) -> Option<u64> {
+        let (v2, _) = self.files("memory", path).ok()?;
+        let file = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        ancestors(path).filter_map(|p| limit(&self.files("memory", p).ok()?.1.join(file))).min()
+    }
+
     /// How often the cgroup met its limits; on v2 those of its descendants are counted too.
     ///
     /// # Errors
@@ -212,8 +244,7 @@ impl Cgroups {
     }
 }
 
-/// A path and its ancestors, innermost first, the root last.
-/// The cgroup itself, and all above it.
+/// The cgroup itself, and all above it: innermost first, the root last.
 pub fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     let mut next = Some(path.trim_end_matches('/'));
     std::iter::from_fn(move || {
@@ -221,6 +252,56 @@ pub fn ancestors(path: &str) -> impl Iterator<Item = &str> {
         next = here.rfind('/').map(|i| &here[..i]);
         Some(if here.is_empty() { "/" } else { here })
     })
+}
+
+fn device_number(word: &str) -> Option<(u32, u32)> {
+    let (major, minor) = word.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// `MAJ:MIN rbytes=… wbytes=… rios=… wios=…`, and whatever else a kernel has.
+fn parse_io_stat(text: &str) -> Vec<DeviceIo> {
+    let line = |line: &str| {
+        let (device, rest) = line.split_once(' ')?;
+        let mut io = DeviceIo { device: device_number(device)?, ..DeviceIo::default() };
+        for (key, value) in rest.split_whitespace().filter_map(|w| w.split_once('=')) {
+            let Ok(n) = value.parse() else { continue };
+            match key {
+                "rbytes" => io.read_bytes = n,
+                "wbytes" => io.written_bytes = n,
+                "rios" => io.reads = n,
+                "wios" => io.writes = n,
+                _ => {}
+            }
+        }
+        Some(io)
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// v1's two files of lines `MAJ:MIN Read N`; other operations (Sync, Async, …) hold the same again.
+fn parse_blkio(bytes: &str, operations: &str) -> Vec<DeviceIo> {
+    let mut found = Vec::<DeviceIo>::new();
+    for (text, is_bytes) in [(bytes, true), (operations, false)] {
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let Some(device) = words.next().and_then(device_number) else { continue };
+            let (Some(way), Some(Ok(n))) = (words.next(), words.next().map(str::parse::<u64>)) else { continue };
+            let at = found.iter().position(|io| io.device == device).unwrap_or_else(|| {
+                found.push(DeviceIo { device, ..DeviceIo::default() });
+                found.len() - 1
+            });
+            let Some(io) = found.get_mut(at) else { continue };
+            match (way, is_bytes) {
+                ("Read", true) => io.read_bytes = n,
+                ("Write", true) => io.written_bytes = n,
+                ("Read", false) => io.reads = n,
+                ("Write", false) => io.writes = n,
+                _ => {}
+            }
+        }
+    }
+    found
 }
 
 fn number<T: std::str::FromStr>(file: &Path) -> Reading<T> {

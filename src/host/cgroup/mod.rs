@@ -5,14 +5,14 @@
 
 mod files;
 
-pub use files::{CpuLimit, Memory, MemoryEvents, Throttling, ancestors};
+pub use files::{CpuLimit, DeviceIo, Memory, MemoryEvents, Throttling, ancestors};
 
 use std::fs::DirEntry;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{Host, ReadError, Reading};
+use super::{Host, ReadError, Reading, unescape};
 use crate::signal::text::{escaped, raw_path};
 
 /// How the node mounts its cgroups.
@@ -236,14 +236,6 @@ fn cgroup_mounts(text: &str) -> Vec<Mount> {
             Some(Mount { root, point, v2, options: right.nth(1).unwrap_or_default().to_owned() })
         })
         .collect()
-}
-
-/// Space, tab, newline and backslash are octal escapes in mountinfo.
-fn unescape(field: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .into_iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(field.to_owned(), |f, (from, to)| f.replace(from, to))
 }
 
 fn hierarchy(m: &Membership<'_>, mounts: &[Mount], sys: &Path) -> Option<Hierarchy> {

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `/proc` as typed readings: proc(5), Documentation/filesystems/proc.rst.
 
+mod disk;
 mod listen;
+mod net;
 mod process;
 mod stat;
 
+pub use disk::{Disk, DiskOps};
+pub use net::{Counters, SocketFigure, Softnet};
 pub use process::{Process, Processes, State};
 pub use stat::{CpuTimes, Stat};
 
@@ -26,6 +30,11 @@ impl MemInfo {
         self.0.iter().map(|(n, v)| (n.as_str(), *v))
     }
 
+    /// Those that are sizes, not numbers of pages.
+    pub fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.iter().filter(|(name, _)| !name.starts_with("HugePages_"))
+    }
+
     fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let (name, rest) = line.split_once(':')?;
@@ -35,6 +44,50 @@ impl MemInfo {
             Some((name.to_owned(), n.saturating_mul(unit)))
         };
         MemInfo(text.lines().filter_map(line).collect())
+    }
+}
+
+/// `/proc/vmstat`, and files of the same form.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VmStat(Vec<(String, u64)>);
+
+impl VmStat {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
+    }
+
+    /// Of all lines whose names begin so; `None`: there is none.
+    #[must_use]
+    pub fn sum(&self, prefix: &str) -> Option<u64> {
+        let found = self.0.iter().filter(|(n, _)| n.starts_with(prefix));
+        found.map(|(_, v)| *v).reduce(u64::saturating_add)
+    }
+
+    fn parse(text: &str) -> Self {
+        let line = |line: &str| {
+            let (name, n) = line.split_once(' ')?;
+            Some((name.to_owned(), n.trim().parse().ok()?))
+        };
+        VmStat(text.lines().filter_map(line).collect())
+    }
+}
+
+/// A line of `/proc/swaps`, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swap {
+    pub device: String,
+    pub size: u64,
+    pub used: u64,
+}
+
+impl Swap {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let device = super::unescape(words.next()?);
+        let mut kib = words.skip(1).map(|w| w.parse::<u64>().ok());
+        let mut bytes = || Some(kib.next()??.saturating_mul(1024));
+        Some(Swap { device, size: bytes()?, used: bytes()? })
     }
 }
 
@@ -59,8 +112,8 @@ pub struct PressureLine {
 /// A pressure file: how much time was lost waiting for a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Pressure {
-    /// At least one task waited.
-    pub some: PressureLine,
+    /// At least one task waited; the irq file has no such line.
+    pub some: Option<PressureLine>,
     /// All tasks that were not idle waited.
     pub full: Option<PressureLine>,
 }
@@ -93,6 +146,22 @@ impl Host {
     /// [`ReadError`]
     pub fn meminfo(&self) -> Reading<MemInfo> {
         Ok(MemInfo::parse(&self.read_proc("meminfo")?))
+    }
+
+    /// What the node's memory management did since boot.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn vmstat(&self) -> Reading<VmStat> {
+        Ok(VmStat::parse(&self.read_proc("vmstat")?))
+    }
+
+    /// Where the node swaps to; [`ReadError::Missing`] without CONFIG_SWAP.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn swaps(&self) -> Reading<Vec<Swap>> {
+        Ok(self.read_proc("swaps")?.lines().skip(1).filter_map(Swap::parse).collect())
     }
 
     /// The node's load.
@@ -140,9 +209,8 @@ pub fn parse_pressure(text: &str) -> Option<Pressure> {
         let avg = [get("avg10")?.parse().ok()?, get("avg60")?.parse().ok()?, get("avg300")?.parse().ok()?];
         Some(PressureLine { avg, total_us: get("total")?.parse().ok()? })
     };
-    let full = line("full");
-    // The irq file has no `some` line.
-    Some(Pressure { some: line("some").or(full)?, full })
+    let (some, full) = (line("some"), line("full"));
+    (some.is_some() || full.is_some()).then_some(Pressure { some, full })
 }
 
 #[cfg(test)]
@@ -170,9 +238,9 @@ mod tests {
     fn pressure() {
         let text = "some avg10=1.50 avg60=0.10 avg300=0.00 total=123\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
         let p = parse_pressure(text).unwrap();
-        assert_eq!((p.some.avg[0], p.some.total_us, p.full.unwrap().total_us), (1.5, 123, 7));
+        assert_eq!((p.some.unwrap().avg[0], p.some.unwrap().total_us, p.full.unwrap().total_us), (1.5, 123, 7));
         let irq = parse_pressure("full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n").unwrap();
-        assert_eq!(irq.some.total_us, 7);
+        assert_eq!((irq.some, irq.full.unwrap().total_us), (None, 7));
     }
 
     /// The real files, as far as this kernel has them.
@@ -182,7 +250,7 @@ mod tests {
         assert!(host.meminfo().unwrap().get("MemTotal").unwrap() > 1 << 20);
         assert!(host.loadavg().unwrap().threads > 0);
         match host.pressure(Resource::Cpu) {
-            Ok(p) => assert!(p.some.avg[0] <= 100.0),
+            Ok(p) => assert!(p.some.unwrap().avg[0] <= 100.0),
             Err(e) => assert!(e.is_missing(), "{e}"),
         }
     }
