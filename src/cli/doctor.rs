@@ -11,10 +11,11 @@ use super::screen::{Progress, Screen, Style};
 use super::table::Table;
 use super::{Context, Done, Failure, block_on};
 use crate::api::Client;
-use crate::collectors::Registration;
+use crate::collectors::{BUILT_IN, Registration};
 use crate::config::Config;
 use crate::host::node::{Limit, Lockdown};
 use crate::host::{Cgroups, Host, capabilities};
+use crate::probe::shared::Feature;
 use crate::probe::{Loader, Report, Skeleton};
 
 /// Capabilities that the agent needs, whatever collectors it runs.
@@ -213,9 +214,8 @@ fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) 
     let mut hooks = Vec::new();
     let mut lost: Vec<String> = Vec::new();
     let mut reason = None;
-    let optional: Vec<&str> = r.info.all_optional().map(|o| o.slot).collect();
     for skeleton in skeletons(r) {
-        let report = loader.try_load(skeleton, &optional);
+        let report = loader.try_load(skeleton, &optional_slots(r, skeleton));
         for hook in &report.hooks {
             hooks.extend(hook.attached.map(ToString::to_string));
         }
@@ -244,6 +244,12 @@ fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) 
         "type": "collector", "name": r.info.name, "kind": r.kind.name(), "state": state, "hook": hook,
         "reason": reason, "lost": lost, "remedy": remedy,
     })
+}
+
+/// Hooks that may be missing: of a shared probe those of all its features, as another's are not loaded for this one.
+fn optional_slots(r: &Registration, skeleton: &Skeleton) -> Vec<&'static str> {
+    let others = BUILT_IN.iter().flat_map(|other| other.info.needs).filter(|f| f.skeleton().name == skeleton.name);
+    r.info.all_optional().chain(others.flat_map(Feature::optional)).map(|o| o.slot).collect()
 }
 
 /// Its own object and the shared probes that it reads, each once.
@@ -336,14 +342,13 @@ mod tests {
         let refuse = |verbose| {
             let mut loader = Loader::in_memory(&kernel);
             let config = Config::default();
-            let rows: Vec<Json> =
-                crate::collectors::BUILT_IN.iter().map(|r| examine(r, &config, &host, &mut loader)).collect();
+            let rows: Vec<Json> = BUILT_IN.iter().map(|r| examine(r, &config, &host, &mut loader)).collect();
             let (mut screen, written) = Screen::in_memory(None);
             write(&mut screen, &facts(&host), &rows, verbose).unwrap();
             drop(screen);
             written.text()
         };
-        for r in crate::collectors::BUILT_IN {
+        for r in BUILT_IN {
             for skeleton in skeletons(r) {
                 let why = "tracepoint sched/sched_with_a_long_name: not on this kernel";
                 skeleton.slots().into_iter().for_each(|slot| kernel.refuse(skeleton, slot, why));
@@ -353,8 +358,26 @@ mod tests {
             let text = refuse(verbose);
             assert!(text.lines().all(|l| crate::cli::table::len(l) <= 100), "{text}");
             assert_eq!(text.contains("HOOK"), verbose);
-            assert!(crate::collectors::BUILT_IN.iter().all(|r| text.contains(r.info.name)));
+            assert!(BUILT_IN.iter().all(|r| text.contains(r.info.name)));
         }
+    }
+
+    /// A hook that only another collector has an optional use for costs this one nothing, as in the agent.
+    #[test]
+    fn hooks_of_others_are_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::under(dir.path());
+        let kernel = crate::probe::Memory::new(&host.proc, 1);
+        kernel.refuse(&crate::probe::skeletons::net::SKELETON, "trapped", "not on this kernel");
+        let state = |name: &str| {
+            let r = BUILT_IN.iter().find(|r| r.info.name == name).unwrap();
+            examine(r, &Config::default(), &host, &mut Loader::in_memory(&kernel))
+        };
+        for name in ["dropwatch", "tcp_retransmit", "netrecvlat"] {
+            assert!(state(name)["reason"].is_null(), "{name}: {}", state(name));
+        }
+        assert!(state("dropwatch")["lost"].to_string().contains("devlink"));
+        assert!(!state("tcp_retransmit")["lost"].to_string().contains("devlink"));
     }
 
     /// On a node without anything, every fact says what is missing and what to do.

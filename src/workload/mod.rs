@@ -116,7 +116,11 @@ impl Workloads {
         if cgroup.hierarchy == 0 || of_cgroup.as_deref().is_some_and(is_named) {
             return of_cgroup;
         }
-        self.of_pid(pid).or(of_cgroup)
+        let Ok(lines) = self.inner.host.cgroup_lines(pid) else { return of_cgroup };
+        let here = memberships(&lines).find(|m| m.hierarchy == cgroup.hierarchy).map(|m| m.path);
+        // A cgroup that somebody made by hand is no part of the unit whose process was moved there.
+        let is_below = |w: &Arc<Workload>| here.is_some_and(|here| ancestors(&w.cgroup).any(|a| a == here));
+        self.read().of_paths(memberships(&lines).map(|m| m.path)).filter(is_below).or(of_cgroup)
     }
 
     /// Who an event is about: what its thread does is the agent's own doing where that is the agent's.

@@ -247,6 +247,11 @@ fn a_v1_unit_without_accounting_is_named_by_its_process() {
     assert_eq!(name(50, 1).as_deref(), Some("cron.service"), "the root of the hierarchy");
     assert_eq!(name(52, 30).as_deref(), Some("/system.slice"));
     assert_eq!(name(51, 31).as_deref(), Some(&A[..12]));
+    w.on_mkdir(id(3, 32), "/batch");
+    w.on_mkdir(id(9, 91), "/init.scope");
+    put(d.path(), "proc/53/cgroup", "9:name=systemd:/init.scope\n3:cpu,cpuacct:/batch\n");
+    assert_eq!(name(53, 32).as_deref(), Some("/batch"), "a cgroup made by hand, by a process of a unit");
+    assert_eq!(name(53, 33), None, "one that is not known yet");
 }
 
 /// The agent and its unit are exported under one identity, and so have one key and one set of names.

@@ -84,10 +84,11 @@ impl Late {
         }
     }
 
-    /// Until there is something to do, or for a while.
-    fn wait(&self) {
+    /// Until there is something to do, or for a while: then there is nothing.
+    fn wait(&self) -> bool {
         let idle = |s: &mut State| s.waiting.is_empty() && !s.open && s.named.is_empty();
-        drop(self.changed.wait_timeout_while(self.state(), IDLE, idle));
+        let waited = self.changed.wait_timeout_while(self.state(), IDLE, idle);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// The next question to ask.
@@ -107,7 +108,9 @@ impl Helpers {
     /// Hands over names that came late, until `stop`. For a thread of its own.
     pub fn name_late(&self, stop: &AtomicBool, deliver: impl Fn(LateNames)) {
         while !stop.load(Ordering::Relaxed) {
-            self.late.wait();
+            if !self.late.wait() {
+                continue;
+            }
             let soon = self.look_for_late();
             let named = std::mem::take(&mut self.late.state().named);
             named.into_iter().for_each(&deliver);

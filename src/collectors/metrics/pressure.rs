@@ -154,6 +154,7 @@ mod tests {
     #[test]
     fn unavailable_and_broken() {
         let rig = Rig::new().unwrap();
+        rig.remove("proc/pressure/cpu").unwrap();
         let why = rig.run(&crate::collectors::metrics::<Pressure>(), "").err().unwrap().to_string();
         assert!(why.contains("CONFIG_PSI"), "{why}");
         rig.write("proc/pressure/cpu", "nonsense").unwrap();
