@@ -41,6 +41,9 @@ use crate::signal::{Thread, Workload, WorkloadKey, WorkloadKind};
 use changes::Subscribers;
 use table::Table;
 
+/// Inode number of each hierarchy's root (fs/kernfs/mount.c).
+const ROOT_ID: u64 = 1;
+
 /// The lookup. Cheap to clone; clones are the same table.
 #[derive(Clone)]
 pub struct Workloads {
@@ -116,11 +119,14 @@ impl Workloads {
         if cgroup.hierarchy == 0 || of_cgroup.as_deref().is_some_and(is_named) {
             return of_cgroup;
         }
-        let Ok(lines) = self.inner.host.cgroup_lines(pid) else { return of_cgroup };
-        let here = memberships(&lines).find(|m| m.hierarchy == cgroup.hierarchy).map(|m| m.path);
-        // A cgroup that somebody made by hand is no part of the unit whose process was moved there.
-        let is_below = |w: &Arc<Workload>| here.is_some_and(|here| ancestors(&w.cgroup).any(|a| a == here));
-        self.read().of_paths(memberships(&lines).map(|m| m.path)).filter(is_below).or(of_cgroup)
+        // A cgroup that somebody made by hand is no part of the unit whose process was moved there; of one that is
+        // not known yet, nothing is. (What the process itself says is no help: one that exits is shown in `/`.)
+        let above = match &of_cgroup {
+            Some(w) => w.cgroup.as_str(),
+            None if cgroup.id == ROOT_ID => "/",
+            None => return None,
+        };
+        self.of_pid(pid).filter(|w| ancestors(&w.cgroup).any(|a| a == above)).or(of_cgroup)
     }
 
     /// Who an event is about: what its thread does is the agent's own doing where that is the agent's.

@@ -251,7 +251,9 @@ fn a_v1_unit_without_accounting_is_named_by_its_process() {
     w.on_mkdir(id(9, 91), "/init.scope");
     put(d.path(), "proc/53/cgroup", "9:name=systemd:/init.scope\n3:cpu,cpuacct:/batch\n");
     assert_eq!(name(53, 32).as_deref(), Some("/batch"), "a cgroup made by hand, by a process of a unit");
-    assert_eq!(name(53, 33), None, "one that is not known yet");
+    put(d.path(), "proc/54/cgroup", "3:cpu,cpuacct:/\n0::/init.scope\n");
+    assert_eq!(name(54, 32).as_deref(), Some("/batch"), "it exits: v1's hierarchies show it in their root");
+    assert_eq!(name(54, 33), None, "one that is not known yet");
 }
 
 /// The agent and its unit are exported under one identity, and so have one key and one set of names.
