@@ -4,8 +4,8 @@
  *
  * The kernel stamps a packet with the wall clock when it enters the stack, while anybody asks for
  * stamps; the collector does. The stamp stays with the packet until it is read, so each hook is one
- * subtraction; only of TCP connections with a lost segment something is kept. What a step of the clock would feign reaches back
- * to before the step, and is not believed (since_ns).
+ * subtraction; something is kept only of TCP connections with a lost segment. What a step of the clock
+ * would feign reaches back to before the step, and is not believed (since_ns).
  */
 #include "packet.h"
 #include "filter.h"
@@ -40,11 +40,6 @@ struct tcp_sock {
 	/* packets that came out of order, since the connection began */
 	u32 rcv_ooopack;
 	struct rb_root out_of_order_queue;
-};
-
-struct tcp_skb_cb {
-	u32 seq;
-	u32 end_seq;
 };
 
 #pragma clang attribute pop

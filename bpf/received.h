@@ -49,11 +49,6 @@ struct delay {
 	u32 stage;
 };
 
-static __always_inline const struct tcp_skb_cb *tcp_cb(const struct sk_buff *skb)
-{
-	return (const void *)skb + bpf_core_field_offset(skb->cb);
-}
-
 /* Has this process's late read of it been reported? Data is read in pieces, and looked at before (MSG_PEEK). */
 static __always_inline bool was_reported(void *reads_late, const struct sk_buff *skb, const struct flow *flow,
 					 u64 entered)

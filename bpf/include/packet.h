@@ -6,6 +6,22 @@
 
 #include "net.h"
 
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct tcp_skb_cb {
+	u32 seq;
+	u32 end_seq;
+	u16 tcp_gso_segs;
+};
+
+#pragma clang attribute pop
+
+/* What TCP keeps with a packet of its own: by probe reads. */
+static __always_inline const struct tcp_skb_cb *tcp_cb(const struct sk_buff *skb)
+{
+	return (const void *)skb + bpf_core_field_offset(skb->cb);
+}
+
 /* What is read of a packet's headers at once: 40 bytes of IPv6 and 16 of TCP; a multiple of 8. */
 #define HEADER_BYTES 56
 

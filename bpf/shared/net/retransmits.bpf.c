@@ -3,12 +3,6 @@
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct tcp_skb_cb {
-	u32 seq;
-	u32 end_seq;
-	u16 tcp_gso_segs;
-};
-
 struct inet_connection_sock {
 	u8 icsk_ca_state : 5;
 	u8 icsk_retransmits;
@@ -228,7 +222,7 @@ static __always_inline struct tcp_retransmit *retransmitted(struct net_owner *ow
 static __always_inline int segment_again(struct sock *sk, const struct sk_buff *skb)
 {
 	const struct inet_connection_sock *icsk = (const void *)sk;
-	const struct tcp_skb_cb *cb = (const void *)skb + bpf_core_field_offset(skb->cb);
+	const struct tcp_skb_cb *cb = tcp_cb(skb);
 	const struct tcp_sock *tp = (const void *)sk;
 	struct net_owner owner = {};
 	struct tcp_retransmit *r;
