@@ -16,8 +16,8 @@
 //! the kernel books it) is subtracted before the limit is compared.
 //!
 //! ## Signals
-//! Both events name the CPU, the thread found running, its container, its kernel stack and where its
-//! program was.
+//! Both events name the CPU, the thread found running, its kernel stack and where its program was. Where
+//! that thread had the CPU all the while, it is the culprit, with its container.
 //!
 //! ## Limits
 //! A hypervisor that reports no steal time makes a paused guest look like interrupts held off.
@@ -163,9 +163,13 @@ impl Softirq {
         let vector = VECTORS.get(r.vector as usize).copied().unwrap_or("unknown");
         let delay = Duration::from_nanos(r.delay_ns.saturating_sub(r.steal_ns));
         let mut e = self.event(&DELAY, r.time_ns, delay, &r.at);
+        let raised_in = r.raised_in as u32;
         if is_softirq_thread(&r.at.thread) {
             self.blame_interrupted(&mut e, r);
+        } else if [0, r.at.thread.tid].contains(&raised_in) {
+            self.blame_found(&mut e, &r.at);
         }
+        // Else it was left to `ksoftirqd` and then served in an interrupt of a thread that came later.
         e.message = format!("softirq {vector} waited {} on CPU {}{}", ms(delay), r.at.cpu, running(&e));
         e.attributes.set(attr::LINUX_SOFTIRQ_VECTOR, vector).set(attr::CPU_LOGICAL_NUMBER, r.at.cpu);
         e.attributes.set(attr::LINUX_CPU_STEAL, r.steal_ns);
@@ -175,6 +179,7 @@ impl Softirq {
     fn held_off(&self, r: &IrqHeldOff) -> Event {
         let delay = Duration::from_nanos(r.delay_ns.saturating_sub(r.steal_ns));
         let mut e = self.event(&HELD_OFF, r.time_ns, delay, &r.at);
+        self.blame_found(&mut e, &r.at);
         e.message = format!("CPU {} took no interrupts for {}{}", r.at.cpu, ms(delay), running(&e));
         e.attributes.set(attr::CPU_LOGICAL_NUMBER, r.at.cpu).set(attr::LINUX_CPU_STEAL, r.steal_ns);
         let function = self.symbols.kernel(&[r.function]).first().and_then(|f| f.symbol.clone());
@@ -187,19 +192,16 @@ impl Softirq {
         let mut e = Event::new(def, self.clock.wall(time_ns), None, String::new());
         e.duration = Some(delay);
         (e.kernel_stack, e.user_stack) = self.symbols.both(at.thread.tgid, &at.stack);
-        if at.thread.tid != 0 {
-            let thread = Thread::from(at.thread);
-            e.thread = Some(thread.clone());
-            if is_softirq_thread(&at.thread) {
-                return e;
-            }
-            e.involve(Role::Culprit, self.workloads.of_process(thread.pid, at.cgroup.into()), thread);
-        }
+        e.thread = (at.thread.tid != 0).then(|| Thread::from(at.thread));
         e
     }
-}
 
-impl Softirq {
+    fn blame_found(&self, e: &mut Event, at: &FoundAt) {
+        if let Some(thread) = e.thread.clone().filter(|_| !is_softirq_thread(&at.thread)) {
+            e.involve(Role::Culprit, self.workloads.of_process(thread.pid, at.cgroup.into()), thread);
+        }
+    }
+
     /// The thread of softirqs runs when it may: whoever was running as it was raised had the CPU until then. Its stack is
     /// of no use, as it is the one of what waited.
     fn blame_interrupted(&self, e: &mut Event, r: &SoftirqDelay) {
@@ -286,7 +288,13 @@ mod tests {
         r.raised_in = 15 << 32 | 15;
         let e = softirq.record("softirq_delay", &r).unwrap().pop().unwrap();
         assert_eq!((e.message.as_str(), e.related.len()), ("softirq NET_RX waited 150 ms on CPU 1", 0));
+        // Served in an interrupt of a thread that came later.
+        (r.at.thread.tgid, r.at.thread.tid, r.raised_in) = (42, 43, 77 << 32 | 77);
+        r.at.thread.comm = *b"disk\0\0\0\0\0\0\0\0\0\0\0\0";
+        let e = softirq.record("softirq_delay", &r).unwrap().pop().unwrap();
+        assert_eq!((e.message.as_str(), e.related.len()), ("softirq NET_RX waited 150 ms on CPU 1", 0));
         // A worker stands for whom it works.
+        (r.at.thread.tgid, r.at.thread.tid, r.raised_in) = (15, 15, 15 << 32 | 15);
         rig.symbol(0xffff_ffff_8100_1000, "process_one_work").unwrap();
         rig.symbol(0xffff_ffff_8100_2000, "flush_of_somebody").unwrap();
         r.at.thread.comm = *b"kworker/1:0\0\0\0\0\0";
