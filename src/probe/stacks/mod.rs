@@ -102,10 +102,12 @@ impl Symbols {
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
     }
 
-    /// A kernel stack and a user stack of process `pid`.
+    /// A kernel stack and a user stack of process `pid`. The latter is named first: its process may end, and the
+    /// kernel's symbols are read when they are first asked for.
     #[must_use]
     pub fn both(&self, pid: u32, stack: &CallStack) -> (Stack, Stack) {
-        (self.kernel(stack.kernel()), self.user(pid, stack.user()))
+        let user = self.user(pid, stack.user());
+        (self.kernel(stack.kernel()), user)
     }
 
     /// A kernel stack, in the order given. Equal ones are named once.
