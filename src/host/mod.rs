@@ -107,6 +107,16 @@ pub fn read_bytes(path: &Path) -> Reading<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Lines `name number`; others are passed over.
+fn keyed(text: &str) -> Vec<(String, u64)> {
+    text.lines()
+        .filter_map(|line| {
+            let (name, value) = line.split_once(' ')?;
+            Some((name.to_owned(), value.trim().parse().ok()?))
+        })
+        .collect()
+}
+
 /// Space, tab, newline and backslash are octal escapes in mountinfo and other files of /proc.
 fn unescape(field: &str) -> String {
     ["\\040", "\\011", "\\012", "\\134"]

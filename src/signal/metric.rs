@@ -167,6 +167,19 @@ impl Metrics {
         self.push(def, who, attributes, Reading::Int(v));
     }
 
+    /// The same of what may not be there.
+    pub fn count_some(
+        &mut self,
+        def: &'static MetricDef,
+        who: Option<&Arc<Workload>>,
+        attributes: &[(Key, Value)],
+        v: Option<u64>,
+    ) {
+        if let Some(v) = v {
+            self.count(def, who, attributes, v);
+        }
+    }
+
     /// A sum or a level in the metric's unit (seconds, a ratio, …).
     pub fn value(&mut self, def: &'static MetricDef, who: Option<&Arc<Workload>>, attributes: &[(Key, Value)], v: f64) {
         self.push(def, who, attributes, Reading::Double(v));

@@ -282,11 +282,12 @@ fn report_error(sampling: anyhow::Result<()>) {
 
 /// What a cgroup may use, in CPUs: the tightest quota of it and its ancestors, its cpuset, the node.
 fn capacity(cgroups: &Cgroups, path: &str, online: f64) -> Capacity {
-    let quota = cgroups.cpus_allowed(path).unwrap_or(online);
+    let quotas: Vec<(&str, f64)> = cgroups.cpu_limits(path).collect();
+    let quota = quotas.iter().map(|(_, cpus)| *cpus).fold(online, f64::min);
     let cpuset = cgroups.cpuset_cpus(path).map_or(online, f64::from);
-    let above = cgroups.cpu_limits(path).filter(|(p, _)| *p != path);
+    let above = quotas.into_iter().filter(|(p, _)| *p != path);
     Capacity {
-        cpus: quota.min(cpuset).min(online).max(f64::MIN_POSITIVE),
+        cpus: quota.min(cpuset).max(f64::MIN_POSITIVE),
         shared: above.map(|(path, cpus)| (path.to_owned(), cpus)).collect(),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Cgroups, Hierarchy};
 use crate::host::proc::{Pressure, Resource, parse_pressure};
-use crate::host::{ReadError, Reading, read};
+use crate::host::{ReadError, Reading, keyed, read};
 
 /// How much CPU time a cgroup may use: `cpu.max`, or `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Cgroups {
     /// A pod's or slice's limit holds for all that is in it.
     #[must_use]
     pub fn cpus_allowed(&self, path: &str) -> Option<f64> {
-        ancestors(path).filter_map(|p| self.cpu_limit(p).ok()?.cpus()).min_by(f64::total_cmp)
+        self.cpu_limits(path).map(|(_, cpus)| cpus).min_by(f64::total_cmp)
     }
 
     /// The limits of the cgroup and its ancestors that there are, each with the path of whose it is and as a number of
@@ -322,16 +322,6 @@ pub(super) fn parse_cpu_max(text: &str) -> Option<CpuLimit> {
         n => Some(n.parse().ok()?),
     };
     Some(CpuLimit { quota_us, period_us: words.next()?.parse().ok()? })
-}
-
-/// Lines `name number`; others are passed over.
-pub(super) fn keyed(text: &str) -> Vec<(String, u64)> {
-    text.lines()
-        .filter_map(|line| {
-            let (name, value) = line.split_once(' ')?;
-            Some((name.to_owned(), value.trim().parse().ok()?))
-        })
-        .collect()
 }
 
 /// How many CPUs a list like `0-3,8` names.

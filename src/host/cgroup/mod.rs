@@ -143,9 +143,7 @@ impl Cgroups {
         let dir = self.dir(hierarchy, path).ok_or_else(|| ReadError::Missing { path: path.into() })?;
         Ok(super::read(&dir.join("cgroup.procs"))?.lines().filter_map(|l| l.parse().ok()).collect())
     }
-}
 
-impl Cgroups {
     /// The processes of a cgroup and of all below it, at most so many; what vanishes meanwhile is left out. Runtimes and
     /// systemd put a limit on a cgroup that holds no process itself.
     ///

@@ -3,8 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::files::{cpu_list_len, keyed, parse_cpu_max};
+use super::files::{cpu_list_len, parse_cpu_max};
 use super::*;
+use crate::host::keyed;
 
 const HYBRID_MOUNTS: &str = "\
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755

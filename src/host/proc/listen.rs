@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::net::by_header;
 use crate::host::{Host, ReadError, Reading};
 
 /// State LISTEN of a socket in `/proc/PID/net/tcp` (include/net/tcp_states.h).
@@ -57,11 +58,10 @@ fn own_ipv6(line: &str) -> Option<Ipv6Addr> {
     Some(Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?))
 }
 
-/// Of `netstat`: a line of names, and one of figures.
+/// Of `netstat`.
 fn listen_drops(text: &str) -> Option<u64> {
-    let mut lines = text.lines().filter(|l| l.starts_with("TcpExt:"));
-    let at = lines.next()?.split_ascii_whitespace().position(|name| name == "ListenDrops")?;
-    lines.next()?.split_ascii_whitespace().nth(at)?.parse().ok()
+    let (.., drops) = by_header(text).find(|(protocol, name, _)| (*protocol, *name) == ("TcpExt", "ListenDrops"))?;
+    drops.try_into().ok()
 }
 
 /// `sl local rem st tx:rx …`: of a listener, `rx` is how many wait to be accepted. `None`: it is none of this port.

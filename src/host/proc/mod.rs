@@ -12,65 +12,41 @@ pub use net::{Counters, SocketFigure, Softnet};
 pub use process::{Process, Processes, State};
 pub use stat::{CpuTimes, Stat};
 
-use super::{Host, ReadError, Reading};
+use super::{Host, ReadError, Reading, keyed, unescape};
 
-/// `/proc/meminfo` in bytes.
+/// Figures under the kernel's names, in its order: of `/proc/meminfo` or `/proc/vmstat`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct MemInfo(Vec<(String, u64)>);
+pub struct Figures(Vec<(String, u64)>);
 
-impl MemInfo {
-    /// One line, e.g. `MemAvailable`, in bytes (`HugePages_…`: in pages).
+impl Figures {
+    /// One line, e.g. `MemAvailable`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<u64> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
     }
 
-    /// All lines in the kernel's order.
+    /// All lines.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().map(|(n, v)| (n.as_str(), *v))
-    }
-
-    /// Those that are sizes, not numbers of pages.
-    pub fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.iter().filter(|(name, _)| !name.starts_with("HugePages_"))
-    }
-
-    fn parse(text: &str) -> Self {
-        let line = |line: &str| {
-            let (name, rest) = line.split_once(':')?;
-            let mut words = rest.split_whitespace();
-            let n: u64 = words.next()?.parse().ok()?;
-            let unit = if words.next() == Some("kB") { 1024 } else { 1 };
-            Some((name.to_owned(), n.saturating_mul(unit)))
-        };
-        MemInfo(text.lines().filter_map(line).collect())
-    }
-}
-
-/// `/proc/vmstat`, and files of the same form.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct VmStat(Vec<(String, u64)>);
-
-impl VmStat {
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<u64> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
     }
 
     /// Of all lines whose names begin so; `None`: there is none.
     #[must_use]
     pub fn sum(&self, prefix: &str) -> Option<u64> {
-        let found = self.0.iter().filter(|(n, _)| n.starts_with(prefix));
-        found.map(|(_, v)| *v).reduce(u64::saturating_add)
+        self.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, v)| v).reduce(u64::saturating_add)
     }
+}
 
-    fn parse(text: &str) -> Self {
-        let line = |line: &str| {
-            let (name, n) = line.split_once(' ')?;
-            Some((name.to_owned(), n.trim().parse().ok()?))
-        };
-        VmStat(text.lines().filter_map(line).collect())
-    }
+/// Lines of meminfo: what has a unit in bytes, the others (`HugePages_…`) in pages.
+fn parse_meminfo(text: &str) -> Figures {
+    let line = |line: &str| {
+        let (name, rest) = line.split_once(':')?;
+        let mut words = rest.split_whitespace();
+        let n: u64 = words.next()?.parse().ok()?;
+        let unit = if words.next() == Some("kB") { 1024 } else { 1 };
+        Some((name.to_owned(), n.saturating_mul(unit)))
+    };
+    Figures(text.lines().filter_map(line).collect())
 }
 
 /// A line of `/proc/swaps`, in bytes.
@@ -84,7 +60,7 @@ pub struct Swap {
 impl Swap {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
-        let device = super::unescape(words.next()?);
+        let device = unescape(words.next()?);
         let mut kib = words.skip(1).map(|w| w.parse::<u64>().ok());
         let mut bytes = || Some(kib.next()??.saturating_mul(1024));
         Some(Swap { device, size: bytes()?, used: bytes()? })
@@ -140,20 +116,20 @@ impl Resource {
 }
 
 impl Host {
-    /// The node's memory.
+    /// The node's memory: sizes in bytes, `HugePages_…` in pages.
     ///
     /// # Errors
     /// [`ReadError`]
-    pub fn meminfo(&self) -> Reading<MemInfo> {
-        Ok(MemInfo::parse(&self.read_proc("meminfo")?))
+    pub fn meminfo(&self) -> Reading<Figures> {
+        Ok(parse_meminfo(&self.read_proc("meminfo")?))
     }
 
     /// What the node's memory management did since boot.
     ///
     /// # Errors
     /// [`ReadError`]
-    pub fn vmstat(&self) -> Reading<VmStat> {
-        Ok(VmStat::parse(&self.read_proc("vmstat")?))
+    pub fn vmstat(&self) -> Reading<Figures> {
+        Ok(Figures(keyed(&self.read_proc("vmstat")?)))
     }
 
     /// Where the node swaps to; [`ReadError::Missing`] without CONFIG_SWAP.
@@ -221,7 +197,7 @@ mod tests {
     /// Lines with and without a unit, and lines that are neither.
     #[test]
     fn meminfo() {
-        let m = MemInfo::parse("MemTotal:   16 kB\nHugePages_Total:     3\nodd\n");
+        let m = parse_meminfo("MemTotal:   16 kB\nHugePages_Total:     3\nodd\n");
         assert_eq!((m.get("MemTotal"), m.get("HugePages_Total"), m.get("odd")), (Some(16384), Some(3), None));
     }
 
@@ -259,7 +235,7 @@ mod tests {
         /// No bytes make a parser panic.
         #[test]
         fn never_panics(text in "(?s)(some |full |cpu)?.{0,200}") {
-            let _ = MemInfo::parse(&text);
+            let _ = parse_meminfo(&text);
             let _ = parse_loadavg(&text);
             let _ = parse_pressure(&text);
         }

@@ -62,8 +62,8 @@ impl Host {
     /// # Errors
     /// [`ReadError`](crate::host::ReadError): not even `snmp` can be read.
     pub fn protocol_counters(&self) -> Reading<Counters> {
-        let mut all = by_header(&self.read_net("snmp")?);
-        all.extend(self.read_net("netstat").map(|text| by_header(&text)).unwrap_or_default());
+        let mut all = owned(by_header(&self.read_net("snmp")?));
+        all.extend(self.read_net("netstat").map(|text| owned(by_header(&text))).unwrap_or_default());
         all.extend(self.read_net("snmp6").map(|text| by_line(&text)).unwrap_or_default());
         Ok(all)
     }
@@ -87,20 +87,22 @@ impl Host {
     }
 }
 
-/// Pairs of lines: `Tcp: InSegs …` and `Tcp: 5 …`. Fields are found by name, as kernels insert some in between.
-fn by_header(text: &str) -> Counters {
-    let mut out = Counters::new();
+/// Pairs of lines: `Tcp: InSegs …` and `Tcp: 5 …`, as protocol, name, value. Fields are found by name, as kernels
+/// insert some in between.
+pub(super) fn by_header(text: &str) -> impl Iterator<Item = (&str, &str, i64)> {
     let mut lines = text.lines();
-    while let (Some(header), Some(values)) = (lines.next(), lines.next()) {
-        let (Some((protocol, names)), Some((same, values))) = (header.split_once(':'), values.split_once(':')) else {
-            continue;
-        };
-        if protocol == same {
-            let pairs = names.split_whitespace().zip(values.split_whitespace());
-            out.extend(pairs.filter_map(|(name, v)| Some((protocol.to_owned(), name.to_owned(), v.parse().ok()?))));
-        }
-    }
-    out
+    let pairs = std::iter::from_fn(move || Some((lines.next()?, lines.next()?)));
+    pairs.flat_map(|(header, values)| {
+        let (protocol, names) = header.split_once(':').unwrap_or_default();
+        let (same, values) = values.split_once(':').unwrap_or_default();
+        let values = if protocol == same { values } else { "" };
+        let fields = names.split_whitespace().zip(values.split_whitespace());
+        fields.filter_map(move |(name, value)| Some((protocol, name, value.parse().ok()?)))
+    })
+}
+
+fn owned<'a>(fields: impl Iterator<Item = (&'a str, &'a str, i64)>) -> Counters {
+    fields.map(|(protocol, name, value)| (protocol.to_owned(), name.to_owned(), value)).collect()
 }
 
 /// Lines `Tcp6InSegs 5`, whose protocols end with a 6.
@@ -144,7 +146,7 @@ mod tests {
     #[test]
     fn counters() {
         let text = "Ip: Forwarding InReceives OutTransmits\nIp: 2 7 8\nTcp: MaxConn InSegs\nTcp: -1 5\nA: x\nB: 1\n";
-        let all = by_header(text);
+        let all = owned(by_header(text));
         let expected = [("Ip", "Forwarding", 2), ("Ip", "InReceives", 7), ("Ip", "OutTransmits", 8)];
         let expected = expected.into_iter().chain([("Tcp", "MaxConn", -1), ("Tcp", "InSegs", 5)]);
         assert_eq!(all, expected.map(|(p, n, v)| row(p, n, v)).collect::<Vec<_>>());
@@ -173,7 +175,7 @@ mod tests {
         /// No bytes make a parser panic.
         #[test]
         fn never_panics(text in "(?s)([A-Za-z6é]{1,6}:? [-0-9a-z ]{0,20}\n){0,6}.{0,40}") {
-            let _ = (by_header(&text), by_line(&text), by_pairs(&text), Softnet::parse(&text));
+            let _ = (by_header(&text).count(), by_line(&text), by_pairs(&text), Softnet::parse(&text));
         }
     }
 }

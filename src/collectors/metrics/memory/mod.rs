@@ -31,7 +31,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::collectors::{Collector, Context, Info, MetricCollector, Settings, Unavailable, head_doc};
-use crate::host::proc::{MemInfo, VmStat};
+use crate::host::proc::{Figures, Swap};
 use crate::host::{Cgroups, Host};
 use crate::signal::semconv::attr;
 use crate::signal::{Key, MetricDef, Metrics, Value};
@@ -227,13 +227,9 @@ impl MetricCollector for Memory {
     }
 }
 
-fn node(info: &MemInfo, out: &mut Metrics) {
+fn node(info: &Figures, out: &mut Metrics) {
     let get = |name| info.get(name);
-    let mut level = |def, attributes: &[(Key, Value)], bytes: Option<u64>| {
-        if let Some(bytes) = bytes {
-            out.count(def, None, attributes, bytes);
-        }
-    };
+    let mut level = |def, attributes: &[(Key, Value)], bytes: Option<u64>| out.count_some(def, None, attributes, bytes);
     let total = get("MemTotal");
     let used = total.zip(get("MemAvailable")).map(|(total, available)| total.saturating_sub(available));
     let states = [("used", used), ("free", get("MemFree")), ("buffers", get("Buffers")), ("cached", get("Cached"))];
@@ -260,19 +256,16 @@ fn node(info: &MemInfo, out: &mut Metrics) {
     }
 }
 
-fn sizes(info: &MemInfo, out: &mut Metrics) {
-    for (kind, bytes) in info.sizes() {
+fn sizes(info: &Figures, out: &mut Metrics) {
+    // The others are numbers of pages.
+    for (kind, bytes) in info.iter().filter(|(name, _)| !name.starts_with("HugePages_")) {
         out.count(&SIZE, None, &[(KIND, kind.to_owned().into())], bytes);
     }
 }
 
 /// What pages were moved, looked for and missed. Lines that a kernel lacks give no point.
-fn paging(stat: &VmStat, out: &mut Metrics) {
-    let mut count = |def, attributes: &[(Key, Value)], n: Option<u64>| {
-        if let Some(n) = n {
-            out.count(def, None, attributes, n);
-        }
-    };
+fn paging(stat: &Figures, out: &mut Metrics) {
+    let mut count = |def, attributes: &[(Key, Value)], n: Option<u64>| out.count_some(def, None, attributes, n);
     let (all, major) = (stat.get("pgfault"), stat.get("pgmajfault"));
     count(&FAULTS, &[(FAULT, "major".into())], major);
     count(&FAULTS, &[(FAULT, "minor".into())], all.zip(major).map(|(all, major)| all.saturating_sub(major)));
@@ -300,7 +293,7 @@ fn paging(stat: &VmStat, out: &mut Metrics) {
 /// lines by kind of page (`pgscan_anon`) have the same pages again.
 const RECLAIMERS: [&str; 4] = ["direct", "kswapd", "khugepaged", "proactive"];
 
-fn swapped(swap: &crate::host::proc::Swap, out: &mut Metrics) {
+fn swapped(swap: &Swap, out: &mut Metrics) {
     let free = swap.size.saturating_sub(swap.used);
     for (state, bytes) in [("used", swap.used), ("free", free)] {
         let attributes = [(DEVICE, swap.device.clone().into()), (PAGING_STATE, state.into())];

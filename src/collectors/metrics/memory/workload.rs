@@ -74,11 +74,8 @@ pub fn write(cgroups: &Cgroups, workload: &Arc<Workload>, out: &mut Metrics) {
 }
 
 fn sizes(memory: &Memory, limit: Option<u64>, workload: &Arc<Workload>, out: &mut Metrics) {
-    let mut level = |def, attributes: &[(Key, Value)], bytes: Option<u64>| {
-        if let Some(bytes) = bytes {
-            out.count(def, Some(workload), attributes, bytes);
-        }
-    };
+    let mut level =
+        |def, attributes: &[(Key, Value)], bytes: Option<u64>| out.count_some(def, Some(workload), attributes, bytes);
     let inactive_file = line(memory, "inactive_file", Some("total_inactive_file"));
     let working_set = inactive_file.map(|inactive| memory.current.saturating_sub(inactive));
     level(&USAGE, &[], Some(memory.current));
@@ -94,11 +91,8 @@ fn sizes(memory: &Memory, limit: Option<u64>, workload: &Arc<Workload>, out: &mu
 }
 
 fn counts(memory: &Memory, workload: &Arc<Workload>, out: &mut Metrics) {
-    let mut count = |def, attributes: &[(Key, Value)], n: Option<u64>| {
-        if let Some(n) = n {
-            out.count(def, Some(workload), attributes, n);
-        }
-    };
+    let mut count =
+        |def, attributes: &[(Key, Value)], n: Option<u64>| out.count_some(def, Some(workload), attributes, n);
     let all = line(memory, "pgfault", Some("total_pgfault"));
     let major = line(memory, "pgmajfault", Some("total_pgmajfault"));
     count(&FAULTS, &[(FAULT, "major".into())], major);
@@ -119,9 +113,7 @@ fn write_events(events: &MemoryEvents, workload: &Arc<Workload>, out: &mut Metri
         ("oom_group_kill", events.oom_group_kill),
     ];
     for (event, n) in all {
-        if let Some(n) = n {
-            out.count(&EVENTS, Some(workload), &[(EVENT, event.into())], n);
-        }
+        out.count_some(&EVENTS, Some(workload), &[(EVENT, event.into())], n);
     }
 }
 
