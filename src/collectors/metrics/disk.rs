@@ -155,8 +155,9 @@ impl MetricCollector for Disks {
 }
 
 impl Disks {
+    /// Paths are the only devices that the kernel hides, so no other is asked.
     fn is_hidden(&self, name: &str) -> bool {
-        self.host.block_device(name, "hidden").is_some_and(|hidden| hidden == "1")
+        head_of(name).is_some() && self.host.block_device(name, "hidden").is_some_and(|hidden| hidden == "1")
     }
 
     fn of_workload(&self, workload: &Arc<Workload>, names: &HashMap<(u32, u32), &str>, out: &mut Metrics) {
