@@ -193,9 +193,10 @@ mod tests {
         let rig = Rig::new().unwrap();
         let (user, maker) = (rig.cgroup("/sshd.service").unwrap(), rig.cgroup("/maker.service").unwrap());
         let manager = rig.cgroup("/init.scope").unwrap();
-        // `struct socket_holder`: the cgroup, the process.
-        let holder = [user.id.to_ne_bytes(), [0; 8], [42, 0, 0, 0, 42, 0, 0, 0], *b"sshd\0\0\0\0", [0; 8]].concat();
-        rig.kernel().iterates(&net::SKELETON, "holders", &holder);
+        let mut holder = net::SocketHolder::new_zeroed();
+        (holder.cgroup.id, holder.thread.tgid, holder.thread.tid) = (user.id, 42, 42);
+        holder.thread.comm[..4].copy_from_slice(b"sshd");
+        rig.kernel().iterates(&net::SKELETON, "holders", &[holder]);
         let of = |e: Event| e.workload.map(|w| w.display_name().to_owned());
         for (socket, cgroup, expected) in [
             (7, maker, Some("sshd.service")),

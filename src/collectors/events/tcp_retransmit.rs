@@ -393,9 +393,8 @@ mod tests {
     fn a_full_accept_queue_of_this_node_is_named() {
         let rig = Rig::new().unwrap();
         let mut c = rig.run(&crate::collectors::events::<TcpRetransmit>(), "").unwrap();
-        // `struct netns_member`: the cgroup, the namespace, the process.
-        let member = |netns: u32, pid: u32| [&[0; 16][..], &netns.to_ne_bytes(), &pid.to_ne_bytes()].concat();
-        rig.kernel().iterates(&net::SKELETON, "members", &[member(10, 60), member(11, 61)].concat());
+        let member = |netns, tgid| net::NetnsMember { netns, tgid, ..net::NetnsMember::new_zeroed() };
+        rig.kernel().iterates(&net::SKELETON, "members", &[member(10, 60), member(11, 61)]);
         for (pid, address) in [(60, "10.0.0.1"), (61, "10.0.0.2")] {
             rig.write(&format!("proc/{pid}/net/fib_trie"), format!("|-- {address}\n/32 host LOCAL\n")).unwrap();
             rig.write(&format!("proc/{pid}/net/netstat"), "TcpExt: ListenDrops\nTcpExt: 0\n").unwrap();
