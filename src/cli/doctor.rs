@@ -249,7 +249,7 @@ fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) 
 /// Hooks that may be missing: of a shared probe those of all its features, as another's are not loaded for this one.
 fn optional_slots(r: &Registration, skeleton: &Skeleton) -> Vec<&'static str> {
     let others = BUILT_IN.iter().flat_map(|other| other.info.needs).filter(|f| f.skeleton().name == skeleton.name);
-    r.info.all_optional().chain(others.flat_map(Feature::optional)).map(|o| o.slot).collect()
+    r.info.optional.iter().chain(others.flat_map(Feature::optional)).map(|o| o.slot).collect()
 }
 
 /// Its own object and the shared probes that it reads, each once.

@@ -19,7 +19,7 @@ pub enum Class {
     Ignored = 4,
     /// No packet of a network.
     Local = 5,
-    // 0 is what the probe has before it is told: nothing is counted then, as most drops are no loss.
+    // 0 is what the probe has before this is filled in: nothing is counted then, as most drops are no loss.
     Loss = 6,
 }
 

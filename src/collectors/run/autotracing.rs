@@ -45,7 +45,7 @@ struct Watching {
     limits: Limits,
     clock: Clock,
     captures: Captures,
-    /// Told of as over its limit, and not yet of as recovered.
+    /// Reported as over their limits, and not as recovered since.
     open: HashSet<Target>,
 }
 

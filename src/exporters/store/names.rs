@@ -29,20 +29,15 @@ impl<'a> Names<'a> {
         if let Some(known) = self.known.get(&key) {
             return Ok(known.clone());
         }
-        let mut found = None;
-        for s in self.segments.iter().rev() {
-            if let Some(v) = s.records.get(workload_key(key)).map_err(|e| store.failed(&e))? {
-                found = Some(Arc::new(decode(store, &v)?));
-                break;
-            }
-        }
+        let found = self.newest(store, &workload_key(key))?.map(Arc::new);
         self.known.insert(key, found.clone());
         Ok(found)
     }
 
-    fn of_stack(&self, store: &Store, key: StackKey) -> Result<Option<StackNames>, StoreError> {
+    /// A record of the newest segment that has it.
+    fn newest<M: Message + Default>(&self, store: &Store, key: &[u8]) -> Result<Option<M>, StoreError> {
         for s in self.segments.iter().rev() {
-            if let Some(v) = s.records.get(stack_key(key)).map_err(|e| store.failed(&e))? {
+            if let Some(v) = s.records.get(key).map_err(|e| store.failed(&e))? {
                 return decode(store, &v).map(Some);
             }
         }
@@ -53,7 +48,7 @@ impl<'a> Names<'a> {
     pub fn entry(&self, store: &Store, bytes: &[u8]) -> Result<Entry, StoreError> {
         let mut entry: Entry = decode(store, bytes)?;
         for key in entry.raw_late.clone() {
-            if let Some(names) = self.of_stack(store, StackKey(key))? {
+            if let Some(names) = self.newest::<StackNames>(store, &stack_key(StackKey(key)))? {
                 names.join(&mut entry);
             }
         }

@@ -155,7 +155,7 @@ async fn cursors_survive_a_restart() {
 }
 
 /// On a disk that is slow the end does not wait until all is saved: no commit begins when the time is over, and what is
-/// left is told. What was committed is there.
+/// left is reported. What was committed is there.
 #[test]
 fn a_slow_store_does_not_delay_the_end() {
     let mut rig = Rig::new(Arc::default(), MEMORY);

@@ -26,8 +26,8 @@ impl Node {
     }
 
     fn write_one(&mut self, cpu: Option<u32>, now: CpuTimes, out: &mut Metrics) {
-        let before = self.last.get(&cpu).map(|h| h.told);
-        let now = self.last.entry(cpu).or_insert(Held { source: now, told: now }).take(now);
+        let before = self.last.get(&cpu).map(|h| h.reported);
+        let now = self.last.entry(cpu).or_insert(Held { source: now, reported: now }).take(now);
         let total = before.map(|b| now.total_ns().saturating_sub(b.total_ns())).filter(|t| *t > 0);
         let number: Vec<_> = cpu.map(|n| (attr::CPU_LOGICAL_NUMBER, Value::from(n))).into_iter().collect();
         out.value(&SOFTIRQ_TIME, None, &number, seconds(now.softirq_ns));
@@ -62,7 +62,7 @@ static MODE_TIMES: &[Mode] = &[
 #[derive(Clone, Copy)]
 struct Held {
     source: CpuTimes,
-    told: CpuTimes,
+    reported: CpuTimes,
 }
 
 /// What falls by no more than this comes up again, and is waited for; what falls by more began anew. The bound is that
@@ -91,9 +91,9 @@ impl Held {
             if now >= *source || *source - now > JITTER_NS {
                 *source = now;
             }
-            *field(&mut self.told) += grown;
+            *field(&mut self.reported) += grown;
         }
-        self.told
+        self.reported
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
         Stat { all, cpus: vec![(0, all), (3, CpuTimes::default())], ..Stat::default() }
     }
 
-    /// The node's time is told from the first reading on, its shares from the second; they add up to 1.
+    /// The node's time is reported from the first reading on, its shares from the second; they add up to 1.
     #[test]
     fn node_times_and_shares() {
         let (mut node, mut out) = (Node::default(), Metrics::default());
