@@ -129,12 +129,10 @@ static __always_inline bool readable_since(void *holes, struct delay *d, struct 
 	struct holes *of;
 	struct hole *h;
 
-	/* Segments that come now are seen by no hook (tcp_rcv_state_process). */
-	if (state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2)
-		return !BPF_CORE_READ((const struct tcp_sock *)sk, rcv_ooopack);
 	of = bpf_map_lookup_elem(holes, &key);
-	if (!of)
-		return true;
+	/* Segments that come in these states are seen by no hook (tcp_rcv_state_process); of others nothing may be kept. */
+	if (!of || state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2)
+		return !BPF_CORE_READ((const struct tcp_sock *)sk, rcv_ooopack);
 	h = hole_before(of, BPF_CORE_READ(tcp_cb(skb), end_seq) - 1);
 	if (!h || (s64)(h->filled_ns - d->entered) <= 0)
 		return true;
