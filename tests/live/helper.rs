@@ -176,3 +176,102 @@ fn memory_that_does_not_answer_holds_up_nobody() {
     eprintln!("SIGKILL ended the agent within {took:?}");
     assert!(took < timeout(1), "it took {took:?} to end it");
 }
+
+/// Takes memory, until another process of its cgroup is killed for it, in a function whose name is `BOMB`; that is
+/// called by code of which nobody knows but its perf map: a FIFO, one of many lines, or one of a long name.
+#[cfg(target_arch = "x86_64")]
+const JIT: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+void take(volatile char *at, long n) __asm__("BOMB");
+__attribute__((noinline)) void take(volatile char *at, long n)
+{
+    for (long i = 0; i < n; i += 4096)
+        at[i] = 1;
+}
+static void use(long n, void (*caller)(void *, long, void *))
+{
+    mlockall(MCL_FUTURE | MCL_ONFAULT);
+    void *at = mmap(0, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    caller ? caller(at, n, take) : take(at, n);
+}
+int main(int argc, char **argv)
+{
+    /* push %rbp; mov %rsp, %rbp; call *%rdx; pop %rbp; ret */
+    const unsigned char code[] = { 0x55, 0x48, 0x89, 0xe5, 0xff, 0xd2, 0x5d, 0xc3 };
+    int others = PROT_READ | PROT_WRITE | PROT_EXEC;
+    void *jit = memcpy(mmap(0, 4096, others, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), code, sizeof code);
+    char path[64];
+    if (argc < 2)
+        return 1;
+    if (fork() == 0) {
+        int file = open("/proc/self/oom_score_adj", O_WRONLY);
+        if (write(file, "1000", 4) < 0)
+            _exit(1);
+        use(10 << 20, 0);
+        for (;;)
+            pause();
+    }
+    snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
+    if (!strcmp(argv[1], "fifo")) {
+        mkfifo(path, 0600);
+    } else {
+        FILE *map = fopen(path, "w");
+        for (int i = 0; !strcmp(argv[1], "lines") && i < 1000000; i++)
+            fprintf(map, "%lx 8 f\n", (long)jit);
+        fprintf(map, "%lx 1000 ", (long)jit);
+        for (int i = 0; !strcmp(argv[1], "name") && i < 8000000; i++)
+            putc('x', map);
+        fclose(map);
+    }
+    sleep(1);
+    use(12 << 20, jit);
+    sleep(1);
+    unlink(path);
+    return 0;
+}
+"#;
+
+/// A name of a few hundred bytes that stands for some 16 GB: each parameter's text is twice as long as the last one's.
+#[cfg(target_arch = "x86_64")]
+fn bomb() -> String {
+    let place = |i: u32| char::from_digit(i - 1, 36).map_or('0', |digit| digit.to_ascii_uppercase());
+    let parameters = (2..35).map(|i| format!("S0_IS{0}_S{0}_E", place(i)));
+    format!("_Z1f1A1BIS_S_E{}", parameters.collect::<String>())
+}
+
+/// Symbols that are made to break who reads them: each event comes, the agent's memory stays, and the functions of
+/// another program are named.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn hostile_symbols_hold_up_nobody() {
+    let _place = place!(Need::Agent, Need::Compiler);
+    let agent = Agent::start("");
+    let (jit, _jit) = program("jit", &JIT.replace("BOMB", &bomb()));
+    let killed = |group: &Group, line: &str| {
+        let _program = Process::start(&format!("echo $$ >{}/cgroup.procs; exec {line}", group.dir()));
+        agent.wait_event(OOM_KILL, timeout(20), |e| is_about(e, "linux.cgroup.path", &group.path()))
+    };
+    for map in ["fifo", "lines", "name"] {
+        let group = small_group(map);
+        let event = killed(&group, &format!("{} {map}", jit.display()));
+        let longest = event["stacks"]["user"].as_array().into_iter().flatten().filter_map(|f| f.as_str()).map(str::len);
+        assert!(longest.max().is_some_and(|n| n < 1024), "{map}: {event}");
+    }
+    let (greedy, _greedy) = program("greedy", GREEDY);
+    let mut beside = 0;
+    wait_for("a kill with the names of its functions", timeout(20), || {
+        beside += 1;
+        let event = killed(&small_group(&format!("beside{beside}")), &greedy.display().to_string());
+        event["stacks"]["user"].to_string().contains("take_each_page").then_some(())
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    eprintln!("the agent took {peak:?} KiB at most");
+    assert!(peak.is_some_and(|kib| kib < 256 << 10), "{status}");
+}
