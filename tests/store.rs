@@ -98,7 +98,7 @@ fn commit_until_killed(path: &Path) {
         loop {
             match runtime.block_on(watch.next()) {
                 Live::Entry(s) => println!("accepted {}", s.entry.id()),
-                Live::Missed(_) => {}
+                Live::Named(_) | Live::Missed(_) => {}
                 Live::End => return,
             }
         }

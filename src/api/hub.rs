@@ -2,25 +2,32 @@
 //! The newest events in memory, once for all who follow them: read from the log, kept for as long as
 //! there is room, and put into words at most once, however many read them.
 //!
+//! An entry with a stack whose names are still looked up waits a moment for them, and what comes after it
+//! behind it.
+//!
 //! Entries are numbered as they come. Who was at a number and finds what is left of the store to begin
 //! at a higher one knows how many it has missed.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use prost::Message as _;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::backend::Page;
 use crate::pipeline::backing::Stored;
 use crate::pipeline::log::{Live, Watch};
 use crate::signal::ids::EventId;
-use crate::signal::{Query, json};
+use crate::signal::{Query, StackNames, json};
 
 /// Room for encoded entries; in words they are about twice as large.
 const BYTES: usize = 1 << 20;
 const ENTRIES: usize = 2_048;
+/// Who follows sees an event so much later at most; names that come after it are in what is read from then on.
+const HOLD: Duration = Duration::from_millis(500);
 
 /// A place in the order of ingest, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,11 +70,42 @@ impl Hub {
 
     /// Takes in what is accepted from now on, until the agent stops.
     pub async fn feed(self: Arc<Self>, mut live: Watch) {
+        let mut held: VecDeque<(Instant, Stored)> = VecDeque::new();
         loop {
-            match live.next().await {
-                Live::Entry(stored) => self.push(stored),
-                Live::Missed(n) => self.skip(n),
-                Live::End => return,
+            let next = match held.front() {
+                Some((since, _)) => tokio::time::timeout_at(*since + HOLD, live.next()).await.ok(),
+                None => Some(live.next().await),
+            };
+            match next {
+                Some(Live::Entry(stored)) => held.push_back((Instant::now(), stored)),
+                Some(Live::Named(names)) => {
+                    held.iter_mut().for_each(|(_, stored)| join(&names, stored));
+                    self.name(&names);
+                }
+                Some(Live::Missed(n)) => {
+                    held.drain(..).for_each(|(_, stored)| self.push(stored));
+                    self.skip(n);
+                }
+                Some(Live::End) => return held.drain(..).for_each(|(_, stored)| self.push(stored)),
+                None => {}
+            }
+            let overdue = held.len().saturating_sub(ENTRIES);
+            let complete = |(since, stored): &(Instant, Stored)| !is_late(stored) || since.elapsed() >= HOLD;
+            let ready = held.iter().take_while(|h| complete(h)).count().max(overdue);
+            held.drain(..ready).for_each(|(_, stored)| self.push(stored));
+        }
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names that came after their entry was let go.
+    fn name(&self, names: &StackNames) {
+        for recent in &mut self.ring().entries {
+            if let Some(stored) = recent.event.as_mut().filter(|s| is_late(s)) {
+                join(names, stored);
+                recent.text = OnceLock::new();
             }
         }
     }
@@ -81,7 +119,7 @@ impl Hub {
         }
         let event = stored.entry.log.is_some().then_some(stored);
         let bytes = event.as_ref().map_or(0, |s| s.entry.encoded_len());
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = self.ring();
         ring.bytes += bytes;
         ring.entries.push_back(Recent { at, bytes, event, text: OnceLock::new() });
         while ring.bytes > BYTES || ring.entries.len() > ENTRIES {
@@ -95,7 +133,7 @@ impl Hub {
 
     /// The log was faster: what is not in here is in the store. Where it ends is known with the next entry.
     fn skip(&self, n: u64) {
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = self.ring();
         let number = self.newest.borrow().number + i64::try_from(n).unwrap_or(i64::MAX);
         ring.entries.clear();
         ring.bytes = 0;
@@ -117,7 +155,7 @@ impl Hub {
     #[must_use]
     pub fn page(&self, q: &Query) -> Option<Page> {
         let (after, limit) = (q.after?, q.limit.unwrap_or(usize::MAX));
-        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.ring();
         let first = ring.entries.front();
         // After a jump of the log the floor is unknown: who has seen the first that is in here has missed none.
         if after < ring.floor.id && first.is_none_or(|f| after < f.at.id) {
@@ -145,6 +183,16 @@ impl Hub {
     }
 }
 
+fn is_late(s: &Stored) -> bool {
+    !s.entry.raw_late.is_empty()
+}
+
+fn join(names: &StackNames, s: &mut Stored) {
+    if s.entry.raw_late.contains(&names.key().0) {
+        names.join(Arc::make_mut(&mut s.entry));
+    }
+}
+
 fn wants(q: &Query, s: &Stored) -> bool {
     q.wants_event(&s.entry) && q.wants_workload(s.workload.as_deref())
 }
@@ -154,6 +202,7 @@ mod tests {
     use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
     use super::*;
+    use crate::pipeline::testing::DEF;
     use crate::signal::entry::Entry;
 
     fn id(n: u64) -> EventId {
@@ -204,6 +253,39 @@ mod tests {
         hub.push(stored(18, 1));
         assert_eq!(read(&hub, 17), Some(vec![18]));
         assert_eq!(hub.newest(), Position { id: id(18), number: 8 });
+    }
+
+    /// An event waits for the names of its stack, and what comes after it behind it; without them it goes after half a
+    /// second. Names that come later are in what is read then.
+    #[tokio::test(start_paused = true)]
+    async fn names_are_waited_for() {
+        let (entries, named, watch) = Watch::fed();
+        let hub = Arc::new(Hub::new(id(0), Arc::new([])));
+        tokio::spawn(hub.clone().feed(watch));
+        let late = |n: u64| {
+            let (entry, names) = crate::signal::testing::late(id(n), &DEF, n, None);
+            let entry = Entry::decode(entry.encoded()).unwrap();
+            entries.send(Stored { entry: Arc::new(entry), workload: None }).unwrap();
+            Arc::new(names)
+        };
+        let text = |n: u64| {
+            let q = Query { after: Some(id(n - 1)), limit: Some(1), ..Query::default() };
+            hub.page(&q).unwrap().events[0].1.clone()
+        };
+        let names = late(1);
+        entries.send(stored(2, 1)).unwrap();
+        tokio::time::sleep(HOLD / 2).await;
+        assert_eq!(read(&hub, 0), Some(vec![]));
+        named.send(names).unwrap();
+        tokio::time::sleep(HOLD / 10).await;
+        assert_eq!(read(&hub, 0), Some(vec![1, 2]));
+        assert!(text(1).contains("main+0x0"), "{}", text(1));
+        let names = late(3);
+        tokio::time::sleep(HOLD * 2).await;
+        assert!(text(3).contains("0x10"), "{}", text(3));
+        named.send(names).unwrap();
+        tokio::time::sleep(HOLD / 10).await;
+        assert!(text(3).contains("main+0x0"), "{}", text(3));
     }
 
     /// Words are made once, however many read them.

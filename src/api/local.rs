@@ -162,11 +162,12 @@ impl Backend for Local {
     }
 }
 
-/// The number of `id`, or of what would be there: the newest one's, less what is stored since.
+/// The number of `id`, or of what would be there: the newest one's, less what is stored since, or more what is not let
+/// go yet.
 fn number_of(store: &Store, hub: &Hub, id: EventId) -> anyhow::Result<i64> {
     let newest = hub.newest();
-    let since = store.count_between(id, newest.id)?;
-    Ok(newest.number - i64::try_from(since).unwrap_or(i64::MAX))
+    let between = |from, to| anyhow::Ok(i64::try_from(store.count_between(from, to)?).unwrap_or(i64::MAX));
+    Ok(newest.number - between(id, newest.id)? + between(newest.id, id)?)
 }
 
 struct Committed(watch::Receiver<Position>);

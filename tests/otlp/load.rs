@@ -68,7 +68,7 @@ async fn make_and_deliver(task: &str) {
                         }
                     }
                     // On a busy machine: what was missed is accepted too, it is only not looked for.
-                    Live::Missed(_) => {}
+                    Live::Named(_) | Live::Missed(_) => {}
                     Live::End => return,
                 }
             }

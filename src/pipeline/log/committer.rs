@@ -141,19 +141,29 @@ impl Committer {
 
     /// Accepted from here on: counted, shown to followers, given to readers.
     fn publish(&self, c: &Commit) {
+        self.follow(c);
         if c.entries.is_empty() {
             return;
         }
         self.shared.wake_readers();
+        self.shared.observer.accepted(c.entries.len() as u64);
+    }
+
+    /// For those who follow what is committed.
+    fn follow(&self, c: &Commit) {
+        // They are rare: nothing is decoded for nobody.
+        if self.shared.live.receiver_count() == 0 {
+            return;
+        }
+        // Nobody left to listen is no error.
         for e in &c.entries {
-            // Followers are rare: nothing is decoded for nobody.
-            let followed = self.shared.live.receiver_count() > 0;
-            if followed && let Ok(entry) = Entry::decode(&*e.bytes) {
-                // Nobody left to listen is no error.
+            if let Ok(entry) = Entry::decode(&*e.bytes) {
                 drop(self.shared.live.send(Stored { entry: Arc::new(entry), workload: e.workload.clone() }));
             }
         }
-        self.shared.observer.accepted(c.entries.len() as u64);
+        for names in &c.stacks {
+            drop(self.shared.named.send(names.clone()));
+        }
     }
 
     fn fail(&mut self, why: &str) {

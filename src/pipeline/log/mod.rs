@@ -13,6 +13,7 @@ mod reader;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 pub use committer::Committer;
@@ -53,6 +54,8 @@ struct Shared {
     /// Wakes readers: something was committed, or may now be delivered uncommitted.
     changed: watch::Sender<u64>,
     live: broadcast::Sender<Stored>,
+    /// Late names of entries that were sent to `live`.
+    named: broadcast::Sender<Arc<StackNames>>,
 }
 
 impl Shared {
@@ -114,6 +117,7 @@ impl Log {
             appended: Condvar::new(),
             changed: watch::Sender::new(0),
             live: broadcast::Sender::new(LIVE),
+            named: broadcast::Sender::new(LIVE),
         });
         (Log { shared: shared.clone() }, Committer::new(shared))
     }
@@ -170,7 +174,7 @@ impl Log {
     /// is after that id, then skip what the watch repeats.
     #[must_use]
     pub fn watch(&self) -> Watch {
-        Watch { live: self.shared.live.subscribe() }
+        Watch { live: self.shared.live.subscribe(), named: self.shared.named.subscribe() }
     }
 
     /// How far each reader is behind, by name.
@@ -199,12 +203,15 @@ impl Log {
 /// A live follower.
 pub struct Watch {
     live: broadcast::Receiver<Stored>,
+    named: broadcast::Receiver<Arc<StackNames>>,
 }
 
 /// What a live follower gets.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Live {
     Entry(Stored),
+    /// Names of a stack of an entry that came before.
+    Named(Arc<StackNames>),
     /// It was too slow for so many entries; the store has them.
     Missed(u64),
     /// The agent stops.
@@ -212,12 +219,25 @@ pub enum Live {
 }
 
 impl Watch {
-    /// Waits for the next entry.
+    /// One that follows what a test sends.
+    #[cfg(test)]
+    pub(crate) fn fed() -> (broadcast::Sender<Stored>, broadcast::Sender<Arc<StackNames>>, Watch) {
+        let (entries, live) = broadcast::channel(LIVE);
+        let (names, named) = broadcast::channel(LIVE);
+        (entries, names, Watch { live, named })
+    }
+
+    /// Waits for the next entry or the next names. May be cancelled without loss.
     pub async fn next(&mut self) -> Live {
-        match self.live.recv().await {
-            Ok(stored) => Live::Entry(stored),
-            Err(broadcast::error::RecvError::Lagged(n)) => Live::Missed(n),
-            Err(broadcast::error::RecvError::Closed) => Live::End,
+        tokio::select! {
+            biased;
+            entry = self.live.recv() => match entry {
+                Ok(stored) => Live::Entry(stored),
+                Err(RecvError::Lagged(n)) => Live::Missed(n),
+                Err(RecvError::Closed) => Live::End,
+            },
+            // Of names that were missed the store has all.
+            Ok(names) = self.named.recv() => Live::Named(names),
         }
     }
 }

@@ -335,6 +335,18 @@ async fn late_names_of_stacks_wait_for_the_store() {
     rig.until("stored", |rig| rig.fake.stacks.lock().unwrap().contains_key(&names.key().0));
 }
 
+/// Followers get names that come after their entry.
+#[tokio::test]
+async fn followers_get_late_names() {
+    let mut rig = Rig::new(Arc::default(), MEMORY);
+    let mut w = rig.log.watch();
+    let (id, names) = late(&mut rig);
+    let Live::Entry(got) = w.next().await else { panic!("an entry") };
+    assert_eq!((got.entry.id(), got.entry.raw_late.len()), (id, 1));
+    rig.log.named(names.clone());
+    assert_eq!(w.next().await, Live::Named(Arc::new(names)));
+}
+
 /// Followers see what is committed, and are told what they were too slow for.
 #[tokio::test]
 async fn followers_get_committed_entries() {
