@@ -126,10 +126,8 @@ impl Client {
 
     async fn request(&self, target: &str, last_id: Option<EventId>) -> Result<Exchange, ClientError> {
         let fail = |what: &str| format!("{what} {} for {target}", self.place());
-        let io: Box<dyn Io> = match &self.0 {
-            Place::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(|e| self.unreachable(e))?),
-            Place::Tcp { address, .. } => Box::new(TcpStream::connect(address).await.map_err(|e| self.unreachable(e))?),
-        };
+        let io = tokio::time::timeout(ANSWER, self.connect()).await;
+        let io = io.with_context(|| fail("no connection to"))?.map_err(|e| self.unreachable(e))?;
         let mut request = Request::get(target).header(header::HOST, "localhost");
         if let Place::Tcp { token: Some(t), .. } = &self.0 {
             request = request.header(header::AUTHORIZATION, format!("Bearer {t}"));
@@ -164,6 +162,13 @@ impl Client {
         let error = said["error"].as_str().map_or_else(|| format!("the agent says {}", parts.status), str::to_owned);
         let expected = Some(said["expected"].take()).filter(|e| !e.is_null());
         Err(ClientError::Refused { status: parts.status, error, expected })
+    }
+
+    async fn connect(&self) -> std::io::Result<Box<dyn Io>> {
+        Ok(match &self.0 {
+            Place::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Place::Tcp { address, .. } => Box::new(TcpStream::connect(address).await?),
+        })
     }
 
     fn place(&self) -> String {
