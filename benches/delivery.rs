@@ -271,6 +271,7 @@ impl Template {
             name: "linux.softirq.delay",
             summary: "",
             severity: Severity::Warn,
+            worst: Severity::Warn,
             attributes: &[],
             counter: &METRIC,
             container_counter: Some(&METRIC),

@@ -28,6 +28,7 @@ static DEF: EventDef = EventDef {
     name: "linux.softirq.delay",
     summary: "",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[],
     counter: &METRIC,
     container_counter: Some(&METRIC),

@@ -17,6 +17,7 @@ static BURST: EventDef = EventDef {
     name: "acme.file.burst",
     summary: "The file handles in use jumped",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[OPEN, USUAL],
     counter: &COUNT,
     container_counter: Some(&CONTAINER_COUNT),

@@ -60,6 +60,8 @@ pub struct EventDef {
     /// The usual severity; [`Event::severity`] may differ, and then the counters have
     /// [`attr::LINUX_EVENT_SEVERITY`] among their attributes: alerts count from the usual one on.
     pub severity: Severity,
+    /// The gravest that one of them may have.
+    pub worst: Severity,
     pub attributes: &'static [Key],
     /// Counts every such event of the node, from zero at start.
     pub counter: &'static MetricDef,

@@ -94,6 +94,7 @@ mod tests {
         name: "linux.test.event",
         summary: "",
         severity: Severity::Error,
+        worst: Severity::Error,
         attributes: &[],
         counter: &METRIC,
         container_counter: None,

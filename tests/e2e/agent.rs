@@ -34,6 +34,7 @@ static KILL: EventDef = EventDef {
     name: "linux.memory.oom_kill",
     summary: "The kernel killed a process",
     severity: Severity::Error,
+    worst: Severity::Error,
     attributes: &[],
     counter: &COUNTER,
     container_counter: Some(&CONTAINER_COUNTER),
@@ -43,6 +44,7 @@ static SPIN: EventDef = EventDef {
     name: "linux.autotracing.cpuidle",
     summary: "A workload's CPU use jumped",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     ..KILL
 };
 

@@ -26,6 +26,7 @@ static CRASH: EventDef = EventDef {
     name: "acme.process.crash",
     summary: "A process ended by a signal that means a bug",
     severity: Severity::Error,
+    worst: Severity::Error,
     attributes: &[SIGNAL, ENDED],
     counter: &COUNT,
     container_counter: Some(&CONTAINER_COUNT),

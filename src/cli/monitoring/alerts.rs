@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Alerting rules: one for each event that is worth one, and those about the agent itself.
 //!
-//! Only events of the severity that their kind usually has, or above it, count. One of severity ERROR alerts at once. A WARN alerts when it happens again and again: each counts for five
-//! minutes, and that has to last for five.
+//! Only events of the severity that their kind usually has, or above it, count, from WARN on. One of severity ERROR
+//! alerts at once. A WARN alerts when it happens again and again: each counts for five minutes, and that has to last
+//! for five. Kinds that have both have an alert for each.
 
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use serde_json::json;
 
@@ -15,6 +17,8 @@ use crate::exporters::prometheus::names::{Name, word};
 use crate::pipeline::metrics::own;
 use crate::signal::semconv::attr;
 use crate::signal::{EventDef, MetricDef, Severity};
+
+type Severities = RangeInclusive<Severity>;
 
 /// One alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,19 +55,29 @@ pub fn all(registrations: &[Registration]) -> Vec<Alert> {
     let mut out: Vec<Alert> = registrations
         .iter()
         .flat_map(|r| r.info.events.iter().map(move |e| (r, *e)))
-        .filter(|(_, e)| e.severity >= Severity::Warn)
-        .map(|(r, e)| of_event(r, e))
+        .flat_map(|(r, e)| of_event(r, e))
         .collect();
     out.extend(about_the_agent());
     out.extend(cost(registrations));
     out
 }
 
-fn of_event(r: &Registration, e: &EventDef) -> Alert {
-    let urgent = e.severity >= Severity::Error;
+fn of_event(r: &Registration, e: &EventDef) -> impl Iterator<Item = Alert> {
+    let name = format!("Bianque{}", camel(e.name.strip_prefix("linux.").unwrap_or(e.name)));
+    let from = e.severity.max(Severity::Warn);
+    let (warns, errs) = (from < Severity::Error && e.worst >= from, e.worst >= Severity::Error);
+    let upto = if errs { Severity::Warn } else { Severity::Fatal };
+    let critical = if warns { format!("{name}Critical") } else { name.clone() };
+    let warning = warns.then(|| of_severities(r, e, name, &(from..=upto)));
+    let critical = errs.then(|| of_severities(r, e, critical, &(from.max(Severity::Error)..=Severity::Fatal)));
+    [warning, critical].into_iter().flatten()
+}
+
+fn of_severities(r: &Registration, e: &EventDef, name: String, of: &Severities) -> Alert {
+    let urgent = *of.start() >= Severity::Error;
     Alert {
-        name: format!("Bianque{}", camel(e.name.strip_prefix("linux.").unwrap_or(e.name))),
-        expr: grown(&Name::of(e.counter).sample, &selector(&severities(e.counter, e.severity)), INSTANCE),
+        name,
+        expr: grown(&Name::of(e.counter).sample, &selector(&severities(e.counter, of)), INSTANCE),
         lasts: (!urgent).then_some("5m"),
         severity: if urgent { "critical" } else { "warning" },
         collector: Some(r.info.name),
@@ -71,18 +85,18 @@ fn of_event(r: &Registration, e: &EventDef) -> Alert {
         description: format!(
             "{{{{ $value | printf \"%.0f\" }}}} in five minutes{}. On the node, `bianque events --name {}` shows what was \
              captured.",
-            e.container_counter.map_or_else(String::new, |c| affected_workloads(c, e.severity)),
+            e.container_counter.map_or_else(String::new, |c| affected_workloads(c, of)),
             e.name
         ),
         next: what_to_do_next(&r.info.markdown()),
     }
 }
 
-/// Matches events that are no less severe than the usual ones, where a counter tells them apart: what a collector
-/// reports for the record alone alerts nobody.
-fn severities(counter: &MetricDef, least: Severity) -> Option<String> {
+/// Matches events of these, where a counter tells them apart: what a collector reports for the record alone alerts
+/// nobody.
+fn severities(counter: &MetricDef, of: &Severities) -> Option<String> {
     let all = [Severity::Debug, Severity::Info, Severity::Warn, Severity::Error, Severity::Fatal];
-    let names: Vec<_> = all.into_iter().filter(|s| *s >= least).map(Severity::name).collect();
+    let names: Vec<_> = all.into_iter().filter(|s| of.contains(s)).map(Severity::name).collect();
     let key = counter.attributes.iter().find(|k| **k == attr::LINUX_EVENT_SEVERITY)?;
     Some(format!("{}=~\"{}\"", word(key.name), names.join("|")))
 }
@@ -92,9 +106,9 @@ fn selector(matchers: &Option<String>) -> String {
 }
 
 /// A template that names the workloads whose counters grew: `, of: web-1 app (3)`.
-fn affected_workloads(counter: &MetricDef, least: Severity) -> String {
+fn affected_workloads(counter: &MetricDef, of: &Severities) -> String {
     let [namespace, pod, container] = WORKLOAD.map(|k| word(k.name));
-    let severities = severities(counter, least).map(|s| format!(",{s}")).unwrap_or_default();
+    let severities = severities(counter, of).map(|s| format!(",{s}")).unwrap_or_default();
     let selector = format!("{{{INSTANCE}=%[1]q{severities}}}");
     let query = grown(&Name::of(counter).sample, &selector, &[&*namespace, &*pod, &*container].join(", "));
     format!(

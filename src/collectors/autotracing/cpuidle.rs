@@ -78,6 +78,7 @@ pub static CPUIDLE: EventDef = EventDef {
     name: "linux.autotracing.cpuidle",
     summary: "A workload's CPU use jumped, or stays high against its own limit",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[CPUIDLE_REASON, CPU_USAGE, CPU_CAPACITY, CPU_UTILIZATION, CPU_LIMIT_CGROUP, CPU_USUAL],
     counter: &INCIDENTS,
     container_counter: Some(&CONTAINER_INCIDENTS),

@@ -89,6 +89,7 @@ pub static PACKET_DROP: EventDef = EventDef {
     name: "linux.net.packet_drop",
     summary: "Packets that somebody wanted were dropped",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[
         attr::LINUX_DROP_REASON,
         attr::LINUX_DROP_LOCATION,

@@ -81,6 +81,7 @@ pub static HUNG: EventDef = EventDef {
     name: "linux.task.hung",
     summary: "A task is in uninterruptible sleep for longer than the limit",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[
         attr::LINUX_PHASE,
         HUNG_FUNCTION,

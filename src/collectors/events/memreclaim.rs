@@ -87,6 +87,7 @@ pub static STALL: EventDef = EventDef {
     name: "linux.memory.reclaim_stall",
     summary: "A task stood still to free memory for longer than the limit",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[
         RECLAIM_KIND,
         RECLAIM_ORDER,

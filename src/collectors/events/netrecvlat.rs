@@ -81,6 +81,7 @@ pub static DELAY: EventDef = EventDef {
     name: "linux.net.receive_delay",
     summary: "A received packet waited longer than the limit",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[
         RECEIVE_STAGE,
         RECEIVE_BLOCKED,

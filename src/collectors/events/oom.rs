@@ -78,6 +78,7 @@ pub static OOM_KILL: EventDef = EventDef {
     name: "linux.memory.oom_kill",
     summary: "The OOM killer chose a task",
     severity: Severity::Error,
+    worst: Severity::Error,
     attributes: &[
         OOM_CONSTRAINT,
         OOM_CGROUP,

@@ -63,6 +63,7 @@ pub static LOCKED_UP: EventDef = EventDef {
     name: "linux.cpu.soft_lockup",
     summary: "A task keeps a CPU in the kernel for longer than the limit",
     severity: Severity::Error,
+    worst: Severity::Error,
     attributes: &[
         attr::LINUX_PHASE,
         attr::CPU_LOGICAL_NUMBER,

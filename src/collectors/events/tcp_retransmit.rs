@@ -93,6 +93,7 @@ pub static RETRANSMIT: EventDef = EventDef {
     name: "linux.net.tcp_retransmit",
     summary: "TCP had to send segments again",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[
         RETRANSMIT_KIND,
         RETRANSMIT_CAUSE,

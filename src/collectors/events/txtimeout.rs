@@ -49,6 +49,7 @@ pub static TX_TIMEOUT: EventDef = EventDef {
     name: "linux.net.tx_timeout",
     summary: "A network device's transmit queue was stopped for longer than its driver allows",
     severity: Severity::Error,
+    worst: Severity::Error,
     attributes: &[
         attr::NETWORK_INTERFACE_NAME,
         attr::LINUX_NET_IFINDEX,

@@ -23,6 +23,7 @@ static KILL: EventDef = EventDef {
     name: "linux.memory.oom_kill",
     summary: "",
     severity: Severity::Error,
+    worst: Severity::Error,
     attributes: &[],
     counter: &KILLS,
     container_counter: Some(&CONTAINER_KILLS),

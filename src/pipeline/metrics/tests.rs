@@ -13,6 +13,7 @@ static KILL: EventDef = EventDef {
     name: "linux.kill",
     summary: "",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[attr::CPU_MODE],
     counter: &KILLS,
     container_counter: Some(&CONTAINER_KILLS),

@@ -76,6 +76,7 @@ pub static LACP_CHANGE: EventDef = EventDef {
     name: "linux.net.lacp_change",
     summary: "An 802.3ad bond lost or found a port or its partner",
     severity: Severity::Info,
+    worst: Severity::Warn,
     attributes: &[
         NET_LACP_CHANGE,
         attr::NETWORK_INTERFACE_NAME,

@@ -97,6 +97,7 @@ pub static LINK_CHANGE: EventDef = EventDef {
     name: "linux.net.link_change",
     summary: "A network device came, went, or changed its state",
     severity: Severity::Info,
+    worst: Severity::Warn,
     attributes: &[
         NET_LINK_CHANGE,
         attr::NETWORK_INTERFACE_NAME,

@@ -85,6 +85,7 @@ pub static HW_ERROR: EventDef = EventDef {
     name: "linux.hw.error",
     summary: "The hardware reported an error",
     severity: Severity::Warn,
+    worst: Severity::Fatal,
     attributes: &[
         HW_ERROR_SOURCE,
         HW_ERROR_SEVERITY,

@@ -21,6 +21,7 @@ static SEEN: EventDef = EventDef {
     name: "e.seen",
     summary: "",
     severity: Severity::Warn,
+    worst: Severity::Warn,
     attributes: &[],
     counter: &COUNTER,
     container_counter: None,
