@@ -166,7 +166,12 @@ fn sdk_value(v: &Value) -> opentelemetry::Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::exporters::prometheus::{Format, Prometheus};
+    use crate::pipeline::metrics::MetricState;
+    use crate::signal::Timestamp;
 
     /// The export stack is told by crate, not by the beginning of a name.
     #[test]
@@ -186,16 +191,25 @@ mod tests {
         Options { resource: Attributes::new(), otlp, instruments }
     }
 
-    /// The environment has the last word on the agent's resource; the node's id is the instance.
+    /// The environment has the last word on the agent's resource, also as Prometheus shows it; the node's id is the
+    /// instance.
     #[test]
     fn resource_is_node_service_and_environment() {
         let mut node = Attributes::new();
         node.set(attr::HOST_ID, "abc");
-        let vars = env::Env::from([("OTEL_SERVICE_NAME".to_owned(), "mine".to_owned())]);
+        let given =
+            [("OTEL_SERVICE_NAME", "mine"), ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=pr%C3%BCf")];
+        let vars: env::Env = given.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let (r, warning) = resource(&node, &vars);
         assert_eq!(warning, None);
         assert_eq!(r.get("service.name").and_then(Value::as_str), Some("mine"));
         assert_eq!(r.get("service.instance.id").and_then(Value::as_str), Some("abc"));
+        let page = Prometheus::new(Arc::new(MetricState::new(1, Timestamp(0))), &r, Box::new(Vec::new));
+        let page = String::from_utf8(page.scrape(Format::OpenMetrics).as_ref().to_vec()).unwrap();
+        let target = page.lines().find(|l| l.starts_with("target_info{")).unwrap();
+        for label in [r#"deployment_environment_name="prüf""#, r#"service_name="mine""#, r#"host_id="abc""#] {
+            assert!(target.contains(label), "{target}");
+        }
     }
 
     /// A filter that cannot be is an error that names it.
