@@ -11,6 +11,7 @@ mod declared;
 pub mod detect;
 pub mod drop_reason;
 pub mod events;
+mod history;
 pub mod metrics;
 pub mod netns;
 pub mod network;

@@ -2,11 +2,35 @@
 //! CPU time, waiting for a CPU, and the flame graph of who is busy.
 
 use crate::support::{
-    Agent, Container, Need, busy_program, events_of, is_about, place, provoke, shell, timeout, unique, wait_for,
+    Agent, Container, Need, events_of, is_about, place, program, provoke, shell, timeout, unique, wait_for,
 };
 
-const FUNCTION: &str = "burn_the_midnight_oil";
-const SHORT: &str = "[collectors.cpuidle]\nwindow = \"3s\"\ncapture = \"2s\"\n";
+const SHORT: &str = "[collectors.cpuidle]\nwindow = \"3s\"\ncapture = \"2s\"\nhistory.window = \"20s\"\n";
+
+/// Uses a little for some seconds, then all it can get.
+const SUDDEN: &str = r"
+#include <time.h>
+#include <unistd.h>
+static volatile long turns;
+__attribute__((noinline)) void calm_before_the_storm(void)
+{
+    for (long i = 0; i < 3000000; i++)
+        turns++;
+}
+__attribute__((noinline)) void burn_the_midnight_oil(void)
+{
+    for (;;)
+        turns++;
+}
+int main(void)
+{
+    for (time_t end = time(0) + 6; time(0) < end;) {
+        calm_before_the_storm();
+        usleep(50000);
+    }
+    burn_the_midnight_oil();
+}
+";
 
 /// A busy container's CPU time and waiting are its own series, under its name; a quiet one beside
 /// it uses none.
@@ -34,18 +58,17 @@ fn container_has_its_cpu_time_and_waiting() {
     assert!(of(&busy, "linux_container_sched_runqueue_latency_seconds_count").is_some_and(|n| n >= 1.0));
 }
 
-/// A container at its own limit opens an incident that shows which function burns the CPU; of a
-/// quiet one nothing is said.
+/// A container at its own limit opens an incident that shows which function burns the CPU, and what it did before; of
+/// a quiet one nothing is said.
 ///
 /// On every kernel.
 #[test]
 fn busy_container_shows_its_function() {
     let _place = place!(Need::Agent, Need::Podman, Need::Compiler);
     let agent = Agent::shared(SHORT);
-    let (_program, dir) = busy_program(FUNCTION);
-    let volume = format!("{}:/work:ro", dir.path().display());
+    let sudden = program("sudden", SUDDEN);
     let quiet = Container::start("quiet", &["--cpus", "0.5"], &["sleep", "3600"]);
-    let busy = Container::start("busy", &["--cpus", "0.5", "--volume", &volume], &["/work/busy"]);
+    let busy = Container::of_program("busy", &["--cpus", "0.5"], &sudden, &[]);
 
     let incident = agent.wait_incident(timeout(40), |i| {
         is_about(i, "container.name", &busy.name) && i["captures"].as_u64().is_some_and(|n| n >= 1)
@@ -53,7 +76,9 @@ fn busy_container_shows_its_function() {
     assert_eq!(incident["name"], "linux.autotracing.cpuidle");
     let shown = agent.cli(&["show", incident["id"].as_str().unwrap()]);
     let tree = String::from_utf8_lossy(&shown.stdout);
-    assert!(tree.contains(FUNCTION), "the flame graph does not name {FUNCTION}:\n{tree}");
+    for function in ["burn_the_midnight_oil", "calm_before_the_storm", "cpu_profile_before"] {
+        assert!(tree.contains(function), "the flame graphs do not name {function}:\n{tree}");
+    }
     assert!(tree.contains(&busy.name), "{tree}");
     assert_eq!(events_of(agent.json(&["incidents"]), "container.name", &quiet.name).len(), 0);
 }

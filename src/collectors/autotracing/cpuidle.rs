@@ -16,8 +16,11 @@
 //! agent is learned during the agent's first five seconds, in which only `usage_limit` counts. Workloads
 //! that the collector's filter denies are not sampled.
 //!
+//! With `history.window` the node's stacks are sampled at a low rate all the time, and an incident has what
+//! the workload did before it as a part of its own, `cpu_profile_before`.
+//!
 //! ## Signals
-//! `linux.autotracing.cpuidle` with the figures, an incident, a CPU profile.
+//! `linux.autotracing.cpuidle` with the figures, an incident, a CPU profile; with a history one more.
 //!
 //! ## Limits
 //! A workload that uses less than 0.05 CPUs is reported only when its limit is used up, one below 0.008 CPUs never.
@@ -37,21 +40,23 @@ use std::time::Duration;
 use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::collectors::detect::{Reason, Step};
+use crate::collectors::history::{History, Kept};
 use crate::collectors::suspects::Suspects;
 use crate::collectors::{
     AutoTracer, Collector, Context, Info, Invalid, Limits, Parts, Settings, Unavailable, head_doc,
 };
 use crate::host::Now;
 use crate::host::cgroup::Cgroups;
-use crate::probe::shared::cpu_sample::{CpuSample, Scope, Subscription};
+use crate::probe::shared::cpu_sample::{CpuSample, Scope, Taken};
 use crate::probe::shared::sched::Sched;
 use crate::probe::stacks::Symbols;
 use crate::signal::units::HumanDuration;
 use crate::signal::{
     Capture, Change, EventDef, Evidence, Key, Links, MetricDef, Profile, ProfileKind, Severity, StackSample, Target,
-    Timestamp, Trigger, WorkloadKey,
+    Trigger, WorkloadKey,
 };
 use crate::workload::{Filters, Workloads};
 use usage::{Capacity, Figures, Judge, Usage, Verdict};
@@ -100,6 +105,8 @@ pub struct Config {
     pub cool_down: HumanDuration,
     /// Whether systemd units count, besides containers and plain cgroups.
     pub units: bool,
+    /// What each workload did before its incident, as a flame graph of its own.
+    pub history: History,
 }
 
 impl Default for Config {
@@ -111,6 +118,7 @@ impl Default for Config {
             capture: HumanDuration::from_secs(10),
             cool_down: HumanDuration::from_secs(60),
             units: false,
+            history: History::default(),
         }
     }
 }
@@ -127,7 +135,7 @@ impl Settings for Config {
                 return Err(Invalid { key, value: d.to_string(), expected: format!("from {least}s to 5m") });
             }
         }
-        Ok(())
+        self.history.validate()
     }
 }
 
@@ -138,6 +146,7 @@ pub struct CpuIdle {
     filters: Filters,
     sched: Sched,
     samples: Suspects<WorkloadKey>,
+    history: Kept,
     symbols: Symbols,
     cgroups: Cgroups,
     online: f64,
@@ -162,12 +171,17 @@ impl Collector for CpuIdle {
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let cgroups = Cgroups::read(cx.host).map_err(|e| Unavailable::because(e.to_string()))?;
         let online = cx.host.stat().map_err(|e| Unavailable::because(e.to_string()))?.cpus.len();
+        let sampler = cx.shared::<CpuSample>()?.sampler().clone();
+        let mut history = Kept::new(sampler.clone());
+        let kept = history.set(&config.history, config.window.get());
+        kept.map_err(|e| Unavailable::because(format!("no history can be kept: {e:#}")))?;
         Ok(CpuIdle {
             config,
             workloads: cx.workloads.clone(),
             filters: cx.filters.clone(),
             sched: cx.shared::<Sched>()?,
-            samples: Suspects::new(cx.shared::<CpuSample>()?.sampler().clone()),
+            samples: Suspects::new(sampler),
+            history,
             symbols: cx.symbols.clone(),
             cgroups,
             online: online as f64,
@@ -176,6 +190,7 @@ impl Collector for CpuIdle {
     }
 
     fn reload(&mut self, config: Config) -> anyhow::Result<()> {
+        self.history.set(&config.history, config.window.get())?;
         self.config = config;
         self.usage.begin_again();
         Ok(())
@@ -200,25 +215,32 @@ impl AutoTracer for CpuIdle {
         &mut self,
         trigger: &Trigger,
         limits: Limits,
-        _parts: Parts,
+        parts: Parts,
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
         let samples = trigger.target.workload.and_then(|key| self.samples.hand_over(&key));
         let (symbols, target, start) = (self.symbols.clone(), trigger.target.clone(), trigger.onset);
         let lasts = self.config.capture.get().min(limits.duration);
         async move {
             let samples = samples.context("its samples are gone")?;
+            let until = Instant::now() + lasts;
+            if let Some(before) = samples.look_back().filter(|b| b.samples > 0) {
+                let begin = start.minus(before.lasted());
+                let profile = tokio::task::block_in_place(|| profile(before, &symbols, limits));
+                parts.send("cpu_profile_before", begin, start, vec![profile]);
+            }
             // Ends early when the agent stops: what was sampled by then is the capture.
-            drop(tokio::time::timeout(lasts, samples.stopped()).await);
-            Ok(tokio::task::block_in_place(|| profile(&samples, &symbols, target, start, limits)))
+            drop(tokio::time::timeout_at(until, samples.stopped()).await);
+            let taken = samples.take();
+            let end = start.plus(taken.lasted());
+            let evidence = vec![tokio::task::block_in_place(|| profile(taken, &symbols, limits))];
+            Ok(Capture { evidence, ..Capture::new("cpu_profile", target, start, end) })
         }
     }
 }
 
-fn profile(samples: &Subscription, symbols: &Symbols, target: Target, start: Timestamp, limits: Limits) -> Capture {
-    let mut taken = samples.take();
+fn profile(mut taken: Taken, symbols: &Symbols, limits: Limits) -> Evidence {
     taken.stacks.sort_by_key(|s| std::cmp::Reverse(s.count));
     taken.stacks.truncate(limits.stacks);
-    let end = start.plus(taken.lasted());
     let symbols = symbols.for_capture();
     let stacks = taken
         .stacks
@@ -230,8 +252,7 @@ fn profile(samples: &Subscription, symbols: &Symbols, target: Target, start: Tim
             value: s.count,
         })
         .collect();
-    let profile = Profile { kind: ProfileKind::CPU, stacks, period: taken.period_ns, lost: taken.lost };
-    Capture { evidence: vec![Evidence::Profile(profile)], ..Capture::new("cpu_profile", target, start, end) }
+    Evidence::Profile(Profile { kind: ProfileKind::CPU, stacks, period: taken.period_ns, lost: taken.lost })
 }
 
 impl CpuIdle {
@@ -361,12 +382,20 @@ mod tests {
         let rig = Rig::new().unwrap();
         let cgroup = rig.cgroup("/batch").unwrap();
         rig.write("sys/fs/cgroup/batch/cpu.max", "100000 100000\n").unwrap();
-        let mut c = rig.run(&crate::collectors::autotracing::<CpuIdle>(), "window = \"2s\"").unwrap();
+        let settings = "window = \"2s\"\nhistory.window = \"30s\"";
+        let mut c = rig.run(&crate::collectors::autotracing::<CpuIdle>(), settings).unwrap();
         let (mut used_ns, mut incident) = (0, None);
         let mut r = CpuSampleRecord::new_zeroed();
+        // Long before, of the cgroup and of another, as the history has it.
+        (r.time_ns, r.history, r.thread.tgid, r.thread.tid) = (1, 1, 42, 42);
+        for of in [cgroup.id, cgroup.id + 1] {
+            r.cgroup = of;
+            c.record("cpu_sample", &r).unwrap();
+        }
+        r.history = 0;
         // The first subscription's bit; after its start, which is by the machine's clock.
         r.time_ns = u64::MAX;
-        (r.subscribers, r.thread.tgid, r.thread.tid) = (1, 42, 42);
+        r.subscribers = 1;
         (r.kernel[0], r.kernel_bytes) = (0xffff_ffff_8100_0010, 8);
         let limits = Limits { duration: Duration::ZERO, stacks: 10 };
         for second in 0..8 {
@@ -391,6 +420,11 @@ mod tests {
         assert_eq!(trigger.message, "/batch uses 0.99 of its 1.00 CPUs (99 %)");
         let [Evidence::Profile(profile)] = &capture.evidence[..] else { panic!("{capture:?}") };
         assert_eq!((profile.stacks.len(), profile.stacks[0].value, profile.lost), (1, 3, 0));
+        let parts = c.parts();
+        let [before] = &parts[..] else { panic!("{parts:?}") };
+        let [Evidence::Profile(profile)] = &before.evidence[..] else { panic!("{before:?}") };
+        assert_eq!((before.name, before.end, profile.stacks.len()), ("cpu_profile_before", trigger.onset, 1));
+        assert_eq!(profile.period, 3 * crate::probe::shared::cpu_sample::SAMPLE_PERIOD_NS);
         rig.advance(Duration::from_secs(60));
         let changes: Vec<_> = (0..20)
             .flat_map(|_| {

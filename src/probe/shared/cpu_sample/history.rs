@@ -144,16 +144,17 @@ impl History {
         HistorySize { samples: self.samples.len() as u64, bytes: self.bytes, cut: self.cut }
     }
 
-    /// What it has of these since then; `None`: nobody wants a history.
-    pub fn look_back(&self, members: &Members, since_ns: u64, now_ns: u64, lost: u64) -> Option<Taken> {
+    /// What it has of these until then; `None`: nobody wants a history.
+    pub fn look_back(&self, members: &Members, until_ns: u64, lost: u64) -> Option<Taken> {
         let every = self.every();
         if every == 0 {
             return None;
         }
         let mut folded = Folded::default();
-        let theirs = |s: &&Past| s.time_ns >= since_ns && members.has(s.cgroup, s.place.pid);
+        // In the order of the ring, which is not quite that of time: CPUs take turns.
+        let theirs = |s: &&Past| s.time_ns < until_ns && members.has(s.cgroup, s.place.pid);
         self.samples.iter().filter(theirs).for_each(|s| folded.add(&s.place));
-        let start = self.samples.front().map_or(now_ns, |s| s.time_ns.max(since_ns));
-        Some(folded.taken(lost.saturating_sub(self.lost_before), (start, now_ns), every))
+        let start = self.samples.front().map_or(until_ns, |s| s.time_ns.min(until_ns));
+        Some(folded.taken(lost.saturating_sub(self.lost_before), (start, until_ns), every))
     }
 }

@@ -310,15 +310,13 @@ impl Subscription {
         std::mem::take(&mut active.folded).taken(lost, (active.start_ns, end_ns), 1)
     }
 
-    /// What the history has of the same scope from `since_ns` (`CLOCK_BOOTTIME`) on; `None` where
-    /// nobody subscribed to a history. Its samples are fewer, and so each stands for more time.
-    /// `lost` is of the whole history.
+    /// What the history has of the same scope from before it began; `None` where nobody subscribed to
+    /// a history. Its samples are fewer, and so each stands for more time. `lost` is of the whole history.
     #[must_use]
-    pub fn look_back(&self, since_ns: u64) -> Option<Taken> {
+    pub fn look_back(&self) -> Option<Taken> {
         let state = self.sampler.state();
-        let (lost, now) = (self.sampler.0.control.lost(HISTORY), self.sampler.0.control.now_ns());
         let active = state.slots[self.slot].as_ref()?;
-        state.history.look_back(&active.members, since_ns, now, lost)
+        state.history.look_back(&active.members, active.start_ns, self.sampler.0.control.lost(HISTORY))
     }
 }
 

@@ -167,14 +167,17 @@ fn history_is_looked_back_into() {
     }
     assert_eq!(history.size().samples, 3, "the first is older than the window");
     kernel.with(|t| t.lost = HashMap::from([(HISTORY, 4)]));
+    kernel.with(|t| t.now_ns = 3_300);
     let s = sampler.subscribe(&cgroups(&[7])).unwrap();
-    let back = s.look_back(0).unwrap();
+    let back = s.look_back().unwrap();
     assert_eq!((places(&back), back.period_ns), (vec![(0x2, 2)], 3 * SAMPLE_PERIOD_NS));
-    assert_eq!((back.start_ns, back.end_ns, back.lost), (2_500, 3_200, 4));
-    assert_eq!(places(&s.look_back(2_600).unwrap()), [(0x2, 1)]);
+    assert_eq!((back.start_ns, back.end_ns, back.lost), (2_500, 3_300, 4));
     assert_eq!(s.samples(), 0, "what was before is not of it");
+    kernel.with(|t| t.now_ns = 3_400);
+    kernel.sample(&sampler, 7, 1, 0x4);
+    assert_eq!((places(&s.look_back().unwrap()), s.samples()), (vec![(0x2, 2)], 1), "nor the other way round");
     drop(history);
-    assert!(s.look_back(0).is_none());
+    assert!(s.look_back().is_none());
 }
 
 /// Memory stays below the bytes; a place that many samples share is held once; what is cut is counted.
@@ -269,8 +272,9 @@ fn real_losses_are_of_each() {
     let sampler = Sampler::new(Kernel::new(&object).unwrap());
     let other = sampler.subscribe(&Scope::Processes(vec![u32::MAX])).unwrap();
     let mine = sampler.subscribe(&Scope::Processes(vec![std::process::id()])).unwrap();
+    spin_until("a loss of the one that wants anything", || object.lost().unwrap()[0] >= 5);
     let history = sampler.subscribe_history(HistorySettings { rate_hz: 99, ..HistorySettings::default() }).unwrap();
-    spin_until("the ring is full", || object.lost().unwrap()[0] >= 5 && mine.look_back(0).is_some_and(|t| t.lost > 0));
+    spin_until("a loss of the history", || mine.look_back().is_some_and(|t| t.lost > 0));
     assert!(mine.take().lost > 0);
     assert_eq!(other.take().lost, 0);
     drop(history);
