@@ -224,6 +224,12 @@ impl Cgroups {
         ancestors(path).filter_map(|p| limit(&self.files("memory", p).ok()?.1.join(file))).min()
     }
 
+    /// The tightest limit of processes and threads together, of the cgroup and its ancestors.
+    #[must_use]
+    pub fn tasks_allowed(&self, path: &str) -> Option<u64> {
+        ancestors(path).filter_map(|p| limit(&self.files("pids", p).ok()?.1.join("pids.max"))).min()
+    }
+
     /// How often the cgroup met its limits; on v2 those of its descendants are counted too.
     ///
     /// # Errors
@@ -309,7 +315,7 @@ fn number<T: std::str::FromStr>(file: &Path) -> Reading<T> {
     text.trim().parse().map_err(|_| ReadError::malformed(file, text.trim()))
 }
 
-/// A limit in bytes; `max` and v1's huge number are none.
+/// A limit; `max` and v1's huge number of bytes are none.
 fn limit(file: &Path) -> Option<u64> {
     number::<u64>(file).ok().filter(|v| *v < V1_NO_LIMIT)
 }

@@ -8,7 +8,7 @@ mod process;
 mod stat;
 
 pub use disk::{Disk, DiskOps};
-pub use net::{Counters, SocketFigure, Softnet};
+pub use net::{Counters, SocketFigure, Softnet, Traffic};
 pub use process::{Process, Processes, State};
 pub use stat::{CpuTimes, Stat};
 
@@ -130,6 +130,26 @@ impl Host {
     /// [`ReadError`]
     pub fn vmstat(&self) -> Reading<Figures> {
         Ok(Figures(keyed(&self.read_proc("vmstat")?)))
+    }
+
+    /// A setting of the kernel that is a number: `kernel/threads-max`.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<u64> {
+        self.read_proc(&format!("sys/{name}")).ok()?.trim().parse().ok()
+    }
+
+    /// Open files of the node, and as many as it may have: Documentation/admin-guide/sysctl/fs.rst.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn open_files(&self) -> Reading<(u64, u64)> {
+        let text = self.read_proc("sys/fs/file-nr")?;
+        let n: Vec<u64> = text.split_whitespace().map_while(|w| w.parse().ok()).collect();
+        match n[..] {
+            // The second is what is allocated and free, 0 since 2.6.
+            [used, free, most] => Ok((used.saturating_sub(free), most)),
+            _ => Err(ReadError::malformed(&self.proc.join("sys/fs/file-nr"), text.trim())),
+        }
     }
 
     /// Where the node swaps to; [`ReadError::Missing`] without CONFIG_SWAP.

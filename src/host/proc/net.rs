@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `/proc/net`: counters of protocols, sockets in use, packets that wait for the network stack.
+//! `/proc/net`: counters of protocols, sockets in use, packets that wait for the network stack; and `/proc/PID/net/dev`.
 
-use crate::host::{Host, Reading};
+use std::fmt::Display;
+use std::os::unix::fs::MetadataExt as _;
+
+use crate::host::{Host, ReadError, Reading};
 
 /// Counters of `/proc/net/snmp` and `netstat`, or of `snmp6`: protocol, name, value.
 pub type Counters = Vec<(String, String, i64)>;
@@ -32,6 +35,37 @@ pub struct Softnet {
     pub flow_limited: u32,
 }
 
+/// A network device of a process's namespace: a line of `/proc/PID/net/dev` (net/core/net-procfs.c).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub name: String,
+    pub receive: Traffic,
+    pub transmit: Traffic,
+}
+
+/// What it counted in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    pub bytes: u64,
+    pub packets: u64,
+    pub errors: u64,
+    /// Of packets that it received also those that it had no buffer for.
+    pub dropped: u64,
+}
+
+impl Device {
+    fn parse(line: &str) -> Option<Self> {
+        // A name may have colons itself.
+        let (name, figures) = line.rsplit_once(':')?;
+        let n: Vec<u64> = figures.split_whitespace().map_while(|w| w.parse().ok()).collect();
+        let traffic = |at: usize| match n.get(at..at + 4) {
+            Some(&[bytes, packets, errors, dropped]) => Some(Traffic { bytes, packets, errors, dropped }),
+            _ => None,
+        };
+        Some(Device { name: name.trim().to_owned(), receive: traffic(0)?, transmit: traffic(8)? })
+    }
+}
+
 impl Softnet {
     fn parse(line: &str) -> Option<Self> {
         let n: Vec<u32> = line.split_whitespace().map_while(|w| u32::from_str_radix(w, 16).ok()).collect();
@@ -54,6 +88,44 @@ impl Host {
             Err(_) => self.read_proc(&format!("net/{file}")),
             found => found,
         }
+    }
+
+    /// Inode number of the network namespace of a process, or of `self`. Another user's takes CAP_SYS_PTRACE.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn network_namespace(&self, pid: impl Display) -> Reading<u64> {
+        let path = self.proc.join(format!("{pid}/ns/net"));
+        std::fs::metadata(&path).map(|m| m.ino()).map_err(|e| ReadError::io(&path, e))
+    }
+
+    /// Whether this process is in the node's network namespace, as far as it can be known.
+    #[must_use]
+    pub fn has_nodes_network(&self) -> bool {
+        let (node, own) = (self.network_namespace(1), self.network_namespace("self"));
+        node.is_err() || own.is_err() || node.ok() == own.ok()
+    }
+
+    /// `count` or `max` of the tracked connections; `None`: nf_conntrack is not loaded.
+    #[must_use]
+    pub fn conntrack(&self, figure: &str) -> Option<u64> {
+        self.setting(&format!("net/netfilter/nf_conntrack_{figure}"))
+    }
+
+    /// What happened to tracked connections, by CPU and column.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn conntrack_events(&self) -> Reading<Vec<Vec<(String, u32)>>> {
+        Ok(by_column(&self.read_net("stat/nf_conntrack")?))
+    }
+
+    /// The network devices of a process's namespace.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn devices_of(&self, pid: u32) -> Reading<Vec<Device>> {
+        Ok(self.read_proc(&format!("{pid}/net/dev"))?.lines().filter_map(Device::parse).collect())
     }
 
     /// The node's counters by protocol (`Tcp`, `TcpExt`, `Ip6`, …). A file that a kernel lacks, as `snmp6` without IPv6,
@@ -105,6 +177,14 @@ fn owned<'a>(fields: impl Iterator<Item = (&'a str, &'a str, i64)>) -> Counters 
     fields.map(|(protocol, name, value)| (protocol.to_owned(), name.to_owned(), value)).collect()
 }
 
+/// A line of names, then rows of figures in hexadecimal.
+fn by_column(text: &str) -> Vec<Vec<(String, u32)>> {
+    let mut lines = text.lines();
+    let names: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
+    let figure = |(name, word): (&&str, &str)| Some(((*name).to_owned(), u32::from_str_radix(word, 16).ok()?));
+    lines.map(|row| names.iter().zip(row.split_whitespace()).filter_map(figure).collect()).collect()
+}
+
 /// Lines `Tcp6InSegs 5`, whose protocols end with a 6.
 fn by_line(text: &str) -> Counters {
     let line = |line: &str| {
@@ -142,6 +222,20 @@ mod tests {
         (protocol.into(), name.into(), n)
     }
 
+    /// Of both header lines and of a line that is cut there is no device; an alias of old tools has a colon.
+    #[test]
+    fn devices() {
+        let lines = [
+            "Inter-|   Receive  |  Transmit",
+            " face |bytes    packets|bytes",
+            "  lo: 1 2 3 4 5 6 7 8 9 10 11",
+            "eth0:1:1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0",
+        ];
+        let devices: Vec<Device> = lines.into_iter().filter_map(Device::parse).collect();
+        let [eth] = &devices[..] else { panic!("{devices:?}") };
+        assert_eq!((eth.name.as_str(), eth.receive.packets, eth.transmit.dropped), ("eth0:1", 2, 8));
+    }
+
     /// Fields are known by their names; one value may be negative; lines that do not belong together are passed over.
     #[test]
     fn counters() {
@@ -175,7 +269,8 @@ mod tests {
         /// No bytes make a parser panic.
         #[test]
         fn never_panics(text in "(?s)([A-Za-z6é]{1,6}:? [-0-9a-z ]{0,20}\n){0,6}.{0,40}") {
-            let _ = (by_header(&text).count(), by_line(&text), by_pairs(&text), Softnet::parse(&text));
+            let _ = (by_header(&text).count(), by_line(&text), by_pairs(&text), by_column(&text));
+            let _ = (Softnet::parse(&text), Device::parse(&text));
         }
     }
 }

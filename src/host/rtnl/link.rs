@@ -31,6 +31,81 @@ pub struct Link {
     pub carrier_losses: Option<u32>,
     pub bond: Option<Bond>,
     pub port: Option<BondPort>,
+    /// Where the message has them.
+    pub counters: Option<Counters>,
+}
+
+/// What a device counted since it was made: `struct rtnl_link_stats64`, where each figure is described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters([u64; COUNTERS]);
+
+/// Those that all kernels have; the structure grows at its end.
+const COUNTERS: usize = 24;
+
+/// What came in, or what went out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    pub name: &'static str,
+    pub packets: u64,
+    pub bytes: u64,
+    pub errors: u64,
+    pub dropped: u64,
+}
+
+impl Counters {
+    /// Of an IFLA_STATS64 attribute. `None`: it is too short.
+    fn parse(v: &[u8]) -> Option<Self> {
+        let mut all = [0; COUNTERS];
+        let words = v.chunks_exact(8).map(|w| w.try_into().map_or(0, u64::from_ne_bytes));
+        let n = all.iter_mut().zip(words).map(|(to, from)| *to = from).count();
+        (n == COUNTERS).then_some(Counters(all))
+    }
+
+    #[must_use]
+    pub fn ways(&self) -> [Way; 2] {
+        let [rx, tx] = [("receive", 0), ("transmit", 1)].map(|(name, at)| Way {
+            name,
+            packets: self.0[at],
+            bytes: self.0[2 + at],
+            errors: self.0[4 + at],
+            dropped: self.0[6 + at],
+        });
+        [rx, tx]
+    }
+
+    #[must_use]
+    pub fn multicast(&self) -> u64 {
+        self.0[8]
+    }
+
+    /// Kinds of errors and drops by way, of which some are among its errors.
+    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        const KINDS: [(usize, &str, &str); 13] = [
+            (9, "transmit", "collision"),
+            (10, "receive", "length"),
+            (11, "receive", "over"),
+            (12, "receive", "crc"),
+            (13, "receive", "frame"),
+            (14, "receive", "fifo"),
+            (15, "receive", "missed"),
+            (16, "transmit", "aborted"),
+            (17, "transmit", "carrier"),
+            (18, "transmit", "fifo"),
+            (19, "transmit", "heartbeat"),
+            (20, "transmit", "window"),
+            (23, "receive", "nohandler"),
+        ];
+        let all = self.0;
+        KINDS.into_iter().map(move |(at, way, kind)| (way, kind, all[at]))
+    }
+}
+
+#[cfg(test)]
+impl Counters {
+    /// Each figure is its place in the structure.
+    pub(crate) fn numbered() -> Self {
+        Counters(std::array::from_fn(|i| i as u64))
+    }
 }
 
 /// What a bond says of its 802.3ad aggregation; other modes have none.
@@ -128,6 +203,7 @@ impl Link {
                 10 => link.master = u32_of(v),
                 16 => link.state = u8_of(v).map(state),
                 18 => link.info(v),
+                23 => link.counters = Counters::parse(v),
                 37 => link.peer_ns = i32_of(v),
                 45 => link.moved_to = i32_of(v),
                 46 => link.ns = i32_of(v).or(link.ns),

@@ -98,7 +98,7 @@ impl Filter {
     }
 }
 
-/// Asks for the devices of a namespace, without their statistics.
+/// Asks for the devices of a namespace, without what each virtual function of theirs counts.
 pub(super) fn list_links(ns: NsId, filter: Filter, sequence: u32) -> Vec<u8> {
     const IFLA_MASTER: u16 = 10;
     const IFLA_LINKINFO: u16 = 18;
@@ -244,6 +244,8 @@ mod tests {
         let links = rtnl.links(None, Filter::All).unwrap();
         let lo = links.iter().find(|l| l.name == "lo").unwrap();
         assert!(lo.is_loopback() && lo.index == 1);
+        let [received, sent] = lo.counters.unwrap().ways();
+        assert_eq!((received.bytes, received.packets), (sent.bytes, sent.packets));
         assert!(rtnl.links(None, Filter::Kind("bond")).unwrap().iter().all(|l| l.name != "lo"));
         assert!(rtnl.nsid_of_process(std::process::id()).is_ok());
         assert!(rtnl.nsid_of_process(u32::MAX >> 2).is_err());

@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{NsId, Rtnl};
-use crate::host::{Host, ReadError, Reading};
+use crate::host::{Host, ReadError, Reading, unescape};
 
 /// A walk over the processes is as old as this at most.
 const FRESH: Duration = Duration::from_secs(2);
@@ -39,9 +38,8 @@ impl Namespaces {
     /// # Errors
     /// This process's own namespace cannot be determined.
     pub fn open(host: &Host) -> Reading<Self> {
-        let path = host.proc.join("self/ns/net");
-        let own = std::fs::metadata(&path).map_err(|e| ReadError::io(&path, e))?.ino();
-        let rtnl = Rtnl::open(host).map_err(|e| ReadError::io(&path, e))?;
+        let own = host.network_namespace("self")?;
+        let rtnl = Rtnl::open(host).map_err(|e| ReadError::io(Path::new("netlink"), e))?;
         Ok(Namespaces { host: host.clone(), rtnl, own, known: HashMap::new(), walked: None })
     }
 
@@ -70,9 +68,9 @@ impl Namespaces {
         let mut inside: HashMap<u64, Vec<u32>> = HashMap::new();
         let entries = std::fs::read_dir(&self.host.proc).into_iter().flatten().flatten();
         for pid in entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()) {
-            let Ok(ns) = std::fs::metadata(self.host.proc.join(format!("{pid}/ns/net"))) else { continue };
-            let pids = inside.entry(ns.ino()).or_default();
-            if ns.ino() != self.own && pids.len() < PROCESSES {
+            let Ok(ns) = self.host.network_namespace(pid) else { continue };
+            let pids = inside.entry(ns).or_default();
+            if ns != self.own && pids.len() < PROCESSES {
                 pids.push(pid);
             }
         }
@@ -109,18 +107,21 @@ impl Mounts {
 
     /// Gives those that have no number one. The kernel announces each new one on the socket.
     pub fn number(&mut self, rtnl: &mut Rtnl) {
-        let mut text = String::new();
-        if let Err(e) = self.table.seek(SeekFrom::Start(0)).and_then(|_| self.table.read_to_string(&mut text)) {
+        let mut table = Vec::new();
+        if let Err(e) = self.table.seek(SeekFrom::Start(0)).and_then(|_| self.table.read_to_end(&mut table)) {
             tracing::debug!("mount table: {e}");
             return;
         }
-        let mounted: Vec<(&str, &str)> = text.lines().filter_map(namespace_mount).collect();
-        self.seen.retain(|root| mounted.iter().any(|(r, _)| r == root));
-        for (root, at) in mounted {
-            if !self.seen.iter().any(|s| s == root) {
-                self.seen.push(root.to_owned());
-                if let Err(e) = self.number_one(rtnl, at) {
-                    tracing::debug!("network namespace at {at}: {e}");
+        let text = String::from_utf8_lossy(&table);
+        let mounts: Vec<Mount<'_>> = text.lines().filter_map(Mount::parse).collect();
+        self.seen.retain(|root| mounts.iter().any(|m| m.root == root));
+        for m in mounts.iter().filter(|m| m.is_network_namespace()) {
+            if !self.seen.iter().any(|s| s == m.root) {
+                self.seen.push(m.root.to_owned());
+                if !is_local(&m.at, &mounts) {
+                    tracing::debug!("network namespace at {}: behind a file system that may not answer", m.at);
+                } else if let Err(e) = self.number_one(rtnl, &m.at) {
+                    tracing::debug!("network namespace at {}: {e}", m.at);
                 }
             }
         }
@@ -136,11 +137,36 @@ impl Mounts {
     }
 }
 
-/// `net:[INODE]` and where, of a line of mountinfo: proc_pid_mountinfo(5).
-fn namespace_mount(line: &str) -> Option<(&str, &str)> {
-    let mut fields = line.split(' ').skip(3);
-    let (root, at) = (fields.next()?, fields.next()?);
-    root.starts_with("net:[").then_some((root, at))
+/// A line of mountinfo: proc_pid_mountinfo(5).
+struct Mount<'t> {
+    /// `net:[INODE]` of a network namespace.
+    root: &'t str,
+    at: String,
+    kind: &'t str,
+}
+
+impl<'t> Mount<'t> {
+    fn parse(line: &'t str) -> Option<Self> {
+        let (fields, rest) = line.split_once(" - ")?;
+        let mut fields = fields.split(' ').skip(3);
+        let (root, at) = (fields.next()?, unescape(fields.next()?));
+        Some(Mount { root, at, kind: rest.split(' ').next()? })
+    }
+
+    fn is_network_namespace(&self) -> bool {
+        self.root.starts_with("net:[")
+    }
+}
+
+/// File systems that wait for no process and no other machine.
+const LOCAL: &[&str] = &[
+    "bcachefs", "btrfs", "devtmpfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "nsfs", "overlay", "proc", "ramfs",
+    "rootfs", "squashfs", "sysfs", "tmpfs", "vfat", "xfs", "zfs",
+];
+
+/// Whether all on the way to a place are such.
+fn is_local(at: &str, mounts: &[Mount<'_>]) -> bool {
+    mounts.iter().filter(|m| Path::new(at).starts_with(&m.at)).all(|m| LOCAL.contains(&m.kind))
 }
 
 /// The number that a namespace has, as a notice carries it; `None` for `own`, which may have one too.
@@ -152,13 +178,25 @@ pub(super) fn foreign(id: NsId, own: NsId) -> NsId {
 mod tests {
     use super::*;
 
-    /// A namespace of `ip netns add`, and a mount of another kind.
+    /// Of `ip netns add`, of one with a space in its name, and of one that is behind a file system which may not answer.
     #[test]
     fn mounts_of_namespaces() {
-        let line = "612 25 0:4 net:[4026532567] /run/netns/a rw shared:200 - nsfs nsfs rw";
-        assert_eq!(namespace_mount(line), Some(("net:[4026532567]", "/run/netns/a")));
-        assert_eq!(namespace_mount("25 1 0:23 / /run rw - tmpfs tmpfs rw"), None);
-        assert_eq!(namespace_mount(""), None);
+        let table = "25 1 253:0 / / rw - ext4 /dev/vda rw\n\
+                     26 25 0:23 / /run rw - tmpfs tmpfs rw\n\
+                     612 26 0:4 net:[4026532567] /run/netns/a rw shared:200 - nsfs nsfs rw\n\
+                     613 26 0:4 net:[4026532568] /run/netns/b\\040c rw - nsfs nsfs rw\n\
+                     700 25 0:50 / /home/u/mnt rw - fuse.sshfs u@h: rw\n\
+                     701 700 0:4 net:[4026532569] /home/u/mnt/d rw - nsfs nsfs rw\n\
+                     odd\n";
+        let mounts: Vec<Mount<'_>> = table.lines().filter_map(Mount::parse).collect();
+        let found = mounts.iter().filter(|m| m.is_network_namespace());
+        let found: Vec<_> = found.map(|m| (m.root, m.at.as_str(), is_local(&m.at, &mounts))).collect();
+        let expected = [
+            ("net:[4026532567]", "/run/netns/a", true),
+            ("net:[4026532568]", "/run/netns/b c", true),
+            ("net:[4026532569]", "/home/u/mnt/d", false),
+        ];
+        assert_eq!(found, expected);
         assert_eq!((foreign(Some(3), Some(3)), foreign(Some(3), None)), (None, Some(3)));
     }
 
