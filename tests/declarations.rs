@@ -14,7 +14,7 @@ use bianque::signal::{EventDef, Instrument, Key, MetricDef};
 /// Where names may begin: the conventions' own, and ours for what they lack.
 const METRIC_SPACES: &[&str] = &["system.", "container.", "process.", "k8s.", "hw.", "linux."];
 /// UCUM, base units; a number of things has its name in braces.
-const UNITS: &[&str] = &["s", "By", "1", "Hz", "Cel", "J", "W"];
+const UNITS: &[&str] = &["s", "By", "By/s", "1", "Hz", "Cel", "J", "W"];
 
 /// Every metric of every collector, each definition once, with who declares it.
 fn metrics() -> Vec<(&'static str, &'static MetricDef)> {
@@ -59,6 +59,8 @@ fn faults(name: &str, instrument: Instrument, unit: &str, help: &str) -> Vec<Str
         last.ends_with('s') && !["status", "class", "series", "process", "bus", "rss", "surplus"].contains(&last);
     // semantic-conventions#2995 has pressure so.
     let proposed = name.ends_with(".linux.pressure.total");
+    // The semantic conventions' one counter of that name.
+    let adopted = name == "system.network.packet.count" && instrument == Instrument::Counter;
     let rules = [
         (is_dotted(name), "a name is dotted lower case"),
         (!name.ends_with("_total") && (!name.ends_with(".total") || proposed), "`_total` is the translation's to add"),
@@ -70,7 +72,7 @@ fn faults(name: &str, instrument: Instrument, unit: &str, help: &str) -> Vec<Str
         (!last.split('_').any(|w| ["seconds", "bytes", "ms", "ratio"].contains(&w)), "a unit is not in the name"),
         (!plural || instrument == Instrument::Counter, "only counters are plural"),
         (
-            last != "count" || instrument == Instrument::UpDownCounter && things,
+            last != "count" || adopted || instrument == Instrument::UpDownCounter && things,
             "`.count` is an up-down counter of things",
         ),
         (last != "limit" || instrument == Instrument::UpDownCounter, "a limit is an up-down counter"),

@@ -35,7 +35,10 @@ static __always_inline unsigned int task_state(const struct task_struct *task)
 }
 
 /* Bits of a task's state: include/linux/sched.h, the same from 5.10 on. */
+#define STATE_INTERRUPTIBLE 0x1
 #define STATE_UNINTERRUPTIBLE 0x2
+#define STATE_STOPPED 0x4
+#define STATE_TRACED 0x8
 #define STATE_WAKEKILL 0x100
 /* Waits for work, not for something to happen: not a part of the load either. */
 #define STATE_NOLOAD 0x400

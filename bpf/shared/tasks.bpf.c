@@ -5,6 +5,8 @@
  * Blocked tasks: those in uninterruptible sleep for so long, with how long, where, and on which
  * lock. No state is kept for that: the scheduler notes in se.exec_start when a task was last on a
  * CPU, so one walk shows how long it has slept.
+ *
+ * Each task: what it does, and in which cgroup.
  */
 #include "probe.h"
 
@@ -48,6 +50,26 @@ struct blocked_task {
 	u32 freezable;
 };
 ITERATES(blocked_task);
+
+/* As the letters of proc_pid_stat(5). */
+enum task_does {
+	TASK_RUNS,
+	TASK_SLEEPS,
+	TASK_BLOCKED,
+	TASK_IDLE,
+	TASK_STOPPED,
+	TASK_FROZEN,
+	TASK_DEFUNCT,
+};
+
+struct task_seen {
+	/* in the cpu controller's hierarchy */
+	struct cgroup_ref cgroup;
+	enum task_does does;
+	/* the first thread of its process */
+	u32 leads;
+};
+ITERATES(task_seen);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -148,5 +170,35 @@ int PROBE_CTX(walk__task, struct bpf_iter__task *ctx)
 
 	if (task && blocked)
 		report_blocked(ctx->meta->seq, task);
+	return 0;
+}
+
+static __always_inline enum task_does task_does(struct task_struct *task)
+{
+	unsigned int state = task_state(task);
+
+	if (BPF_CORE_READ(task, exit_state))
+		return TASK_DEFUNCT;
+	if (task_frozen(task, state))
+		return TASK_FROZEN;
+	if (state & (STATE_STOPPED | STATE_TRACED))
+		return TASK_STOPPED;
+	if (state & STATE_UNINTERRUPTIBLE)
+		return state & STATE_NOLOAD ? TASK_IDLE : TASK_BLOCKED;
+	return state & STATE_INTERRUPTIBLE ? TASK_SLEEPS : TASK_RUNS;
+}
+
+SEC("iter/task")
+int PROBE_CTX(each__task, struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct task_seen r = {};
+
+	if (!task)
+		return 0;
+	cgroup_of_any(&r.cgroup, task, cpu_cgrp_id);
+	r.does = task_does(task);
+	r.leads = BPF_CORE_READ(task, pid) == BPF_CORE_READ(task, tgid);
+	WRITE(task_seen, ctx->meta->seq, &r);
 	return 0;
 }

@@ -26,6 +26,7 @@ mod support;
 
 // Each file of this folder; `make regen` writes the list.
 mod churn;
+mod conntrack;
 mod containerd;
 mod cpu;
 mod delivered;
@@ -46,12 +47,14 @@ mod linkwatch;
 mod load;
 mod memory;
 mod memreclaim;
+mod netdev;
 mod netrecvlat;
 mod netstat;
 mod oom;
 mod package;
 mod pressure;
 mod privileges;
+mod processes;
 mod ras;
 mod service;
 mod soak;

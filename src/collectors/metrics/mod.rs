@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Collectors of kind metrics, one file each.
 
+pub mod conntrack;
 pub mod cpu;
 pub mod disk;
 pub mod load;
 pub mod memory;
+pub mod netdev;
 pub mod netstat;
 pub mod pressure;
+pub mod processes;
 pub mod runqlat;
 pub mod softirqstat;

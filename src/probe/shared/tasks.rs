@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `tasks`: a walk over all tasks, when somebody asks; between two walks nothing runs.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::{Feature, Loading, SharedProbe};
-use crate::probe::skeletons::tasks::{BlockedTask, SKELETON, setting, switch};
+use crate::probe::skeletons::tasks::{BlockedTask, SKELETON, TaskDoes, TaskSeen, setting, switch};
 use crate::probe::{CgroupId, LoadError, Object, Skeleton, frames};
 use crate::signal::Thread;
 
 /// Blocked tasks that one walk tells of; the kernel goes on counting what is over.
 const MAX_BLOCKED: usize = 4096;
+/// As many as the kernel makes at most (PID_MAX_LIMIT of include/linux/threads.h).
+const MAX_TASKS: usize = 1 << 22;
 
 /// What a task waits for, where the kernel notes it (6.16, `CONFIG_DETECT_HUNG_TASK_BLOCKER`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,40 @@ pub struct Blocked {
     pub stack: Vec<u64>,
 }
 
+/// What the tasks of a cgroup do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct States {
+    /// By [`STATES`]: of all threads, and of those that are the first of their process.
+    pub threads: [u64; STATES.len()],
+    pub processes: [u64; STATES.len()],
+}
+
+/// Names of states. Blocked: in uninterruptible sleep; idle: a thread of the kernel that waits for work.
+pub const STATES: [&str; 7] = ["running", "sleeping", "blocked", "idle", "stopped", "frozen", "defunct"];
+
+impl States {
+    fn add(&mut self, r: &TaskSeen) {
+        let at = match r.does {
+            TaskDoes::TASK_RUNS => 0,
+            TaskDoes::TASK_SLEEPS => 1,
+            TaskDoes::TASK_BLOCKED => 2,
+            TaskDoes::TASK_IDLE => 3,
+            TaskDoes::TASK_STOPPED => 4,
+            TaskDoes::TASK_FROZEN => 5,
+            _ => 6,
+        };
+        self.threads[at] += 1;
+        self.processes[at] += u64::from(r.leads);
+    }
+
+    /// Adds those of another cgroup.
+    pub fn add_all(&mut self, other: &Self) {
+        let sum = |to: &mut [u64], from: &[u64]| to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        sum(&mut self.threads, &other.threads);
+        sum(&mut self.processes, &other.processes);
+    }
+}
+
 /// Handle of the walk. Cheap to clone.
 #[derive(Clone)]
 pub struct Tasks {
@@ -78,6 +115,8 @@ impl SharedProbe for Tasks {
 }
 
 impl Tasks {
+    /// What each task does, when asked for.
+    pub const STATES: Feature = Feature::of::<Tasks>("states");
     /// Tasks in uninterruptible sleep, when asked for.
     pub const BLOCKED: Feature = Feature::of::<Tasks>("blocked");
 
@@ -94,6 +133,19 @@ impl Tasks {
         }
         let tasks: Vec<BlockedTask> = self.object.iterate("walk", MAX_BLOCKED)?;
         Ok(tasks.iter().map(Blocked::from).collect())
+    }
+
+    /// What the tasks do by cgroup, in the cpu controller's hierarchy.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn states(&self) -> Result<HashMap<CgroupId, States>> {
+        let tasks: Vec<TaskSeen> = self.object.iterate("each", MAX_TASKS)?;
+        let mut by_cgroup: HashMap<CgroupId, States> = HashMap::new();
+        for task in &tasks {
+            by_cgroup.entry(task.cgroup.into()).or_default().add(task);
+        }
+        Ok(by_cgroup)
     }
 }
 
