@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
 use super::downstream::{Downstream, incident_settings};
+use super::helper::Helpers;
 use super::router::SignalRouter;
 use super::service::Answer;
 use super::threads::{END_POLL, Loops, Stoppable, Worker};
@@ -55,6 +56,7 @@ pub(super) struct Stages {
     telemetry: Telemetry,
     loops: Loops,
     names: [Stoppable; 3],
+    helpers: Arc<Helpers>,
     pipeline: Stoppable,
     committer: Stoppable,
     /// Turns true when the agent stops.
@@ -102,7 +104,8 @@ impl Stages {
         exporting.start(&config, &tasks, &stop_seen, &deadline)?;
         tasks.spawn(upstream.housekeeping(&config, &downstream, clock.clone()).run(stop_seen.clone()));
         tasks.spawn(until(stop_seen, upstream.kubernetes.run()));
-        let names = threads::start_names(upstream.resolver, &upstream.workloads, upstream.helpers, &upstream.router)?;
+        let helpers = upstream.helpers;
+        let names = threads::start_names(upstream.resolver, &upstream.workloads, helpers.clone(), &upstream.router)?;
         let loops = Loops::start(upstream.built, &upstream.shared, &upstream.router, &statuses, clock)?;
         tracing::info!(listen = %config.http.listen, store = %config.store.path.display(), "running");
         Ok(Stages {
@@ -115,6 +118,7 @@ impl Stages {
             telemetry: downstream.telemetry,
             loops,
             names,
+            helpers,
             pipeline: downstream.pipeline,
             committer: downstream.committer,
             stopping,
@@ -207,7 +211,11 @@ impl Stages {
         drop((self.router, self.shared));
         end(self.committer, store_deadline, || {}).await;
         for worker in self.names {
-            end(worker, store_deadline, || workloads.wake()).await;
+            let wake = || {
+                workloads.wake();
+                self.helpers.wake();
+            };
+            end(worker, store_deadline, wake).await;
         }
         match self.log.unsaved() {
             0 => {}

@@ -17,8 +17,8 @@ use crate::signal::ids::StackKey;
 
 /// Between two looks whether a helper has answered; a question that nobody waits for holds up an event no longer.
 const POLL: Duration = Duration::from_millis(20);
-/// Between two looks whether to stop.
-const IDLE: Duration = Duration::from_millis(250);
+/// A thread that has nothing to do waits so long, unless it is woken.
+const IDLE: Duration = Duration::from_secs(3600);
 /// Questions that wait for a helper; of more stacks than that the names are not asked for again.
 const WAITING: usize = 256;
 
@@ -85,8 +85,9 @@ impl Late {
     }
 
     /// Until there is something to do, or for a while: then there is nothing.
-    fn wait(&self) -> bool {
-        let idle = |s: &mut State| s.waiting.is_empty() && !s.open && s.named.is_empty();
+    fn wait(&self, stop: &AtomicBool) -> bool {
+        let idle =
+            |s: &mut State| s.waiting.is_empty() && !s.open && s.named.is_empty() && !stop.load(Ordering::Relaxed);
         let waited = self.changed.wait_timeout_while(self.state(), IDLE, idle);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
@@ -105,10 +106,16 @@ impl Late {
 }
 
 impl Helpers {
-    /// Hands over names that came late, until `stop`. For a thread of its own.
+    /// Wakes who hands over late names, to see whether to stop.
+    pub fn wake(&self) {
+        drop(self.late.state());
+        self.late.changed.notify_all();
+    }
+
+    /// Hands over names that came late, until `stop` and [`Self::wake`]. For a thread of its own.
     pub fn name_late(&self, stop: &AtomicBool, deliver: impl Fn(LateNames)) {
         while !stop.load(Ordering::Relaxed) {
-            if !self.late.wait() {
+            if !self.late.wait(stop) {
                 continue;
             }
             let soon = self.look_for_late();

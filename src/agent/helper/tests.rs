@@ -243,6 +243,7 @@ fn late_names(helpers: &Helpers, n: usize) -> Vec<LateNames> {
             std::thread::sleep(Duration::from_millis(5));
         }
         stop.store(true, Ordering::Relaxed);
+        helpers.wake();
     });
     names.into_inner().unwrap()
 }
