@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod device;
 pub mod kmsg;
+mod mounts;
 pub mod node;
 pub mod proc;
 pub mod rtnl;

@@ -12,7 +12,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{Host, ReadError, Reading, unescape};
+use super::mounts::Mount;
+use super::{Host, ReadError, Reading};
 use crate::signal::text::{escaped, raw_path};
 
 /// How the node mounts its cgroups.
@@ -80,7 +81,8 @@ impl Cgroups {
     /// # Errors
     /// `/proc/self/mountinfo` or `/proc/self/cgroup` gave no reading.
     pub fn read(host: &Host) -> Reading<Self> {
-        let mounts = cgroup_mounts(&host.read_proc("self/mountinfo")?);
+        let mountinfo = host.read_proc("self/mountinfo")?;
+        let mounts = cgroup_mounts(&mountinfo);
         let lines = host.read_proc("self/cgroup")?;
         let mut memberships: Vec<_> = memberships(&lines).collect();
         // Each is there once by rights; mounts are looked up for each that is left.
@@ -209,47 +211,23 @@ pub fn memberships(text: &str) -> impl Iterator<Item = Membership<'_>> {
     })
 }
 
-#[derive(Debug)]
-struct Mount {
-    root: String,
-    point: String,
-    v2: bool,
-    options: String,
+/// The cgroup lines of a mountinfo.
+fn cgroup_mounts(text: &str) -> Vec<Mount<'_>> {
+    text.lines().filter_map(Mount::parse).filter(|m| ["cgroup", "cgroup2"].contains(&m.kind)).collect()
 }
 
-/// The cgroup lines of a mountinfo, proc_pid_mountinfo(5):
-/// `id parent major:minor root mount-point options [optional fields] - type source super-options`.
-fn cgroup_mounts(text: &str) -> Vec<Mount> {
-    text.lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let mut left = left.split(' ').skip(3);
-            let (root, point) = (unescape(left.next()?), unescape(left.next()?));
-            let mut right = right.split(' ');
-            let v2 = match right.next()? {
-                "cgroup" => false,
-                "cgroup2" => true,
-                _ => return None,
-            };
-            Some(Mount { root, point, v2, options: right.nth(1).unwrap_or_default().to_owned() })
-        })
-        .collect()
-}
-
-fn hierarchy(m: &Membership<'_>, mounts: &[Mount], sys: &Path) -> Option<Hierarchy> {
-    let matches = |mount: &&Mount| {
+fn hierarchy(m: &Membership<'_>, mounts: &[Mount<'_>], sys: &Path) -> Option<Hierarchy> {
+    let matches = |mount: &&Mount<'_>| {
         let options = || mount.options.split(',');
-        if m.hierarchy == 0 {
-            mount.v2
-        } else {
-            !mount.v2 && m.controllers.split(',').all(|c| options().any(|o| o == c))
-        }
+        let v2 = mount.kind == "cgroup2";
+        if m.hierarchy == 0 { v2 } else { !v2 && m.controllers.split(',').all(|c| options().any(|o| o == c)) }
     };
     // A container sees its own part of the tree as well as the node's below another root: prefer the latter.
-    let best = mounts.iter().filter(matches).min_by_key(|mount| {
-        (!Path::new(&mount.point).starts_with(sys), real_root(&mount.root).len(), mount.point.len())
-    })?;
-    let point = Path::new(&best.point);
+    let best = mounts
+        .iter()
+        .filter(matches)
+        .min_by_key(|mount| (!Path::new(&mount.at).starts_with(sys), real_root(&mount.root).len(), mount.at.len()))?;
+    let point = Path::new(&best.at);
     let mount = match point.strip_prefix("/sys") {
         Ok(below) if !point.starts_with(sys) => sys.join(below),
         _ => point.to_owned(),

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{NsId, Rtnl};
-use crate::host::{Host, ReadError, Reading, unescape};
+use crate::host::mounts::Mount;
+use crate::host::{Host, ReadError, Reading};
 
 /// A walk over the processes is as old as this at most.
 const FRESH: Duration = Duration::from_secs(2);
@@ -114,10 +115,10 @@ impl Mounts {
         }
         let text = String::from_utf8_lossy(&table);
         let mounts: Vec<Mount<'_>> = text.lines().filter_map(Mount::parse).collect();
-        self.seen.retain(|root| mounts.iter().any(|m| m.root == root));
-        for m in mounts.iter().filter(|m| m.is_network_namespace()) {
-            if !self.seen.iter().any(|s| s == m.root) {
-                self.seen.push(m.root.to_owned());
+        self.seen.retain(|root| mounts.iter().any(|m| m.root == *root));
+        for m in mounts.iter().filter(|m| is_network_namespace(m)) {
+            if !self.seen.contains(&m.root) {
+                self.seen.push(m.root.clone());
                 if !is_local(&m.at, &mounts) {
                     tracing::debug!("network namespace at {}: behind a file system that may not answer", m.at);
                 } else if let Err(e) = self.number_one(rtnl, &m.at) {
@@ -137,32 +138,15 @@ impl Mounts {
     }
 }
 
-/// A line of mountinfo: proc_pid_mountinfo(5).
-struct Mount<'t> {
-    /// `net:[INODE]` of a network namespace.
-    root: &'t str,
-    at: String,
-    kind: &'t str,
-}
-
-impl<'t> Mount<'t> {
-    fn parse(line: &'t str) -> Option<Self> {
-        let (fields, rest) = line.split_once(" - ")?;
-        let mut fields = fields.split(' ').skip(3);
-        let (root, at) = (fields.next()?, unescape(fields.next()?));
-        Some(Mount { root, at, kind: rest.split(' ').next()? })
-    }
-
-    fn is_network_namespace(&self) -> bool {
-        self.root.starts_with("net:[")
-    }
-}
-
 /// File systems that wait for no process and no other machine.
 const LOCAL: &[&str] = &[
     "bcachefs", "btrfs", "devtmpfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "nsfs", "overlay", "proc", "ramfs",
     "rootfs", "squashfs", "sysfs", "tmpfs", "vfat", "xfs", "zfs",
 ];
+
+fn is_network_namespace(mount: &Mount<'_>) -> bool {
+    mount.root.starts_with("net:[")
+}
 
 /// Whether all on the way to a place are such.
 fn is_local(at: &str, mounts: &[Mount<'_>]) -> bool {
@@ -189,8 +173,8 @@ mod tests {
                      701 700 0:4 net:[4026532569] /home/u/mnt/d rw - nsfs nsfs rw\n\
                      odd\n";
         let mounts: Vec<Mount<'_>> = table.lines().filter_map(Mount::parse).collect();
-        let found = mounts.iter().filter(|m| m.is_network_namespace());
-        let found: Vec<_> = found.map(|m| (m.root, m.at.as_str(), is_local(&m.at, &mounts))).collect();
+        let found = mounts.iter().filter(|m| is_network_namespace(m));
+        let found: Vec<_> = found.map(|m| (m.root.as_str(), m.at.as_str(), is_local(&m.at, &mounts))).collect();
         let expected = [
             ("net:[4026532567]", "/run/netns/a", true),
             ("net:[4026532568]", "/run/netns/b c", true),
