@@ -4,7 +4,6 @@
 //! The node's own namespace is nobody's. One that several containers share is their pod's.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,10 +92,7 @@ impl Known {
 /// namespace of its own, a kernel that hides it), else the agent's.
 fn node_namespace(members: &[Member], workloads: &Workloads) -> Option<u32> {
     let of = |pid| members.iter().find(|m| m.pid == pid).map(|m| m.netns);
-    of(1).or_else(|| of(KTHREADD)).or_else(|| {
-        let own = workloads.host().proc.join("self/ns/net");
-        u32::try_from(std::fs::metadata(own).ok()?.ino()).ok()
-    })
+    of(1).or_else(|| of(KTHREADD)).or_else(|| u32::try_from(workloads.host().network_namespace("self").ok()?).ok())
 }
 
 /// The owner of a namespace with these processes in it: a container's before whoever looks into it, and before the
@@ -195,7 +191,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("proc/self/ns")).unwrap();
         std::fs::write(dir.path().join("proc/self/ns/net"), "").unwrap();
-        let own = std::fs::metadata(dir.path().join("proc/self/ns/net")).unwrap().ino();
+        let own = Host::under(dir.path()).network_namespace("self").unwrap();
         let Ok(own) = u32::try_from(own) else { return };
         let workloads = Workloads::new(&Host::under(dir.path()), &Clock::fixed(Timestamp(1), 1));
         workloads.on_mkdir(CgroupId { hierarchy: 0, id: 3 }, &container);

@@ -33,6 +33,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::collectors::{Collector, Context, Info, MetricCollector, Settings, Unavailable, head_doc};
+use crate::host::proc::Device;
 use crate::host::rtnl::{Counters, Filter, Link, NsId, Rtnl};
 use crate::host::{Cgroups, Host};
 use crate::signal::semconv::attr;
@@ -78,6 +79,7 @@ static CONTAINER_DROPPED: MetricDef =
 static CONTAINER_ERRORS: MetricDef =
     MetricDef::counter("linux.container.network.errors", "{error}", "Packets with errors").by(BY);
 
+const WAYS: [&str; 2] = ["receive", "transmit"];
 /// Ends of pairs, of which the other is a container's.
 const PAIRS: [&str; 2] = ["veth", "netkit"];
 /// Processes of a workload of which one is alive and may be looked at.
@@ -167,13 +169,7 @@ impl MetricCollector for NetDev {
         for (workload, pid) in self.of_workloads() {
             // It may have ended.
             for device in self.host.devices_of(pid).unwrap_or_default().iter().filter(|d| d.name != "lo") {
-                for (way, n) in [("receive", device.receive), ("transmit", device.transmit)] {
-                    let attributes = [name(&device.name), (DIRECTION, way.into())];
-                    out.count(&CONTAINER_IO, Some(&workload), &attributes, n.bytes);
-                    out.count(&CONTAINER_PACKETS, Some(&workload), &attributes, n.packets);
-                    out.count(&CONTAINER_DROPPED, Some(&workload), &attributes, n.dropped);
-                    out.count(&CONTAINER_ERRORS, Some(&workload), &attributes, n.errors);
-                }
+                write_workload(&workload, device, out);
             }
         }
         Ok(())
@@ -191,7 +187,7 @@ impl NetDev {
 
     /// Who has a network of its own, and a process in it.
     fn of_workloads(&self) -> Vec<(Arc<Workload>, u32)> {
-        let node = self.host.network_namespace(1).or_else(|_| self.host.network_namespace("self")).ok();
+        let node = self.host.nodes_network();
         let mut inside: HashMap<u64, (u32, Vec<Arc<Workload>>)> = HashMap::new();
         for workload in self.workloads.leaves() {
             if let Some((pid, ns)) = self.process_of(&workload).filter(|(_, ns)| Some(*ns) != node) {
@@ -217,13 +213,13 @@ fn name(device: &str) -> (Key, Value) {
 
 fn write(link: &Link, counters: &Counters, out: &mut Metrics) {
     let device = name(&link.name);
-    for way in counters.ways() {
-        let direction = (DIRECTION, way.name.into());
+    for (way, n) in WAYS.into_iter().zip(counters.traffic()) {
+        let direction = (DIRECTION, way.into());
         let attributes = [device.clone(), direction.clone()];
-        out.count(&IO, None, &attributes, way.bytes);
-        out.count(&PACKETS, None, &[(attr::SYSTEM_DEVICE, link.name.clone().into()), direction], way.packets);
-        out.count(&DROPPED, None, &attributes, way.dropped);
-        out.count(&ERRORS, None, &attributes, way.errors);
+        out.count(&IO, None, &attributes, n.bytes);
+        out.count(&PACKETS, None, &[(attr::SYSTEM_DEVICE, link.name.clone().into()), direction], n.packets);
+        out.count(&DROPPED, None, &attributes, n.dropped);
+        out.count(&ERRORS, None, &attributes, n.errors);
     }
     for (way, kind, n) in counters.kinds() {
         let attributes = [device.clone(), (DIRECTION, way.into()), (KIND, kind.into())];
@@ -233,6 +229,16 @@ fn write(link: &Link, counters: &Counters, out: &mut Metrics) {
     out.count(&MULTICAST, None, &device, counters.multicast());
     out.count(&CARRIER, None, &device, u64::from(link.has_carrier()));
     out.count_some(&CARRIER_LOSSES, None, &device, link.carrier_losses.map(u64::from));
+}
+
+fn write_workload(workload: &Arc<Workload>, device: &Device, out: &mut Metrics) {
+    for (way, n) in WAYS.into_iter().zip([device.receive, device.transmit]) {
+        let attributes = [name(&device.name), (DIRECTION, way.into())];
+        out.count(&CONTAINER_IO, Some(workload), &attributes, n.bytes);
+        out.count(&CONTAINER_PACKETS, Some(workload), &attributes, n.packets);
+        out.count(&CONTAINER_DROPPED, Some(workload), &attributes, n.dropped);
+        out.count(&CONTAINER_ERRORS, Some(workload), &attributes, n.errors);
+    }
 }
 
 #[cfg(test)]

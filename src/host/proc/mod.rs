@@ -8,7 +8,7 @@ mod process;
 mod stat;
 
 pub use disk::{Disk, DiskOps};
-pub use net::{Counters, SocketFigure, Softnet, Traffic};
+pub use net::{Counters, Device, SocketFigure, Softnet, Traffic};
 pub use process::{Process, Processes, State};
 pub use stat::{CpuTimes, Stat};
 

@@ -43,13 +43,13 @@ pub struct Device {
     pub transmit: Traffic,
 }
 
-/// What it counted in one direction.
+/// What a device counted in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
     pub bytes: u64,
     pub packets: u64,
     pub errors: u64,
-    /// Of packets that it received also those that it had no buffer for.
+    /// In `/proc/PID/net/dev`, of what it received, also what it had no buffer for.
     pub dropped: u64,
 }
 
@@ -99,11 +99,16 @@ impl Host {
         std::fs::metadata(&path).map(|m| m.ino()).map_err(|e| ReadError::io(&path, e))
     }
 
+    /// The node's network namespace; where process 1 may not be looked at, that of this process is taken for it.
+    #[must_use]
+    pub fn nodes_network(&self) -> Option<u64> {
+        self.network_namespace(1).or_else(|_| self.network_namespace("self")).ok()
+    }
+
     /// Whether this process is in the node's network namespace, as far as it can be known.
     #[must_use]
     pub fn has_nodes_network(&self) -> bool {
-        let (node, own) = (self.network_namespace(1), self.network_namespace("self"));
-        node.is_err() || own.is_err() || node.ok() == own.ok()
+        self.network_namespace("self").map_or(true, |own| self.nodes_network() == Some(own))
     }
 
     /// `count` or `max` of the tracked connections; `None`: nf_conntrack is not loaded.

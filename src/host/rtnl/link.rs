@@ -4,6 +4,7 @@
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 
 use super::NsId;
+use crate::host::proc::Traffic;
 use crate::signal::Hex;
 
 /// One network device, as it stood when the kernel wrote the message.
@@ -42,16 +43,6 @@ pub struct Counters([u64; COUNTERS]);
 /// Those that all kernels have; the structure grows at its end.
 const COUNTERS: usize = 24;
 
-/// What came in, or what went out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way {
-    pub name: &'static str,
-    pub packets: u64,
-    pub bytes: u64,
-    pub errors: u64,
-    pub dropped: u64,
-}
-
 impl Counters {
     /// Of an IFLA_STATS64 attribute. `None`: it is too short.
     fn parse(v: &[u8]) -> Option<Self> {
@@ -61,16 +52,15 @@ impl Counters {
         (n == COUNTERS).then_some(Counters(all))
     }
 
+    /// What came in, and what went out.
     #[must_use]
-    pub fn ways(&self) -> [Way; 2] {
-        let [rx, tx] = [("receive", 0), ("transmit", 1)].map(|(name, at)| Way {
-            name,
+    pub fn traffic(&self) -> [Traffic; 2] {
+        [0, 1].map(|at| Traffic {
             packets: self.0[at],
             bytes: self.0[2 + at],
             errors: self.0[4 + at],
             dropped: self.0[6 + at],
-        });
-        [rx, tx]
+        })
     }
 
     #[must_use]

@@ -244,7 +244,7 @@ mod tests {
         let links = rtnl.links(None, Filter::All).unwrap();
         let lo = links.iter().find(|l| l.name == "lo").unwrap();
         assert!(lo.is_loopback() && lo.index == 1);
-        let [received, sent] = lo.counters.unwrap().ways();
+        let [received, sent] = lo.counters.unwrap().traffic();
         assert_eq!((received.bytes, received.packets), (sent.bytes, sent.packets));
         assert!(rtnl.links(None, Filter::Kind("bond")).unwrap().iter().all(|l| l.name != "lo"));
         assert!(rtnl.nsid_of_process(std::process::id()).is_ok());

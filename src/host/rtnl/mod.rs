@@ -12,7 +12,7 @@ mod listener;
 mod message;
 mod namespaces;
 
-pub use link::{Aggregation, Bond, BondPort, Counters, Link, Way};
+pub use link::{Aggregation, Bond, BondPort, Counters, Link};
 pub use listener::{LinkListener, LinkNotice};
 pub use message::{Filter, Rtnl};
 pub use namespaces::{Namespace, Namespaces};
