@@ -200,21 +200,21 @@ impl Stages {
         }
         let loops = self.loops;
         drop(tokio::time::timeout_at(store_deadline, spawn_blocking(move || loops.stop(COLLECTORS_END))).await);
-        let workloads = self.router.workloads.clone();
+        let (workloads, helpers) = (self.router.workloads.clone(), self.helpers);
+        let wake = || {
+            workloads.wake();
+            helpers.wake();
+        };
         // Names may wait for whom they are asked of: nobody waits for them.
         for (stop, _) in &self.names {
             stop.store(true, Ordering::Relaxed);
         }
-        workloads.wake();
+        wake();
         end(self.pipeline, store_deadline, || {}).await;
         // The last who hold the probes, but for the tasks.
         drop((self.router, self.shared));
         end(self.committer, store_deadline, || {}).await;
         for worker in self.names {
-            let wake = || {
-                workloads.wake();
-                self.helpers.wake();
-            };
             end(worker, store_deadline, wake).await;
         }
         match self.log.unsaved() {

@@ -17,8 +17,6 @@ use crate::signal::ids::StackKey;
 
 /// Between two looks whether a helper has answered; a question that nobody waits for holds up an event no longer.
 const POLL: Duration = Duration::from_millis(20);
-/// A thread that has nothing to do waits so long, unless it is woken.
-const IDLE: Duration = Duration::from_secs(3600);
 /// Questions that wait for a helper; of more stacks than that the names are not asked for again.
 const WAITING: usize = 256;
 
@@ -84,12 +82,11 @@ impl Late {
         }
     }
 
-    /// Until there is something to do, or for a while: then there is nothing.
-    fn wait(&self, stop: &AtomicBool) -> bool {
+    /// Until there is something to do, or it is to stop.
+    fn wait(&self, stop: &AtomicBool) {
         let idle =
             |s: &mut State| s.waiting.is_empty() && !s.open && s.named.is_empty() && !stop.load(Ordering::Relaxed);
-        let waited = self.changed.wait_timeout_while(self.state(), IDLE, idle);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        drop(self.changed.wait_while(self.state(), idle));
     }
 
     /// The next question to ask.
@@ -114,9 +111,10 @@ impl Helpers {
 
     /// Hands over names that came late, until `stop` and [`Self::wake`]. For a thread of its own.
     pub fn name_late(&self, stop: &AtomicBool, deliver: impl Fn(LateNames)) {
-        while !stop.load(Ordering::Relaxed) {
-            if !self.late.wait(stop) {
-                continue;
+        loop {
+            self.late.wait(stop);
+            if stop.load(Ordering::Relaxed) {
+                return;
             }
             let soon = self.look_for_late();
             let named = std::mem::take(&mut self.late.state().named);

@@ -113,9 +113,9 @@ impl MetricCollector for Processes {
                 by_workload.entry(workload.key).or_insert_with(|| (workload, States::default())).1.add_all(&states);
             }
         }
-        for (i, state) in STATES.into_iter().enumerate() {
-            out.count(&PROCESSES, None, &[(PROCESS_STATE, state.into())], node.processes[i]);
-            out.count(&THREADS, None, &[(THREAD_STATE, state.into())], node.threads[i]);
+        for (state, (processes, threads)) in STATES.into_iter().zip(node.processes.into_iter().zip(node.threads)) {
+            out.count(&PROCESSES, None, &[(PROCESS_STATE, state.into())], processes);
+            out.count(&THREADS, None, &[(THREAD_STATE, state.into())], threads);
         }
         for (workload, states) in by_workload.values() {
             self.of_workload(workload, states, out);

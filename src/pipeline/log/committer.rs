@@ -141,11 +141,10 @@ impl Committer {
 
     /// Accepted from here on: counted, shown to followers, given to readers.
     fn publish(&self, c: &Commit) {
-        self.follow(c);
-        if c.entries.is_empty() {
-            return;
+        if !c.entries.is_empty() {
+            self.shared.wake_readers();
         }
-        self.shared.wake_readers();
+        self.follow(c);
         self.shared.observer.accepted(c.entries.len() as u64);
     }
 
