@@ -2,7 +2,7 @@
 //! The newest events in memory, once for all who follow them: read from the log, kept for as long as
 //! there is room, and put into words at most once, however many read them.
 //!
-//! An entry with a stack whose names are still looked up waits a moment for them, and what comes after it
+//! An entry waits a moment for names of its stack that are still being looked up, and later entries wait
 //! behind it.
 //!
 //! Entries are numbered as they come. Who was at a number and finds what is left of the store to begin

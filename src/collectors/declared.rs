@@ -54,7 +54,7 @@ fn assert_event(info: &Info, def: &'static EventDef, severity: Severity, attribu
     let tells_apart = counters.iter().flatten().all(|c| c.attributes.contains(&attr::LINUX_EVENT_SEVERITY));
     debug_assert!(
         severity == def.severity || tells_apart && severity <= def.worst,
-        "{} emits {} as {}, but its definition has less, or its counters do not tell severities apart",
+        "{} emits {} as {}, but that is graver than its definition allows, or its counters have no label for the severity",
         info.name,
         def.name,
         severity.name()

@@ -92,8 +92,8 @@ fn of_severities(r: &Registration, e: &EventDef, name: String, of: &Severities) 
     }
 }
 
-/// Matches events of these, where a counter tells them apart: what a collector reports for the record alone alerts
-/// nobody.
+/// Matches events of these severities, where a counter has them as a label: what a collector reports for the record
+/// alone alerts nobody.
 fn severities(counter: &MetricDef, of: &Severities) -> Option<String> {
     let all = [Severity::Debug, Severity::Info, Severity::Warn, Severity::Error, Severity::Fatal];
     let names: Vec<_> = all.into_iter().filter(|s| of.contains(s)).map(Severity::name).collect();
