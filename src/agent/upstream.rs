@@ -62,7 +62,7 @@ impl Upstream {
             clock: clock.clone(),
             workloads: workloads.clone(),
             filters: filters.clone(),
-            symbols: Symbols::with_user(helpers.clone()),
+            symbols: Symbols::new().with_user(helpers.clone()),
             shared: shared.clone(),
             statuses: statuses.clone(),
             config,

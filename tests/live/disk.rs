@@ -11,7 +11,7 @@ const BYTES: f64 = 32.0 * 1024.0 * 1024.0;
 /// On every kernel.
 #[test]
 fn what_is_written_is_the_devices_and_the_cgroups() {
-    let _place = place!(Need::Agent, Need::Freeze);
+    let _place = place!(Need::Agent, Need::LoopDevice);
     let agent = Agent::start("[metrics]\ninterval = \"1s\"\n");
     let group = Group::of("blkio", "writer");
     let (ok, said) = shell(&format!(

@@ -16,11 +16,11 @@ for n in "$a pva" "$b pvb"; do
   set -- $n; ip -n "$1" link set lo up; ip -n "$1" link set "$2" up
 done
 net6=fd77:${net##*.}: one=$net.1 two=$net.2
+# An address that is still being checked for duplicates cannot be used.
 if [ "${ip:-4}" = 6 ]; then
-  # Neither an address that is still being checked for duplicates nor a neighbour that is not found yet can be used.
   ip -n "$a" addr add "$net6:1/64" dev pva nodad; ip -n "$b" addr add "$net6:2/64" dev pvb nodad
-  ip -n "$a" neigh replace "$net6:2" lladdr "$(ip -n "$b" -br link show pvb | awk '{print $3}')" dev pva nud permanent
-  ip -n "$b" neigh replace "$net6:1" lladdr "$(ip -n "$a" -br link show pva | awk '{print $3}')" dev pvb nud permanent
-  # shellcheck disable=SC2034
   one=$net6:1 two=$net6:2
 fi
+# A neighbour that is not found yet cannot be used, and what asks for it may be lost as anything else.
+ip -n "$a" neigh replace "$two" lladdr "$(ip -n "$b" -br link show pvb | awk '{print $3}')" dev pva nud permanent
+ip -n "$b" neigh replace "$one" lladdr "$(ip -n "$a" -br link show pva | awk '{print $3}')" dev pvb nud permanent

@@ -182,8 +182,8 @@ impl EventCollector for Oom {
         let trigger = self.workloads.of_process(r.trigger.tgid, r.trigger_cgroup.into());
         e.involve(Role::Trigger, trigger, r.trigger.into());
         e.kernel_stack = self.symbols.kernel(r.stack.kernel());
-        // Addresses in a program that is gone mean nothing.
-        if user.iter().any(|f| f.module.is_some()) {
+        // Addresses in a program that is gone mean nothing, unless their names are on their way.
+        if user.late().is_some() || user.iter().any(|f| f.module.is_some()) {
             e.user_stack = user;
         }
         e.message = message(&e);
@@ -437,11 +437,17 @@ fn field<'a>(fields: &'a str, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+    use std::time::Instant;
+
     use zerocopy::FromZeros as _;
 
+    use super::*;
     use crate::collectors::testing::Rig;
+    use crate::probe::stacks::{Named, Urgency, UserSymbols};
     use crate::probe::{CgroupId, CgroupRef, ThreadRef};
+    use crate::signal::Frame;
+    use crate::signal::ids::StackKey;
 
     /// A group kill's line is for all in the group, and for no neighbour of a like name. Where the victim's own groups
     /// are not known, the group may be a part of the workload.
@@ -517,6 +523,37 @@ mod tests {
         let stat = e.attributes.get(OOM_MEMORY_STAT.name).unwrap();
         assert_eq!(*stat, Value::figures([("anon", 900_u64), ("file", 100)]));
         assert_eq!(e.related[0].thread.comm, "asks");
+    }
+
+    /// The trigger's functions stay with the kill where their names are known and where they still come; addresses
+    /// for which there will be none do not.
+    #[test]
+    fn user_stacks_that_have_names_or_await_them() {
+        struct Names(Named);
+        impl UserSymbols for Names {
+            fn frames(&self, _: u32, _: &[u64], _: Urgency, _: Instant) -> Named {
+                self.0.clone()
+            }
+            fn trim(&self, _: Duration) {}
+            fn impaired(&self) -> Option<String> {
+                None
+            }
+        }
+        let frame = |module: &str| Frame { address: 0x10, module: Some(module.into()), ..Frame::default() };
+        let cases = [
+            (Named::Frames(vec![frame("app")]), "0x10 [app+0x0]"),
+            (Named::Late(StackKey(5)), "0x10"),
+            (Named::Unknown, ""),
+        ];
+        for (names, text) in cases {
+            let rig = Rig::new().unwrap().with_symbols_of(Arc::new(Names(names)));
+            let cgroup = rig.cgroup("/a.service").unwrap();
+            let mut oom = rig.run(&crate::collectors::events::<Oom>(), "").unwrap();
+            let mut r = victim(&rig, cgroup);
+            (r.stack.user[0], r.stack.user_bytes) = (0x10, 8);
+            let e = oom.record("oom_victim", &r).unwrap().pop().unwrap();
+            assert_eq!(e.user_stack.text(), text);
+        }
     }
 
     /// A pod ran out whose container is nearly full, too: the figures and processes are the pod's.

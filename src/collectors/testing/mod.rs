@@ -25,6 +25,7 @@ mod tests;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -35,7 +36,7 @@ use super::{Around, Collector, Context, Info, SharedRecords, Unavailable};
 use crate::host::rtnl::Link;
 use crate::host::{Cgroups, Clock, Host};
 use crate::probe::shared::{self, Feature, Shared};
-use crate::probe::stacks::Symbols;
+use crate::probe::stacks::{Symbols, UserSymbols};
 use crate::probe::{CgroupId, Loader, Memory, Object};
 use crate::signal::Timestamp;
 use crate::workload::{Filters, Workloads};
@@ -100,6 +101,13 @@ impl Rig {
             clock,
             workloads,
         })
+    }
+
+    /// Names of programs come from `user`.
+    #[must_use]
+    pub(crate) fn with_symbols_of(mut self, user: Arc<dyn UserSymbols>) -> Self {
+        self.symbols = self.symbols.with_user(user);
+        self
     }
 
     /// The node's files.

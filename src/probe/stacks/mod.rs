@@ -34,7 +34,7 @@ pub enum Urgency {
 }
 
 /// What came of a question for names.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Named {
     Frames(Vec<Frame>),
     /// There is no answer yet, but one may come under this key.
@@ -81,8 +81,8 @@ impl Symbols {
 
     /// With names of programs from `user`.
     #[must_use]
-    pub fn with_user(user: Arc<dyn UserSymbols>) -> Self {
-        Symbols { user: Some(user), ..Self::default() }
+    pub fn with_user(self, user: Arc<dyn UserSymbols>) -> Self {
+        Symbols { user: Some(user), ..self }
     }
 
     /// The same symbols for one capture, which begins to name its stacks now. It waits longer than an

@@ -120,11 +120,11 @@ impl UserSymbols for Scripted {
 #[test]
 fn user_stacks_are_as_far_as_they_are_named() {
     let silent = Arc::new(Scripted::default());
-    let unnamed = Symbols::with_user(silent.clone()).user(1, &[0x10, 0x20]);
+    let unnamed = Symbols::new().with_user(silent.clone()).user(1, &[0x10, 0x20]);
     assert_eq!((unnamed.text(), unnamed.late()), ("0x10\n0x20", Some(StackKey(5))));
     let frame = |address, offset| Frame { symbol: Some("f".into()), address, offset, ..Frame::default() };
     let answer = Some(vec![frame(0x10, 0), frame(0x1f, 3)]);
-    let symbols = Symbols::with_user(Arc::new(Scripted { answer, ..Scripted::default() }));
+    let symbols = Symbols::new().with_user(Arc::new(Scripted { answer, ..Scripted::default() }));
     assert_eq!(symbols.user(1, &[0x10, 0x20]).text(), "f+0x0\nf+0x4");
     // The same when they come late, for the stack as it was.
     let late = LateNames::new(StackKey(5), 1, &[0x10, 0x1f], vec![frame(0x10, 0), frame(0x1f, 3)]);
@@ -136,7 +136,7 @@ fn user_stacks_are_as_far_as_they_are_named() {
 #[test]
 fn who_waits_how_long() {
     let user = Arc::new(Scripted::default());
-    let symbols = Symbols::with_user(user.clone());
+    let symbols = Symbols::new().with_user(user.clone());
     let _ = symbols.user(1, &[1]);
     let capture = symbols.for_capture();
     let _ = capture.user(1, &[1]);

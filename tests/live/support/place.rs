@@ -26,6 +26,8 @@ pub enum Need {
     Spin,
     /// A file system on a loop device that can be frozen.
     Freeze,
+    /// A loop device.
+    LoopDevice,
     /// containerd with its socket for the kubelet, and a client of it: `tests/containers/containerd`.
     Containerd,
     /// The module that provokes, built for this kernel (`tests/provoke/module/build`).
@@ -145,6 +147,10 @@ fn missing(need: Need) -> Option<String> {
             (kernel() >= (5, 17) || module_built(), "the kernel is older than 5.17 and the module is not built")
         }
         Need::Freeze => (on_path("mkfs.ext4") && on_path("fsfreeze"), "no mkfs.ext4 or fsfreeze"),
+        Need::LoopDevice => {
+            let load = own_machine() && shell("modprobe -q loop").0;
+            (load || Path::new("/dev/loop-control").exists(), "no loop devices")
+        }
         Need::Module => (own_machine() && module_built(), "the module is not built for this kernel"),
         Need::Iproute => (on_path("ip"), "no iproute2"),
         Need::Fentry => {
