@@ -14,8 +14,11 @@ static void on_read(const struct fuse_in_header *h, const struct fuse_read_in *r
 }
 int main(int argc, char **argv)
 {
-    if (argc < 2 || mount_silent(argv[1], "file", 1) < 0)
+    int file = argc < 2 ? -1 : mount_silent(argv[1], "file", 1);
+    if (file < 0)
         return 1;
+    /* Its end would wait for its own answer to that. */
+    close(file);
     for (;;)
         pause();
 }
