@@ -34,7 +34,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("signal", &[]),
     ("probe", &["signal"]),
     ("host", &["signal"]),
-    ("helper", &["signal", "host::capabilities", "workload::service", "workload::names", "workload::runtime"]),
+    (
+        "helper",
+        &["signal", "host::capabilities", "host::mounts", "workload::service", "workload::names", "workload::runtime"],
+    ),
     ("workload", &["signal", "host", "probe"]),
     ("settings", &[]),
     ("collectors", &["signal", "probe", "host", "workload", "settings"]),

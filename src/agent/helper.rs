@@ -148,6 +148,9 @@ impl Helpers {
         late: Option<StackKey>,
     ) -> Result<(Open, Answer), Failure> {
         let devices = self.known().devices(&query.subject()).ok_or(Failure::Refused)?;
+        if query.device().is_some_and(|d| !devices.allow(d)) {
+            return Err(Failure::Refused);
+        }
         // Two that are late are waited for no longer than is asked.
         let slot = self.free(pair).ok_or(Failure::Busy)?;
         let session = slot.as_mut().ok_or(Failure::NotStarted)?;

@@ -58,7 +58,7 @@ impl Upstream {
         filters.set(config.filters());
         let builder = Builder {
             registrations,
-            host: host.clone(),
+            host: host.clone().with_spaces(helpers.clone()),
             clock: clock.clone(),
             workloads: workloads.clone(),
             filters: filters.clone(),

@@ -54,6 +54,8 @@ pub enum Query {
     Container { home: String, id: String },
     /// Names of all containers that a file in a home lists.
     Names { home: String, file: String },
+    /// How much room a file system has, of which this folder and this device number are.
+    Space { folder: String, device: u64 },
 }
 
 /// What may make a helper fail, and is left alone then.
@@ -67,8 +69,16 @@ impl Query {
     pub fn subject(&self) -> Subject {
         match self {
             Query::Frames { pid, .. } | Query::Environment { pid } | Query::Published { pid } => Subject::Process(*pid),
-            Query::Homes { folder } => Subject::Folder(folder.clone()),
+            Query::Homes { folder } | Query::Space { folder, .. } => Subject::Folder(folder.clone()),
             Query::Container { home, .. } | Query::Names { home, .. } => Subject::Folder(home.clone()),
+        }
+    }
+
+    /// The device that is touched from the first moment on, where it is known.
+    pub fn device(&self) -> Option<u64> {
+        match self {
+            Query::Space { device, .. } => Some(*device),
+            _ => None,
         }
     }
 
@@ -83,6 +93,7 @@ impl Query {
             Query::Homes { folder } => drop(w.number(3).text(Some(folder))),
             Query::Container { home, id } => drop(w.number(4).text(Some(home)).text(Some(id))),
             Query::Names { home, file } => drop(w.number(5).text(Some(home)).text(Some(file))),
+            Query::Space { folder, device } => drop(w.number(6).number(*device).text(Some(folder))),
         }
     }
 
@@ -97,6 +108,10 @@ impl Query {
             3 => Query::Homes { folder: text(r)? },
             4 => Query::Container { home: text(r)?, id: text(r)? },
             5 => Query::Names { home: text(r)?, file: text(r)? },
+            6 => {
+                let device = r.number()?;
+                Query::Space { folder: text(r)?, device }
+            }
             _ => return None,
         })
     }
@@ -201,6 +216,8 @@ pub enum Wanted<'a> {
     /// A file below the home, and a folder.
     InHome(&'a str),
     FolderInHome(&'a str),
+    /// The folder itself, not to be read.
+    Held,
 }
 
 /// What ends the parser's wishes for one question.
@@ -221,6 +238,7 @@ impl<'a> Wanted<'a> {
             Wanted::Executable => drop(w.number(9)),
             Wanted::InHome(path) => w.number(7).0.extend_from_slice(path.as_bytes()),
             Wanted::FolderInHome(path) => w.number(8).0.extend_from_slice(path.as_bytes()),
+            Wanted::Held => drop(w.number(10)),
         }
         w.0
     }
@@ -240,6 +258,7 @@ impl<'a> Wanted<'a> {
             7 => Wanted::InHome(path(&r)?),
             8 => Wanted::FolderInHome(path(&r)?),
             9 => Wanted::Executable,
+            10 => Wanted::Held,
             _ => return None,
         })
     }
@@ -267,7 +286,8 @@ mod tests {
             Query::Published { pid: u32::MAX },
             Query::Homes { folder: home.clone() },
             Query::Container { home: home.clone(), id },
-            Query::Names { home, file },
+            Query::Names { home: home.clone(), file },
+            Query::Space { folder: home, device: 7 },
         ];
         for query in queries {
             let ask = Ask { id: 1, devices: devices.clone(), query };
@@ -280,7 +300,7 @@ mod tests {
         let answer = Answer::Frames { id: 3, frames: vec![frame(); 3] };
         assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         assert_eq!(Answer::decode(&Answer::Touches(9).encode()), Some(Answer::Touches(9)));
-        let paths = [Wanted::InRoot("/a b"), Wanted::InHome("c"), Wanted::FolderInHome(".")];
+        let paths = [Wanted::InRoot("/a b"), Wanted::InHome("c"), Wanted::FolderInHome("."), Wanted::Held];
         let kernel =
             [Wanted::Stat, Wanted::Status, Wanted::Maps, Wanted::Environment, Wanted::Memory, Wanted::Executable];
         let wanted = [&paths[..], &kernel, &[Wanted::Mapped { start: 1, end: 2 }]].concat();

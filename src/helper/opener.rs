@@ -67,7 +67,7 @@ pub fn open_of_process(process: &OwnedFd, wanted: Wanted<'_>) -> Result<File> {
             let root = openat(process, "root", path | OFlags::DIRECTORY, Mode::empty())?;
             in_root(&root, file)
         }
-        Wanted::InHome(_) | Wanted::FolderInHome(_) => Err(Errno::INVAL),
+        Wanted::InHome(_) | Wanted::FolderInHome(_) | Wanted::Held => Err(Errno::INVAL),
     }
 }
 
@@ -79,6 +79,7 @@ fn open_in_home(home: &OwnedFd, wanted: Wanted<'_>) -> Result<File> {
     };
     match wanted {
         Wanted::FolderInHome(path) => within(path, OFlags::RDONLY | OFlags::DIRECTORY).map(File::from),
+        Wanted::Held => rustix::io::dup(home).map(File::from),
         Wanted::InHome(path) => {
             let held = within(path, OFlags::PATH)?;
             let owner = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|s| s.st_uid);

@@ -11,6 +11,7 @@ use super::messages::{Answer, Ask, DONE, Devices, Query, Wanted};
 use super::processes::{Files, Processes};
 use super::wire::{LARGEST, Socket};
 use super::{homes, service};
+use crate::host::mounts::Space;
 
 /// Answers until the opener or the agent is gone. `limit` starts the clock for a question, and stops it.
 pub fn run(opener: &Socket, agent: &Socket, mut processes: Processes, limit: impl Fn(bool)) -> Result<()> {
@@ -38,9 +39,19 @@ fn answer(id: u64, query: Query, files: &mut dyn Files, processes: &mut Processe
         Query::Homes { .. } => serde_json::to_vec(&homes::homes(files)),
         Query::Container { id, .. } => serde_json::to_vec(&homes::container(files, &id)),
         Query::Names { file, .. } => serde_json::to_vec(&homes::names(files, &file)),
+        Query::Space { device, .. } => serde_json::to_vec(&space(files, device)),
     };
     // What is no JSON has no form that can be sent: there is none.
     Answer::Facts { id, json: json.unwrap_or_default() }
+}
+
+/// How much room the file system of a folder has: statfs(2), which a network's or a program's may not answer.
+fn space(files: &mut dyn Files, device: u64) -> Option<Space> {
+    let folder = files.may_touch(device).then(|| files.open(Wanted::Held)).flatten()?;
+    let s = rustix::fs::fstatvfs(&folder).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(s.f_frsize);
+    let (size, free, available) = (bytes(s.f_blocks), bytes(s.f_bfree), bytes(s.f_bavail));
+    Some(Space { size, free, available, files: s.f_files, files_free: s.f_ffree })
 }
 
 /// Files that the opener opens.

@@ -49,6 +49,7 @@ const ALLOWED: &[libc::c_long] = &[
     // What libc's fstat is.
     libc::SYS_newfstatat,
     libc::SYS_statx,
+    libc::SYS_fstatfs,
     libc::SYS_lseek,
     libc::SYS_getdents64,
     libc::SYS_fcntl,

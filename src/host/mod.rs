@@ -7,8 +7,9 @@ pub mod cgroup;
 pub mod clock;
 pub mod device;
 pub mod kmsg;
-mod mounts;
+pub mod mounts;
 pub mod node;
+pub mod numa;
 pub mod proc;
 pub mod rtnl;
 pub mod socket;
@@ -31,11 +32,13 @@ pub struct Host {
     pub root: PathBuf,
     /// Its network devices; `None`: the running kernel's.
     links: Option<Arc<Mutex<Vec<rtnl::Link>>>>,
+    /// Who asks file systems; `None`: nobody.
+    spaces: Option<mounts::Asker>,
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Host { proc: "/proc".into(), sys: "/sys".into(), root: "/".into(), links: None }
+        Host { proc: "/proc".into(), sys: "/sys".into(), root: "/".into(), links: None, spaces: None }
     }
 }
 
@@ -131,7 +134,7 @@ impl Host {
     #[must_use]
     pub fn under(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
-        Host { proc: root.join("proc"), sys: root.join("sys"), root, links: None }
+        Host { proc: root.join("proc"), sys: root.join("sys"), root, links: None, spaces: None }
     }
 
     /// With these network devices in place of the running kernel's, of which nothing is heard then. Clones

@@ -35,6 +35,7 @@ mod doctor;
 mod dropwatch;
 mod examples;
 mod faults;
+mod filesystem;
 mod filters;
 mod flood;
 mod helper;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A FUSE file system of one file, which answers by itself but for what is read: the program that includes this
- * says what becomes of that.
+ * says what becomes of that. With SILENT_ABOUT_SPACE it does not say how much room there is, either: whoever asks waits.
  */
 #pragma once
 #include <errno.h>
@@ -56,6 +56,9 @@ static void answer(struct fuse_in_header *h)
 	case FUSE_LOOKUP: reply(h->unique, 0, &entry, sizeof(entry)); break;
 	case FUSE_OPEN: reply(h->unique, 0, &open, sizeof(open)); break;
 	case FUSE_READ: on_read(h, (void *)(h + 1)); break;
+#ifdef SILENT_ABOUT_SPACE
+	case FUSE_STATFS: break;
+#endif
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
 	case FUSE_INTERRUPT: break;

@@ -75,7 +75,7 @@ impl Session {
 
     pub fn ask(&mut self, query: Query, devices: Devices) -> bool {
         let (id, since) = (self.next, Instant::now());
-        (self.next, self.device, self.used) = (id + 1, 0, since);
+        (self.next, self.device, self.used) = (id + 1, query.device().unwrap_or(0), since);
         let ask = Ask { id, devices, query };
         let sent = self.running.asks.send(&ask.encode()).is_ok();
         self.open = Some(Open { id, about: ask.query.subject(), query: ask.query, since, late: None });

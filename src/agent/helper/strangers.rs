@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What workloads are named by, as far as it is strangers': asked of the helpers in the queue of captures.
+//! What workloads are named by, as far as it is strangers', and room on file systems: asked of the helpers in the queue
+//! of captures.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::Helpers;
+use super::{Failure, Helpers};
 use crate::helper::messages::{Answer, Query};
+use crate::host::mounts::{Room, Space, Spaces};
 use crate::workload::names::Names;
 use crate::workload::service::ServiceEnv;
 use crate::workload::strangers::Strangers;
@@ -18,10 +20,14 @@ const WAIT: Duration = Duration::from_secs(2);
 
 impl Helpers {
     fn facts<T: DeserializeOwned>(&self, query: Query) -> Option<T> {
-        match self.ask(&self.captures, query, Instant::now() + WAIT, None).ok()? {
-            Answer::Facts { json, .. } => serde_json::from_slice::<Option<T>>(&json).ok()?,
-            _ => None,
-        }
+        facts(self.ask(&self.captures, query, Instant::now() + WAIT, None).ok()?)
+    }
+}
+
+fn facts<T: DeserializeOwned>(answer: Answer) -> Option<T> {
+    match answer {
+        Answer::Facts { json, .. } => serde_json::from_slice::<Option<T>>(&json).ok()?,
+        _ => None,
     }
 }
 
@@ -48,6 +54,18 @@ impl Strangers for Helpers {
 
     fn names(&self, home: &Path, file: &Path) -> Option<BTreeMap<String, String>> {
         self.facts(Query::Names { home: text(home)?, file: text(file)? })
+    }
+}
+
+impl Spaces for Helpers {
+    fn space(&self, at: &Path, device: u64) -> Room {
+        let Some(folder) = text(at) else { return Room::Unknown };
+        match self.ask(&self.captures, Query::Space { folder, device }, Instant::now() + WAIT, None) {
+            Ok(answer) => facts::<Space>(answer).map_or(Room::Unknown, Room::Known),
+            // What hung before is left alone for a while.
+            Err(Failure::TimedOut | Failure::Refused) => Room::Hung,
+            Err(_) => Room::Unknown,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod conntrack;
 pub mod cpu;
 pub mod disk;
+pub mod filesystem;
 pub mod load;
 pub mod memory;
 pub mod netdev;

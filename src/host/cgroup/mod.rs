@@ -212,12 +212,12 @@ pub fn memberships(text: &str) -> impl Iterator<Item = Membership<'_>> {
 }
 
 /// The cgroup lines of a mountinfo.
-fn cgroup_mounts(text: &str) -> Vec<Mount<'_>> {
-    text.lines().filter_map(Mount::parse).filter(|m| ["cgroup", "cgroup2"].contains(&m.kind)).collect()
+fn cgroup_mounts(text: &str) -> Vec<Mount> {
+    text.lines().filter_map(Mount::parse).filter(|m| ["cgroup", "cgroup2"].contains(&&*m.kind)).collect()
 }
 
-fn hierarchy(m: &Membership<'_>, mounts: &[Mount<'_>], sys: &Path) -> Option<Hierarchy> {
-    let matches = |mount: &&Mount<'_>| {
+fn hierarchy(m: &Membership<'_>, mounts: &[Mount], sys: &Path) -> Option<Hierarchy> {
+    let matches = |mount: &&Mount| {
         let options = || mount.options.split(',');
         let v2 = mount.kind == "cgroup2";
         if m.hierarchy == 0 { v2 } else { !v2 && m.controllers.split(',').all(|c| options().any(|o| o == c)) }

@@ -19,6 +19,10 @@ use super::{Host, ReadError, Reading, keyed, unescape};
 pub struct Figures(Vec<(String, u64)>);
 
 impl Figures {
+    pub(super) fn of(lines: Vec<(String, u64)>) -> Self {
+        Figures(lines)
+    }
+
     /// One line, e.g. `MemAvailable`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<u64> {
@@ -38,7 +42,7 @@ impl Figures {
 }
 
 /// Lines of meminfo: what has a unit in bytes, the others (`HugePages_…`) in pages.
-fn parse_meminfo(text: &str) -> Figures {
+pub(super) fn parse_meminfo(text: &str) -> Figures {
     let line = |line: &str| {
         let (name, rest) = line.split_once(':')?;
         let mut words = rest.split_whitespace();
@@ -129,7 +133,7 @@ impl Host {
     /// # Errors
     /// [`ReadError`]
     pub fn vmstat(&self) -> Reading<Figures> {
-        Ok(Figures(keyed(&self.read_proc("vmstat")?)))
+        Ok(Figures::of(keyed(&self.read_proc("vmstat")?)))
     }
 
     /// A setting of the kernel that is a number: `kernel/threads-max`.

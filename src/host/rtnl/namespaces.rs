@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{NsId, Rtnl};
-use crate::host::mounts::Mount;
+use crate::host::mounts::{Mount, parse_mounts};
 use crate::host::{Host, ReadError, Reading};
 
 /// A walk over the processes is as old as this at most.
@@ -113,24 +113,22 @@ impl Mounts {
             tracing::debug!("mount table: {e}");
             return;
         }
-        let text = String::from_utf8_lossy(&table);
-        let mounts: Vec<Mount<'_>> = text.lines().filter_map(Mount::parse).collect();
+        let mounts = parse_mounts(&table);
         self.seen.retain(|root| mounts.iter().any(|m| m.root == *root));
         for m in mounts.iter().filter(|m| is_network_namespace(m)) {
             if !self.seen.contains(&m.root) {
                 self.seen.push(m.root.clone());
                 if !is_local(&m.at, &mounts) {
                     tracing::debug!("network namespace at {}: behind a file system that may not answer", m.at);
-                } else if let Err(e) = self.number_one(rtnl, &m.at) {
+                } else if let Err(e) = self.number_one(rtnl, m) {
                     tracing::debug!("network namespace at {}: {e}", m.at);
                 }
             }
         }
     }
 
-    fn number_one(&self, rtnl: &mut Rtnl, at: &str) -> std::io::Result<()> {
-        let path: PathBuf = self.host.root.join(at.trim_start_matches('/'));
-        let file = File::open(path)?;
+    fn number_one(&self, rtnl: &mut Rtnl, mount: &Mount) -> std::io::Result<()> {
+        let file = File::open(self.host.path_of(mount))?;
         match rtnl.nsid_of_file(file.as_fd())? {
             Some(_) => Ok(()),
             None => rtnl.number(file.as_fd()),
@@ -144,13 +142,13 @@ const LOCAL: &[&str] = &[
     "rootfs", "squashfs", "sysfs", "tmpfs", "vfat", "xfs", "zfs",
 ];
 
-fn is_network_namespace(mount: &Mount<'_>) -> bool {
+fn is_network_namespace(mount: &Mount) -> bool {
     mount.root.starts_with("net:[")
 }
 
 /// Whether all on the way to a place are such.
-fn is_local(at: &str, mounts: &[Mount<'_>]) -> bool {
-    mounts.iter().filter(|m| Path::new(at).starts_with(&m.at)).all(|m| LOCAL.contains(&m.kind))
+fn is_local(at: &str, mounts: &[Mount]) -> bool {
+    mounts.iter().filter(|m| Path::new(at).starts_with(&m.at)).all(|m| LOCAL.contains(&&*m.kind))
 }
 
 /// The number that a namespace has, as a notice carries it; `None` for `own`, which may have one too.
@@ -172,7 +170,7 @@ mod tests {
                      700 25 0:50 / /home/u/mnt rw - fuse.sshfs u@h: rw\n\
                      701 700 0:4 net:[4026532569] /home/u/mnt/d rw - nsfs nsfs rw\n\
                      odd\n";
-        let mounts: Vec<Mount<'_>> = table.lines().filter_map(Mount::parse).collect();
+        let mounts = parse_mounts(table.as_bytes());
         let found = mounts.iter().filter(|m| is_network_namespace(m));
         let found: Vec<_> = found.map(|m| (m.root.as_str(), m.at.as_str(), is_local(&m.at, &mounts))).collect();
         let expected = [

@@ -4,13 +4,14 @@
 //! faults, limits and how often they were met, and what reclaim had to look at.
 //!
 //! # How
-//! `/proc/meminfo`, `/proc/vmstat` and `/proc/swaps` (proc(5), mm/vmstat.c); of workloads the files of
-//! the memory controller, v1 and v2 (Documentation/admin-guide/cgroup-v2.rst). Once an interval.
+//! `/proc/meminfo`, `/proc/vmstat`, `/proc/buddyinfo` and `/proc/swaps` (proc(5), mm/vmstat.c), and
+//! `/sys/devices/system/node` where there are several NUMA nodes; of workloads the files of the memory controller, v1 and v2 (Documentation/admin-guide/cgroup-v2.rst). Once an interval.
 //!
 //! # Signals
 //! `system.memory.*` and `system.paging.*`; `linux.memory.size` (each line of `/proc/meminfo` that is a
 //! size), `linux.memory.reclaim.*`, `linux.memory.allocation.stalls`, `linux.memory.compaction.runs`,
-//! `linux.memory.workingset.refaults`, `linux.memory.oom.killed`; `container.memory.*`,
+//! `linux.memory.workingset.refaults`, `linux.memory.oom.killed`, `linux.memory.free.block.count`, `linux.memory.numa.*`;
+//! `container.memory.*`,
 //! `container.paging.faults`; `linux.container.memory.*`.
 //!
 //! # Limits
@@ -26,6 +27,7 @@
 //! `linux.container.memory.limit`: raise the limit, or find what grows. Many refaults: its file cache does not fit.
 
 mod workload;
+mod zones;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -172,6 +174,9 @@ impl Collector for Memory {
             &COMPACTIONS,
             &REFAULTS,
             &OOM_KILLS,
+            &zones::BLOCKS,
+            &zones::SIZE,
+            &zones::ALLOCATIONS,
             &workload::USAGE,
             &workload::WORKING_SET,
             &workload::RSS,
@@ -205,6 +210,7 @@ impl MetricCollector for Memory {
         for workload in self.workloads.leaves() {
             workload::write(&self.cgroups, &workload, out);
         }
+        zones::write(&self.host, out);
         // One file that cannot be read costs no other's figures.
         let info = self.host.meminfo().map(|info| {
             node(&info, out);
