@@ -2,10 +2,12 @@
 //! What the collectors of network events share: whose a packet or connection is, and how its ends are
 //! told.
 
-use std::collections::HashMap;
+mod holders;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+
+use holders::Holders;
 
 use super::{Context, Unavailable};
 use crate::probe::CgroupId;
@@ -15,10 +17,6 @@ use crate::signal::semconv::attr;
 use crate::signal::{Attributes, Thread, Workload};
 use crate::workload::Workloads;
 use crate::workload::netns::Namespaces;
-
-/// How long a socket's holder is believed to be the same, and how many are kept.
-const HOLDER_FRESH: Duration = Duration::from_secs(5);
-const HOLDERS: usize = 1024;
 
 /// The unit of a service manager, which makes sockets for others (`man systemd.socket`).
 const SERVICE_MANAGER: &str = "init.scope";
@@ -51,10 +49,9 @@ pub struct Attribution {
 /// Attributes packets and connections to workloads: by the process that holds the socket, else by the
 /// socket's cgroup, which is its maker's, else by the network namespace. Never by the task on the CPU.
 pub struct Owners {
-    net: Net,
     workloads: Workloads,
     namespaces: Namespaces,
-    holders: HashMap<Sought, (Instant, Option<Holder>)>,
+    holders: Holders,
 }
 
 impl Owners {
@@ -63,18 +60,18 @@ impl Owners {
     pub fn new(cx: &Context<'_>) -> Result<Self, Unavailable> {
         let net = cx.shared::<Net>()?;
         let namespaces = Namespaces::new(&net, cx.workloads);
-        Ok(Owners { net, workloads: cx.workloads.clone(), namespaces, holders: HashMap::new() })
+        Ok(Owners { workloads: cx.workloads.clone(), namespaces, holders: Holders::new(net) })
     }
 
     /// The owner of the socket in a record.
     pub fn of(&mut self, owner: &NetOwner) -> Attribution {
-        let holder = if owner.socket == 0 { None } else { self.holder(Sought::Inode(owner.socket)) };
+        let holder = if owner.socket == 0 { None } else { self.holders.find(Sought::Inode(owner.socket)) };
         self.attribution(owner, holder)
     }
 
     /// The owner of a UDP packet's destination port, where the record names no socket.
     pub fn of_udp_port(&mut self, owner: &NetOwner, port: u16) -> Attribution {
-        let holder = self.holder(Sought::UdpPort { netns: owner.netns, port });
+        let holder = self.holders.find(Sought::UdpPort { netns: owner.netns, port });
         self.attribution(owner, holder)
     }
 
@@ -96,22 +93,6 @@ impl Owners {
         }
         let maker = self.workloads.of_cgroup(CgroupId { hierarchy: 0, id })?;
         (maker.unit.as_deref() != Some(SERVICE_MANAGER)).then_some(maker)
-    }
-
-    fn holder(&mut self, socket: Sought) -> Option<Holder> {
-        if let Some((at, holder)) = self.holders.get(&socket)
-            && at.elapsed() < HOLDER_FRESH
-        {
-            return holder.clone();
-        }
-        let found = self.net.holder(socket).inspect_err(|e| tracing::debug!("holder of a socket: {e:#}")).ok()?;
-        if self.holders.len() >= HOLDERS {
-            self.holders.retain(|_, (at, _)| at.elapsed() < HOLDER_FRESH);
-        }
-        if self.holders.len() < HOLDERS {
-            self.holders.insert(socket, (Instant::now(), found.clone()));
-        }
-        found
     }
 }
 

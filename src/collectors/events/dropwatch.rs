@@ -30,7 +30,8 @@
 //! by a filter, is attributed to the owner of the network namespace; in the node's own namespace that is
 //! the node. Before 6.11 this applies to all packets dropped on receipt, except that for a full UDP
 //! socket the event names the only process with its port. On a v1 hierarchy without the unified one beside it the counters are by
-//! namespace, the events by the process that holds the socket. What a device drops without reporting it is
+//! namespace, the events by the process that holds the socket. That process is searched for among all open files
+//! of the node, for a tenth of the time at most; beyond that an event is attributed to who made the socket. What a device drops without reporting it is
 //! in the device's own statistics only.
 //!
 //! ## What to do next
