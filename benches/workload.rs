@@ -39,7 +39,8 @@ fn record(id: u64) -> SoftirqDelay {
 
 /// What the collector does with a record; symbols apart, which it looks up once for a function.
 fn event(workloads: &Workloads, clock: &Clock, bytes: &[u8]) -> Event {
-    let Record::SoftirqDelay(r) = Records::decode(0, bytes).unwrap() else { panic!("another record") };
+    let ring = Records::rings().iter().position(|r| r.name == "softirq_delay").unwrap();
+    let Record::SoftirqDelay(r) = Records::decode(ring, bytes).unwrap() else { panic!("another record") };
     let mut e = Event::new(&DELAY, clock.wall(r.time_ns), None, String::new());
     let thread = Thread::from(r.at.thread);
     e.thread = Some(thread.clone());
