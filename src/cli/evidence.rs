@@ -114,6 +114,12 @@ fn table(screen: &mut Screen, piece: &Json, indent: &str) -> std::io::Result<()>
 /// cgroup-v2.rst).
 const COUNTS: &[&str] = &["pg", "workingset_", "thp_", "zswp", "numa_", "HugePages_"];
 
+/// `total_`: with all cgroups below, cgroup-v1/memory.rst.
+fn is_count(name: &str) -> bool {
+    let name = name.strip_prefix("total_").unwrap_or(name);
+    COUNTS.iter().any(|c| name.starts_with(c))
+}
+
 /// Figures under the kernel's names, in columns; those that are zero are left out.
 pub fn figures(
     screen: &mut Screen,
@@ -124,7 +130,7 @@ pub fn figures(
 ) -> std::io::Result<()> {
     screen.line(&format!("{indent}{}", screen.paint(Style::Bold, &one_line(name))))?;
     let said = |(k, v): (&String, &Json)| {
-        let unit = if COUNTS.iter().any(|c| k.starts_with(c)) { "" } else { unit };
+        let unit = if is_count(k) { "" } else { unit };
         Some((one_line(k), amount(figure(v).filter(|f| *f != 0.0)?, unit)))
     };
     let cells: Vec<(String, String)> = all.iter().filter_map(said).collect();

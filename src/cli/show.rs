@@ -214,7 +214,7 @@ mod tests {
     fn memory_is_shown_as_sizes() {
         let e = json!({ "attributes": {
             "linux.oom.limit": 41_943_040, "linux.oom.order": 0,
-            "linux.oom.memory.stat": { "anon": 39_845_888, "file": "1048576", "shmem": 0, "pgfault": 12_345, "slab": 2048 },
+            "linux.oom.memory.stat": { "anon": 39_845_888, "file": "1048576", "shmem": 0, "pgfault": 12_345, "total_pgfault": 23_456, "slab": 2048 },
             "linux.oom.memory.events": { "oom": 1, "oom_kill": 1 },
             "linux.oom.processes": [{ "process.pid": 7, "process.memory.usage": 1_572_864 }],
         } });
@@ -224,8 +224,9 @@ mod tests {
         insta::assert_snapshot!(written.text(), @r"
   linux.oom.limit=40 MiB  linux.oom.order=0
   linux.oom.memory.stat
-    anon     38 MiB    file      1 MiB    pgfault   12345
-    slab      2 KiB
+    anon           38 MiB    file            1 MiB
+    pgfault         12345    total_pgfault   23456
+    slab            2 KiB
     1 more are 0
   linux.oom.memory.events
     oom       1    oom_kill  1
