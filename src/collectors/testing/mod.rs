@@ -25,7 +25,6 @@ mod tests;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -36,7 +35,7 @@ use super::{Around, Collector, Context, Info, SharedRecords, Unavailable};
 use crate::host::rtnl::Link;
 use crate::host::{Cgroups, Clock, Host};
 use crate::probe::shared::{self, Feature, Shared};
-use crate::probe::stacks::{Symbols, UserSymbols};
+use crate::probe::stacks::Symbols;
 use crate::probe::{CgroupId, Loader, Memory, Object};
 use crate::signal::Timestamp;
 use crate::workload::{Filters, Workloads};
@@ -104,8 +103,8 @@ impl Rig {
     }
 
     /// Names of programs come from `user`.
-    #[must_use]
-    pub(crate) fn with_symbols_of(mut self, user: Arc<dyn UserSymbols>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn with_symbols_of(mut self, user: std::sync::Arc<dyn crate::probe::stacks::UserSymbols>) -> Self {
         self.symbols = self.symbols.with_user(user);
         self
     }
