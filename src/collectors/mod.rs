@@ -7,6 +7,7 @@
 
 pub mod accumulate;
 pub mod autotracing;
+mod cpu_profile;
 mod declared;
 pub mod detect;
 pub mod drop_reason;
@@ -19,6 +20,7 @@ pub mod registry;
 pub mod run;
 pub mod sources;
 pub mod suspects;
+mod task_wait;
 pub mod testing;
 mod unwrapped;
 

@@ -42,6 +42,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::collectors::cpu_profile::cpu_profile;
 use crate::collectors::detect::{Reason, Step};
 use crate::collectors::history::{History, Kept};
 use crate::collectors::suspects::Suspects;
@@ -50,14 +51,11 @@ use crate::collectors::{
 };
 use crate::host::Now;
 use crate::host::cgroup::Cgroups;
-use crate::probe::shared::cpu_sample::{CpuSample, Scope, Taken};
+use crate::probe::shared::cpu_sample::{CpuSample, Scope};
 use crate::probe::shared::sched::Sched;
 use crate::probe::stacks::Symbols;
 use crate::signal::units::HumanDuration;
-use crate::signal::{
-    Capture, Change, EventDef, Evidence, Key, Links, MetricDef, Profile, ProfileKind, Severity, StackSample, Target,
-    Trigger, WorkloadKey,
-};
+use crate::signal::{Capture, Change, EventDef, Key, Links, MetricDef, Severity, Target, Trigger, WorkloadKey};
 use crate::workload::{Filters, Workloads};
 use usage::{Capacity, Figures, Judge, Usage, Verdict};
 
@@ -225,34 +223,17 @@ impl AutoTracer for CpuIdle {
             let until = Instant::now() + lasts;
             if let Some(before) = samples.look_back().filter(|b| b.samples > 0) {
                 let begin = start.minus(before.lasted());
-                let profile = tokio::task::block_in_place(|| profile(before, &symbols, limits));
+                let profile = tokio::task::block_in_place(|| cpu_profile(before, &symbols, limits));
                 parts.send("cpu_profile_before", begin, start, vec![profile]);
             }
             // Ends early when the agent stops: what was sampled by then is the capture.
             drop(tokio::time::timeout_at(until, samples.stopped()).await);
             let taken = samples.take();
             let end = start.plus(taken.lasted());
-            let evidence = vec![tokio::task::block_in_place(|| profile(taken, &symbols, limits))];
+            let evidence = vec![tokio::task::block_in_place(|| cpu_profile(taken, &symbols, limits))];
             Ok(Capture { evidence, ..Capture::new("cpu_profile", target, start, end) })
         }
     }
-}
-
-fn profile(mut taken: Taken, symbols: &Symbols, limits: Limits) -> Evidence {
-    taken.stacks.sort_by_key(|s| std::cmp::Reverse(s.count));
-    taken.stacks.truncate(limits.stacks);
-    let symbols = symbols.for_capture();
-    let stacks = taken
-        .stacks
-        .into_iter()
-        .map(|s| StackSample {
-            kernel: symbols.kernel(&s.kernel),
-            user: symbols.user(s.thread.pid, &s.user),
-            thread: s.thread,
-            value: s.count,
-        })
-        .collect();
-    Evidence::Profile(Profile { kind: ProfileKind::CPU, stacks, period: taken.period_ns, lost: taken.lost })
 }
 
 impl CpuIdle {
@@ -365,6 +346,7 @@ mod tests {
     use crate::collectors::testing::Rig;
     use crate::probe::skeletons::cpu_sample::CpuSample as CpuSampleRecord;
     use crate::probe::skeletons::sched::{self, SchedGroup};
+    use crate::signal::Evidence;
 
     /// Settings out of range are refused with what would be valid.
     #[test]

@@ -33,13 +33,13 @@
 //! for itself. Many tasks with one `linux.hung.lock.address` have one cause: the one that holds it.
 
 mod hangs;
-mod wait;
 
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::collectors::task_wait::Wait;
 use crate::collectors::{Collector, Context, EventCollector, Events, Info, Invalid, Optional};
 use crate::collectors::{Settings, Unavailable, head_doc};
 use crate::host::{Clock, Now};
@@ -52,7 +52,6 @@ use crate::signal::units::HumanDuration;
 use crate::signal::{Event, EventDef, Key, MetricDef, Role, Severity, Value, Workload};
 use crate::workload::Workloads;
 use hangs::{Hang, Hangs, Phase};
-use wait::Wait;
 
 const HUNG_FUNCTION: Key = Key::new("linux.hung.function", "The kernel's function that it waits in");
 const HUNG_WAIT: Key =
@@ -199,10 +198,7 @@ impl HungTask {
     fn walk(&mut self, at_least: Duration, out: &mut Events) -> anyhow::Result<()> {
         let found = self.tasks.blocked(at_least)?;
         let symbols = &self.symbols;
-        let excused = |task: &Blocked| {
-            let wait = Wait::of(&symbols.kernel(&task.stack));
-            wait.is_ordinary() || (task.freezable && !wait.is_for_server())
-        };
+        let excused = |task: &Blocked| Wait::of(&symbols.kernel(&task.stack)).is_ordinary(task.freezable);
         for (phase, hang) in self.hangs.walked(found, self.limit, excused) {
             out.emit(self.event(phase, &hang));
         }
@@ -255,7 +251,10 @@ fn message(phase: Phase, e: &Event, wait: &Wait) -> String {
     let who = format!("{} (pid {}){of_workload}", thread.comm, thread.pid);
     match phase {
         Phase::Ended => format!("{who} was blocked in the kernel for {seconds} s"),
-        _ => format!("{who} has been blocked in the kernel for {seconds} s{}", wait.words()),
+        _ => {
+            let what = wait.words().map(|what| format!(", waits for {what}")).unwrap_or_default();
+            format!("{who} has been blocked in the kernel for {seconds} s{what}")
+        }
     }
 }
 

@@ -14,9 +14,9 @@ mod tests;
 
 use std::sync::Arc;
 
-use super::{Feature, Loading, OnRecord, SharedProbe};
+use super::{Feature, Loading, OnRecord, SharedProbe, hierarchy_of};
 use crate::probe::skeletons::cpu_sample;
-use crate::probe::{LoadError, Object, Skeleton};
+use crate::probe::{CgroupId, LoadError, Object, Skeleton};
 pub use history::{HistorySettings, HistorySize};
 use kernel::Kernel;
 pub use sampler::{HistorySubscription, Sampler, Scope, Subscription};
@@ -32,6 +32,8 @@ pub const SAMPLE_PERIOD_NS: u64 = 1_000_000_000 / HZ;
 pub struct CpuSample {
     object: Object,
     sampler: Sampler,
+    /// Number of the cpu controller's hierarchy.
+    hierarchy: u32,
 }
 
 impl SharedProbe for CpuSample {
@@ -41,7 +43,8 @@ impl SharedProbe for CpuSample {
         let object = loading.load(cpu_sample::SKELETON.options())?;
         let kernel = Kernel::new(&object)
             .map_err(|e| LoadError::Object { object: cpu_sample::SKELETON.name, reason: format!("{e:#}") })?;
-        Ok(CpuSample { object, sampler: Sampler::new(kernel) })
+        let hierarchy = hierarchy_of("cpu", &loading.proc().join("cgroups"));
+        Ok(CpuSample { object, sampler: Sampler::new(kernel), hierarchy })
     }
 
     fn object(&self) -> &Object {
@@ -67,5 +70,11 @@ impl CpuSample {
     #[must_use]
     pub fn sampler(&self) -> &Sampler {
         &self.sampler
+    }
+
+    /// The cgroup of a sample.
+    #[must_use]
+    pub fn cgroup(&self, id: u64) -> CgroupId {
+        CgroupId { hierarchy: self.hierarchy, id }
     }
 }

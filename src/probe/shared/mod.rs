@@ -248,6 +248,16 @@ impl Shared {
     }
 }
 
+/// `/proc/cgroups`: `name hierarchy cgroups enabled`; 0 where v1 does not have the controller.
+fn hierarchy_of(controller: &str, file: &Path) -> u32 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let number = |line: &str| {
+        let mut words = line.split_whitespace();
+        (words.next()? == controller).then(|| words.next()?.parse().ok())?
+    };
+    text.lines().find_map(number).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,10 +8,9 @@
 
 mod totals;
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Feature, Loading, SharedProbe};
+use super::{Feature, Loading, SharedProbe, hierarchy_of};
 use crate::probe::skeletons::sched::{self, SchedCpu, SchedGroup};
 use crate::probe::{CgroupId, Latencies, LoadError, Object, Skeleton, Table};
 use crate::signal::Total;
@@ -145,16 +144,6 @@ impl Readings {
         }
         Ok(cpus)
     }
-}
-
-/// `/proc/cgroups`: `name hierarchy cgroups enabled`; 0 where v1 does not have the controller.
-fn hierarchy_of(controller: &str, file: &Path) -> u32 {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let number = |line: &str| {
-        let mut words = line.split_whitespace();
-        (words.next()? == controller).then(|| words.next()?.parse().ok())?
-    };
-    text.lines().find_map(number).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub(super) const MAX_STACKS: usize = 20_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawStack {
     pub thread: Thread,
+    /// Its cgroup, by the hierarchy of the cpu controller.
+    pub cgroup: u64,
     pub kernel: Vec<u64>,
     pub user: Vec<u64>,
     pub count: u64,
@@ -49,6 +51,7 @@ pub(super) struct Place {
     pub pid: u32,
     pub tid: u32,
     pub comm: [u8; 16],
+    pub cgroup: u64,
     pub kernel: Box<[u64]>,
     pub user: Box<[u64]>,
 }
@@ -59,6 +62,7 @@ impl Place {
             pid: r.thread.tgid,
             tid: r.thread.tid,
             comm: r.thread.comm,
+            cgroup: r.cgroup,
             kernel: frames(&r.kernel, r.kernel_bytes).into(),
             user: frames(&r.user, r.user_bytes).into(),
         }
@@ -95,6 +99,7 @@ impl Folded {
     pub fn taken(self, lost: u64, (start_ns, end_ns): (u64, u64), every: u32) -> Taken {
         let stacks = self.places.into_iter().map(|(p, count)| RawStack {
             thread: Thread { pid: p.pid, tid: p.tid, comm: crate::probe::text(&p.comm) },
+            cgroup: p.cgroup,
             kernel: p.kernel.to_vec(),
             user: p.user.to_vec(),
             count,

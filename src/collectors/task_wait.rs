@@ -141,19 +141,15 @@ impl Wait {
         }
     }
 
-    /// It waits for somebody who may well take long, not for the kernel: a parent for the child
-    /// that has its memory.
-    pub fn is_ordinary(&self) -> bool {
-        self.on == Some("vfork_child")
+    /// It waits for somebody who may well take long, not for the kernel: a parent for the child that has its
+    /// memory, or who may be frozen where it sleeps, if not for a server or a program that serves as one.
+    pub fn is_ordinary(&self, freezable: bool) -> bool {
+        let for_server = matches!(self.on, Some("nfs" | "fuse" | "smb" | "ceph"));
+        self.on == Some("vfork_child") || (freezable && !for_server)
     }
 
-    /// It waits for a server or a program that serves as one.
-    pub fn is_for_server(&self) -> bool {
-        matches!(self.on, Some("nfs" | "fuse" | "smb" | "ceph"))
-    }
-
-    /// For the event's message.
-    pub fn words(&self) -> String {
+    /// What is waited for, in words.
+    pub fn words(&self) -> Option<String> {
         let on = match self.on {
             Some("frozen_filesystem") => "a frozen file system".to_owned(),
             Some("page") => "a page's I/O".to_owned(),
@@ -162,15 +158,12 @@ impl Wait {
             Some("nfs" | "smb" | "ceph") => "a file server".to_owned(),
             Some("fuse") => "a FUSE server".to_owned(),
             Some(other) => format!("{}: {}", other.replace('_', " "), self.function.as_deref().unwrap_or("?")),
-            None => match &self.function {
-                Some(f) => format!("something in {f}"),
-                None => return String::new(),
-            },
+            None => format!("something in {}", self.function.as_ref()?),
         };
-        match self.filesystem {
-            Some(fs) => format!(", waits for {on} ({fs})"),
-            None => format!(", waits for {on}"),
-        }
+        Some(match self.filesystem {
+            Some(fs) => format!("{on} ({fs})"),
+            None => on,
+        })
     }
 }
 
@@ -213,21 +206,22 @@ mod tests {
         assert_eq!((frozen.on, frozen.function.as_deref()), (Some("frozen_filesystem"), Some("percpu_rwsem_wait")));
         let nfs = Wait::of(&stack(&["__schedule", "schedule", "rpc_wait_bit_killable", "nfs4_run_open_task"]));
         assert_eq!((nfs.on, nfs.filesystem), (Some("nfs"), Some("nfs")));
-        assert!(nfs.is_for_server() && !nfs.is_ordinary());
+        assert!(!nfs.is_ordinary(true));
         let mutex =
             Wait::of(&stack(&["schedule_preempt_disabled", "__mutex_lock.constprop.0", "ext4_file_write_iter"]));
         assert_eq!((mutex.on, mutex.filesystem), (Some("mutex"), Some("ext4")));
         let group = Wait::of(&stack(&["schedule", "percpu_rwsem_wait", "__percpu_down_read", "copy_process"]));
         assert_eq!(group.on, Some("percpu_rwsem"));
-        assert!(Wait::of(&stack(&["schedule", "wait_for_vfork_done", "kernel_clone"])).is_ordinary());
+        assert!(group.is_ordinary(true) && !group.is_ordinary(false));
+        assert!(Wait::of(&stack(&["schedule", "wait_for_vfork_done", "kernel_clone"])).is_ordinary(false));
     }
 
     /// Without symbols nothing is made up.
     #[test]
     fn unknown_waits() {
         let none = Wait::of(&[Frame { address: 1, ..Frame::default() }]);
-        assert_eq!((none.clone(), none.words().as_str()), (Wait::default(), ""));
+        assert_eq!((none.clone(), none.words()), (Wait::default(), None));
         let odd = Wait::of(&stack(&["schedule", "some_driver_read"]));
-        assert_eq!((odd.on, odd.words().as_str()), (None, ", waits for something in some_driver_read"));
+        assert_eq!((odd.on, odd.words().as_deref()), (None, Some("something in some_driver_read")));
     }
 }
