@@ -39,6 +39,8 @@ pub static BUILT_IN: &[Registration] = &[
     events::<super::events::tcp_retransmit::TcpRetransmit>(),
     events::<super::events::netrecvlat::NetRecvLat>(),
     autotracing::<super::autotracing::cpuidle::CpuIdle>(),
+    autotracing::<super::autotracing::cpusys::CpuSys>(),
+    autotracing::<super::autotracing::dload::DLoad>(),
 ];
 
 /// A collector as the agent holds it: its declaration, its settings' shape, and how to build it.

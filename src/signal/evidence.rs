@@ -47,6 +47,8 @@ impl ProfileKind {
     pub const OFF_CPU: ProfileKind = ProfileKind::whole("off_cpu", "nanoseconds");
     /// How long threads waited for a device.
     pub const IO_WAIT: ProfileKind = ProfileKind::whole("io_wait", "nanoseconds");
+    /// Threads in uninterruptible sleep.
+    pub const BLOCKED: ProfileKind = ProfileKind::whole("blocked", "count");
     /// Memory that was asked for, by samples.
     pub const ALLOCATED: ProfileKind = ProfileKind::sampled("allocated", "bytes", "space", "bytes");
 
@@ -182,6 +184,11 @@ impl Table {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn cells(&self) -> &[Vec<Option<Value>>] {
+        &self.rows
+    }
+
     fn value(&self) -> Value {
         let column =
             |c: &Column| map([("name", c.name.into()), ("type", c.kind.name().into()), ("unit", c.unit.into())]);
@@ -267,8 +274,9 @@ mod tests {
     /// Kinds are called by what they measure.
     #[test]
     fn kinds_have_names() {
-        let all = [ProfileKind::CPU, ProfileKind::OFF_CPU, ProfileKind::IO_WAIT, ProfileKind::ALLOCATED];
-        assert_eq!(all.map(ProfileKind::name), ["cpu", "off_cpu", "io_wait", "allocated"]);
+        let all = [ProfileKind::CPU, ProfileKind::OFF_CPU, ProfileKind::IO_WAIT, ProfileKind::BLOCKED];
+        assert_eq!(all.map(ProfileKind::name), ["cpu", "off_cpu", "io_wait", "blocked"]);
+        assert_eq!(ProfileKind::ALLOCATED.name(), "allocated");
     }
 
     /// However much is put in, what is kept is bounded, and the rest is counted.

@@ -2,3 +2,5 @@
 //! Collectors of kind autotracing, one file each.
 
 pub mod cpuidle;
+pub mod cpusys;
+pub mod dload;
