@@ -33,15 +33,12 @@ impl History {
     /// # Errors
     /// A setting out of its range.
     pub fn validate(&self) -> Result<(), Invalid> {
-        let check = |ok: bool, key, value: String, expected: &str| {
-            if ok { Ok(()) } else { Err(Invalid { key, value, expected: expected.to_owned() }) }
-        };
-        let longest = Duration::from_secs(300);
-        check(self.window.get() <= longest, "history.window", self.window.to_string(), "from 0s to 5m")?;
+        let windows = Duration::ZERO..=Duration::from_secs(300);
+        Invalid::unless_within(windows, "history.window", self.window, "from 0s to 5m")?;
         let rates = 1..=u32::try_from(HZ).unwrap_or(u32::MAX);
-        check(rates.contains(&self.rate), "history.rate", self.rate.to_string(), "from 1 to 99")?;
+        Invalid::unless(rates.contains(&self.rate), "history.rate", self.rate, "from 1 to 99")?;
         let sizes = ByteSize::mib(1)..=ByteSize::mib(256);
-        check(sizes.contains(&self.size), "history.size", self.size.to_string(), "from 1MiB to 256MiB")
+        Invalid::unless(sizes.contains(&self.size), "history.size", self.size, "from 1MiB to 256MiB")
     }
 
     fn wanted(&self, later: Duration) -> Option<HistorySettings> {

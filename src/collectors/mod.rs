@@ -16,6 +16,7 @@ mod history;
 pub mod metrics;
 pub mod netns;
 pub mod network;
+mod readings;
 pub mod registry;
 pub mod run;
 pub mod sources;
@@ -24,7 +25,9 @@ mod task_wait;
 pub mod testing;
 mod unwrapped;
 
+use std::fmt;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +39,9 @@ use crate::host::{Clock, Host, Now};
 use crate::probe::shared::{Feature, Shared, SharedProbe};
 use crate::probe::stacks::Symbols;
 use crate::probe::{LoadError, Loader, Object, RecordSet, Skeleton};
-use crate::signal::{Capture, Change, Event, EventDef, Evidence, MetricDef, Metrics, Target, Timestamp, Trigger};
+use crate::signal::{
+    Capture, Change, Event, EventDef, Evidence, HumanDuration, MetricDef, Metrics, Target, Timestamp, Trigger,
+};
 use crate::workload::{Filters, Workloads};
 
 pub use crate::probe::Optional;
@@ -172,6 +177,25 @@ pub struct Invalid {
     pub value: String,
     /// What would be valid.
     pub expected: String,
+}
+
+impl Invalid {
+    /// # Errors
+    /// It does not hold.
+    pub fn unless(holds: bool, key: &'static str, value: impl fmt::Display, expected: &str) -> Result<(), Self> {
+        if holds { Ok(()) } else { Err(Invalid { key, value: value.to_string(), expected: expected.to_owned() }) }
+    }
+
+    /// # Errors
+    /// The time is out of the range.
+    pub fn unless_within(
+        range: RangeInclusive<Duration>,
+        key: &'static str,
+        value: HumanDuration,
+        expected: &str,
+    ) -> Result<(), Self> {
+        Self::unless(range.contains(&value.get()), key, value, expected)
+    }
 }
 
 /// Why a collector does not run here, and what to do about it. Not a failure.

@@ -124,15 +124,11 @@ impl Default for Config {
 impl Settings for Config {
     fn validate(&self) -> Result<(), Invalid> {
         for (key, share) in [("usage_limit", self.usage_limit), ("jump_limit", self.jump_limit)] {
-            if !(0.1..=1.0).contains(&share) {
-                return Err(Invalid { key, value: share.to_string(), expected: "from 0.1 to 1".to_owned() });
-            }
+            Invalid::unless((0.1..=1.0).contains(&share), key, share, "from 0.1 to 1")?;
         }
-        for (key, d, least) in [("window", self.window, 2), ("capture", self.capture, 1)] {
-            if d.get() < Duration::from_secs(least) || d.get() > Duration::from_secs(300) {
-                return Err(Invalid { key, value: d.to_string(), expected: format!("from {least}s to 5m") });
-            }
-        }
+        let (second, most) = (Duration::from_secs(1), Duration::from_secs(300));
+        Invalid::unless_within(second * 2..=most, "window", self.window, "from 2s to 5m")?;
+        Invalid::unless_within(second..=most, "capture", self.capture, "from 1s to 5m")?;
         self.history.validate()
     }
 }

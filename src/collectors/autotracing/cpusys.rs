@@ -30,7 +30,6 @@
 
 mod summary;
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::time::Duration;
 
@@ -41,6 +40,7 @@ use tokio::time::Instant;
 
 use crate::collectors::cpu_profile::cpu_profile;
 use crate::collectors::detect::{Detector, Reading, Reason, Rules, Step};
+use crate::collectors::readings::Readings;
 use crate::collectors::suspects::Suspects;
 use crate::collectors::{
     AutoTracer, Collector, Context, Info, Invalid, Limits, Parts, Settings, Unavailable, head_doc,
@@ -50,18 +50,13 @@ use crate::host::{Host, Now};
 use crate::probe::shared::cpu_sample::{CpuSample, Scope};
 use crate::probe::stacks::Symbols;
 use crate::signal::units::HumanDuration;
-use crate::signal::{
-    Attributes, Capture, Change, EventDef, Evidence, Key, Links, MetricDef, Series, Severity, Target, Timestamp,
-    Trigger,
-};
+use crate::signal::{Attributes, Capture, Change, EventDef, Key, Links, MetricDef, Severity, Target, Trigger};
 use crate::workload::Workloads;
 
 /// A task alone is no trouble of the node's.
 const MORE_THAN_ONE: f64 = 1.1;
 /// So much of a smaller node is.
 const ALL_OF_ONE: f64 = 0.9;
-/// Readings that an incident shows.
-const READINGS: usize = 60;
 
 const REASON: Key = Key::new("linux.cpusys.reason", "usage: high against what the node has; jump: far more than usual");
 const SYSTEM_USAGE: Key = Key::new("linux.cpu.system.usage", "CPUs that the kernel takes");
@@ -115,16 +110,11 @@ impl Default for Config {
 impl Settings for Config {
     fn validate(&self) -> Result<(), Invalid> {
         for (key, share) in [("usage_limit", self.usage_limit), ("jump_limit", self.jump_limit)] {
-            if !(0.1..=1.0).contains(&share) {
-                return Err(Invalid { key, value: share.to_string(), expected: "from 0.1 to 1".to_owned() });
-            }
+            Invalid::unless((0.1..=1.0).contains(&share), key, share, "from 0.1 to 1")?;
         }
-        for (key, d, least) in [("window", self.window, 2), ("capture", self.capture, 1)] {
-            if d.get() < Duration::from_secs(least) || d.get() > Duration::from_secs(300) {
-                return Err(Invalid { key, value: d.to_string(), expected: format!("from {least}s to 5m") });
-            }
-        }
-        Ok(())
+        let (second, most) = (Duration::from_secs(1), Duration::from_secs(300));
+        Invalid::unless_within(second * 2..=most, "window", self.window, "from 2s to 5m")?;
+        Invalid::unless_within(second..=most, "capture", self.capture, "from 1s to 5m")
     }
 }
 
@@ -176,7 +166,7 @@ pub struct CpuSys {
     symbols: Symbols,
     detector: Detector<()>,
     last: Option<CpuTimes>,
-    readings: VecDeque<(Timestamp, f64)>,
+    readings: Readings,
 }
 
 impl Collector for CpuSys {
@@ -202,7 +192,7 @@ impl Collector for CpuSys {
             symbols: cx.symbols.clone(),
             detector: Detector::default(),
             last: None,
-            readings: VecDeque::new(),
+            readings: Readings::default(),
         })
     }
 
@@ -222,10 +212,7 @@ impl AutoTracer for CpuSys {
             return Ok(Vec::new());
         };
         let Some(usage) = Usage::between(before, stat.all, stat.cpus.len()) else { return Ok(Vec::new()) };
-        if self.readings.len() >= READINGS {
-            self.readings.pop_front();
-        }
-        self.readings.push_back((now.wall, usage.share));
+        self.readings.push(now, usage.share);
         let usual = self.detector.usual(());
         let step = self.detector.step(&rules, (), usage.reading(), now);
         Ok(self.act(step, usage, usual, now).into_iter().collect())
@@ -238,8 +225,7 @@ impl AutoTracer for CpuSys {
         _: Parts,
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
         let samples = self.samples.hand_over(&());
-        let mut readings = Series::new("cpu_system_utilization", "1");
-        self.readings.iter().for_each(|(time, share)| readings.point(*time, *share));
+        let readings = self.readings.evidence("cpu_system_utilization", "1");
         let (symbols, workloads, sampler) = (self.symbols.clone(), self.workloads.clone(), self.sampler.clone());
         let (target, start) = (trigger.target.clone(), trigger.onset);
         let lasts = self.config.capture.get().min(limits.duration);
@@ -255,7 +241,7 @@ impl AutoTracer for CpuSys {
                 let callers = summary::callers(&taken, owner);
                 let profile = cpu_profile(taken, &symbols, limits);
                 let ways_in = summary::ways_in(&profile);
-                vec![profile, ways_in, callers, Evidence::Series(readings)]
+                vec![profile, ways_in, callers, readings]
             });
             Ok(Capture { evidence, ..Capture::new("kernel_profile", target, start, end) })
         }

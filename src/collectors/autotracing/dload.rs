@@ -27,7 +27,7 @@
 
 mod evidence;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +36,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::collectors::detect::{Detector, Reading, Rules, Step};
+use crate::collectors::readings::Readings;
 use crate::collectors::task_wait::Wait;
 use crate::collectors::{
     AutoTracer, Collector, Context, Info, Invalid, Limits, Parts, Settings, Unavailable, head_doc,
@@ -46,13 +47,11 @@ use crate::probe::shared::tasks::Blocked;
 use crate::probe::stacks::Symbols;
 use crate::signal::units::HumanDuration;
 use crate::signal::{
-    Attributes, Capture, Change, EventDef, Evidence, Key, Links, MetricDef, Series, Severity, Target, Timestamp,
-    Trigger, Workload, WorkloadKey, WorkloadKind,
+    Attributes, Capture, Change, EventDef, Key, Links, MetricDef, Severity, Target, Trigger, Workload, WorkloadKey,
+    WorkloadKind,
 };
 use crate::workload::{Filters, Workloads};
 
-/// Readings that an incident shows.
-const READINGS: usize = 60;
 /// A walk is followed by so many times its length without one, and no more than that.
 const REST: u32 = 200;
 const MAX_REST: Duration = Duration::from_secs(5);
@@ -109,20 +108,10 @@ impl Default for Config {
 
 impl Settings for Config {
     fn validate(&self) -> Result<(), Invalid> {
-        if !(2..=4096).contains(&self.tasks) {
-            let value = self.tasks.to_string();
-            return Err(Invalid { key: "tasks", value, expected: "from 2 to 4096".to_owned() });
-        }
-        let ranges = [
-            ("blocked", self.blocked, Duration::from_millis(100)..=Duration::from_secs(60), "from 100ms to 1m"),
-            ("window", self.window, Duration::from_secs(2)..=Duration::from_secs(300), "from 2s to 5m"),
-        ];
-        for (key, d, range, expected) in ranges {
-            if !range.contains(&d.get()) {
-                return Err(Invalid { key, value: d.to_string(), expected: expected.to_owned() });
-            }
-        }
-        Ok(())
+        let (ms, minute) = (Duration::from_millis(1), Duration::from_secs(60));
+        Invalid::unless((2..=4096).contains(&self.tasks), "tasks", self.tasks, "from 2 to 4096")?;
+        Invalid::unless_within(ms * 100..=minute, "blocked", self.blocked, "from 100ms to 1m")?;
+        Invalid::unless_within(ms * 2000..=minute * 5, "window", self.window, "from 2s to 5m")
     }
 }
 
@@ -188,7 +177,7 @@ pub struct DLoad {
     finder: Finder,
     detector: Detector<Option<WorkloadKey>>,
     /// Blocked tasks of all workloads.
-    readings: VecDeque<(Timestamp, f64)>,
+    readings: Readings,
     /// No walk before that.
     rest_until_ns: u64,
 }
@@ -213,7 +202,7 @@ impl Collector for DLoad {
             filters: cx.filters.clone(),
             finder: Finder { tasks, workloads, symbols: cx.symbols.clone() },
             detector: Detector::default(),
-            readings: VecDeque::new(),
+            readings: Readings::default(),
             rest_until_ns: 0,
         })
     }
@@ -233,10 +222,7 @@ impl AutoTracer for DLoad {
         let piles = self.finder.piles(self.config.blocked.get(), self.config.tasks as usize)?;
         let rest = (begin.elapsed() * REST).min(MAX_REST);
         self.rest_until_ns = now.boot_ns.saturating_add(u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX));
-        if self.readings.len() >= READINGS {
-            self.readings.pop_front();
-        }
-        self.readings.push_back((now.wall, piles.values().map(|p| p.tasks.len()).sum::<usize>() as f64));
+        self.readings.push(now, piles.values().map(|p| p.tasks.len()).sum::<usize>() as f64);
         let rules = self.config.rules();
         let mut changes = Vec::new();
         for (key, pile) in &piles {
@@ -259,8 +245,7 @@ impl AutoTracer for DLoad {
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
         let (finder, host, clock_start) = (self.finder.clone(), self.host.clone(), trigger.detected);
         let (blocked, least) = (self.config.blocked.get(), self.config.tasks as usize);
-        let mut readings = Series::new("blocked_tasks", "{task}");
-        self.readings.iter().for_each(|(time, n)| readings.point(*time, *n));
+        let readings = self.readings.evidence("blocked_tasks", "{task}");
         let target = trigger.target.clone();
         let watches = DEVICES.min(limits.duration);
         async move {
@@ -276,7 +261,7 @@ impl AutoTracer for DLoad {
             if let (Ok(before), Ok(after)) = (before, host.disks()) {
                 evidence.extend(evidence::devices(&before, &after, begin.elapsed()));
             }
-            evidence.push(Evidence::Series(readings));
+            evidence.push(readings);
             let end = clock_start.plus(begin.elapsed());
             Ok(Capture { evidence, ..Capture::new("blocked_tasks", target, clock_start, end) })
         }

@@ -122,9 +122,8 @@ impl Default for Config {
 
 impl Settings for Config {
     fn validate(&self) -> Result<(), Invalid> {
-        let ok = (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.limit.get());
-        let (key, value) = ("limit", self.limit.to_string());
-        if ok { Ok(()) } else { Err(Invalid { key, value, expected: "from 1s to 1h".to_owned() }) }
+        let range = Duration::from_secs(1)..=Duration::from_secs(3600);
+        Invalid::unless_within(range, "limit", self.limit, "from 1s to 1h")
     }
 }
 

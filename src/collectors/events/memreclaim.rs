@@ -134,14 +134,10 @@ impl Default for Config {
 
 impl Settings for Config {
     fn validate(&self) -> Result<(), Invalid> {
-        let within = |key, value: HumanDuration, least: Duration, most: Duration, expected: &str| {
-            let ok = (least..=most).contains(&value.get());
-            if ok { Ok(()) } else { Err(Invalid { key, value: value.to_string(), expected: expected.to_owned() }) }
-        };
         let (ms, minute) = (Duration::from_millis(1), Duration::from_secs(60));
-        within("stall_limit", self.stall_limit, ms, minute, "from 1ms to 60s")?;
-        within("window", self.window, Duration::from_secs(1), minute * 60, "from 1s to 1h")?;
-        within("window_limit", self.window_limit, ms, self.window.get(), "from 1ms to the window")
+        Invalid::unless_within(ms..=minute, "stall_limit", self.stall_limit, "from 1ms to 60s")?;
+        Invalid::unless_within(Duration::from_secs(1)..=minute * 60, "window", self.window, "from 1s to 1h")?;
+        Invalid::unless_within(ms..=self.window.get(), "window_limit", self.window_limit, "from 1ms to the window")
     }
 }
 

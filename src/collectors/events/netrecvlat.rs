@@ -139,12 +139,8 @@ impl Config {
 impl Settings for Config {
     fn validate(&self) -> Result<(), Invalid> {
         let valid = Duration::from_millis(1)..=Duration::from_secs(60);
-        match self.limits().into_iter().find(|(_, _, value)| !valid.contains(&value.get())) {
-            Some((key, _, value)) => {
-                Err(Invalid { key, value: value.to_string(), expected: "from 1ms to 60s".to_owned() })
-            }
-            None => Ok(()),
-        }
+        let check = |(key, _, value)| Invalid::unless_within(valid.clone(), key, value, "from 1ms to 60s");
+        self.limits().into_iter().try_for_each(check)
     }
 }
 

@@ -94,12 +94,9 @@ impl Default for Config {
 
 impl Settings for Config {
     fn validate(&self) -> Result<(), Invalid> {
-        let at_least = |key, value: HumanDuration, least: Duration, words: &str| {
-            let ok = value.get() >= least && value.get() <= Duration::from_secs(60);
-            if ok { Ok(()) } else { Err(Invalid { key, value: value.to_string(), expected: words.to_owned() }) }
-        };
-        at_least("delay_limit", self.delay_limit, Duration::from_micros(100), "from 100us to 60s")?;
-        at_least("held_off_limit", self.held_off_limit, Duration::from_millis(1), "from 1ms to 60s")
+        let (us, ms, minute) = (Duration::from_micros(1), Duration::from_millis(1), Duration::from_secs(60));
+        Invalid::unless_within(us * 100..=minute, "delay_limit", self.delay_limit, "from 100us to 60s")?;
+        Invalid::unless_within(ms..=minute, "held_off_limit", self.held_off_limit, "from 1ms to 60s")
     }
 }
 

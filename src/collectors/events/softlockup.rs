@@ -103,9 +103,8 @@ impl Default for Config {
 
 impl Settings for Config {
     fn validate(&self) -> Result<(), Invalid> {
-        let ok = (Duration::from_secs(2)..=Duration::from_secs(600)).contains(&self.limit.get());
-        let (key, value) = ("limit", self.limit.to_string());
-        if ok { Ok(()) } else { Err(Invalid { key, value, expected: "from 2s to 10m".to_owned() }) }
+        let range = Duration::from_secs(2)..=Duration::from_secs(600);
+        Invalid::unless_within(range, "limit", self.limit, "from 2s to 10m")
     }
 }
 

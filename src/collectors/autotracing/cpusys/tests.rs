@@ -5,6 +5,7 @@ use zerocopy::FromZeros as _;
 
 use crate::collectors::testing::Rig;
 use crate::probe::skeletons::cpu_sample::CpuSample as Record;
+use crate::signal::Evidence;
 
 /// Writes `/proc/stat` of a node whose CPUs spent so many seconds each in programs, the kernel and idle, and were stolen.
 fn stat(rig: &Rig, cpus: usize, [user, system, idle, steal]: [u64; 4]) {

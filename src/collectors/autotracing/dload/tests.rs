@@ -5,6 +5,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::collectors::testing::Rig;
 use crate::probe::skeletons::tasks::{self, BlockedTask};
+use crate::signal::Evidence;
 
 const MUTEX: u64 = 0xffff_ffff_8100_0000;
 const VFORK: u64 = 0xffff_ffff_8200_0000;
