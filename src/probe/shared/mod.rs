@@ -6,6 +6,7 @@
 //! each feature knows its probe: a probe of another crate is used like those here.
 
 pub mod cgroups;
+mod counted;
 pub mod cpu_sample;
 pub mod net;
 pub mod sched;

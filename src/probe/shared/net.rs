@@ -2,14 +2,12 @@
 //! `net`: dropped packets and retransmitted segments, counted by reason and owner; and whose a socket
 //! or a network namespace is.
 
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 
+use super::counted::{Count, Counted};
 use super::{Feature, Loading, SharedProbe};
-use crate::probe::map::Plain;
 use crate::probe::skeletons::net::{self, DropKey, NetnsMember, RetransmitKey, SocketHolder, Tally};
 use crate::probe::{CgroupId, LoadError, Object, Optional, Skeleton, Table};
 use crate::signal::{Thread, Total};
@@ -17,8 +15,6 @@ use crate::signal::{Thread, Total};
 /// Hooks for drops that kernels may lack.
 const TRAPPED: &[Optional] =
     &[Optional { slot: "trapped", lost: "drops by hardware that reports them (devlink traps)" }];
-/// A group that was not hit for so long leaves the kernel's hash.
-const IDLE_NS: u64 = 300_000_000_000;
 /// Holders of a socket that are looked at: more only say again that there is not one alone.
 const MAX_HOLDERS: usize = 64;
 /// As in `crowded_drops`: a reason and a kind make its key.
@@ -113,40 +109,24 @@ struct Inner {
 
 struct Tables {
     classes: Table<u32, u32>,
-    drops: Counted<DropKey, DropGroup>,
+    drops: Counted<DropKey, Tally, DropGroup>,
     crowded_drops: Table<u32, Tally>,
-    retransmits: Counted<RetransmitKey, RetransmitGroup>,
+    retransmits: Counted<RetransmitKey, Tally, RetransmitGroup>,
     crowded_retransmits: Table<u32, Tally>,
 }
 
-/// A hash of tallies by `K` from which idle groups are removed; read as groups of type `G`.
-struct Counted<K, G> {
-    table: Table<K, Tally>,
-    generations: Generations<G>,
-}
+impl Count for Tally {
+    type Total = u64;
 
-/// Tells a group that was removed and came back from one that stayed.
-struct Generations<K> {
-    last: u64,
-    of: HashMap<K, u64>,
-}
-
-impl<K> Default for Generations<K> {
-    fn default() -> Self {
-        Generations { last: 0, of: HashMap::new() }
+    fn hits(&self) -> u64 {
+        self.hits
     }
-}
-
-impl<K: Hash + Eq + Copy> Generations<K> {
-    fn of(&mut self, key: K) -> u64 {
-        *self.of.entry(key).or_insert_with(|| {
-            self.last += 1;
-            self.last
-        })
+    fn last_ns(&self) -> u64 {
+        self.last_ns
     }
-
-    fn removed(&mut self, key: &K) {
-        self.of.remove(key);
+    /// Packets or segments: a hit may be of several.
+    fn total(&self) -> u64 {
+        self.units
     }
 }
 
@@ -182,7 +162,7 @@ impl SharedProbe for Net {
         let mut sum = 0;
         for table in [crowded_drops, crowded_retransmits] {
             // What cannot be read is none so far.
-            let _ = table.for_each(|_, cpus| sum += hits(cpus));
+            let _ = table.for_each(|_, cpus| sum += cpus.iter().map(|t| t.hits).sum::<u64>());
         }
         sum
     }
@@ -304,50 +284,10 @@ impl Tables {
     }
 }
 
-impl<K: Plain, G: Hash + Eq + Copy> Counted<K, G> {
-    fn of(object: &Object, name: &str) -> Result<Self> {
-        Ok(Counted { table: object.table(name)?, generations: Generations::default() })
-    }
-
-    /// Sums over the CPUs, and makes room: a group that has been idle for minutes, or the longest of all
-    /// where the map fills, is reported once more.
-    fn read(&mut self, now: u64, group: impl Fn(K) -> G) -> Result<Vec<Total<G, u64>>> {
-        let (mut all, mut ages) = (Vec::new(), Vec::new());
-        let Counted { table, generations } = self;
-        table.for_each(|key, cpus| {
-            let last = cpus.iter().map(|t| t.last_ns).max().unwrap_or(0);
-            let group = group(*key);
-            all.push(Total::new(group, generations.of(group), units(cpus)));
-            ages.push((last, *key, hits(cpus)));
-        })?;
-        ages.sort_unstable_by_key(|(last, ..)| *last);
-        let room = table.capacity();
-        let over = if ages.len() > room / 4 * 3 { ages.len() - room / 2 } else { 0 };
-        let idle = ages.iter().take_while(|(last, ..)| now.saturating_sub(*last) > IDLE_NS).count();
-        for (_, key, read) in ages.iter().take(over.max(idle)) {
-            // One that was hit since it was read stays, as these hits would be nobody's.
-            if table.get_per_cpu(key)?.is_some_and(|cpus| hits(&cpus) == *read) {
-                table.remove(key)?;
-                generations.removed(&group(*key));
-            }
-        }
-        Ok(all)
-    }
-}
-
-fn hits(cpus: &[Tally]) -> u64 {
-    cpus.iter().map(|t| t.hits).sum()
-}
-
-/// Packets or segments: a hit may be of several.
-fn units(cpus: &[Tally]) -> u64 {
-    cpus.iter().map(|t| t.units).sum()
-}
-
 fn read_crowded<G>(table: &mut Table<u32, Tally>, group: impl Fn(u32) -> G) -> Result<Vec<Total<G, u64>>> {
     let mut all = Vec::new();
     table.for_each(|key, cpus| {
-        let units = units(cpus);
+        let units = cpus.iter().map(|t| t.units).sum();
         if units > 0 {
             all.push(Total::new(group(*key), 0, units));
         }

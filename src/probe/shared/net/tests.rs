@@ -7,18 +7,6 @@ use super::*;
 use crate::probe::shared::Shared;
 use crate::probe::{Loader, Memory};
 
-/// A group keeps its number for as long as it is counted, and has another after it was removed.
-#[test]
-fn a_removed_group_begins_anew() {
-    let mut generations = Generations::default();
-    let (first, other) = (generations.of(7), generations.of(8));
-    assert_ne!(first, other);
-    assert_eq!(generations.of(7), first);
-    generations.removed(&7);
-    assert!(![first, other].contains(&generations.of(7)));
-    assert_eq!(generations.of(8), other);
-}
-
 /// A probe whose maps hold these groups of drops: namespaces, and how long ago each was hit.
 fn with_drops(kernel: &Memory, groups: impl Iterator<Item = (u32, u64)>) -> Net {
     kernel.advance(std::time::Duration::from_secs(1000));
