@@ -13,6 +13,7 @@ use bianque::collectors::{BUILT_IN, Kind};
 use bianque::exporters::prometheus::{Format, Prometheus};
 use bianque::pipeline::metrics::MetricState;
 use bianque::prelude::{Attributes, Metrics, Timestamp};
+use bianque::probe::skeletons::block::{self, IoKey, IoLatencies, IoOperation};
 use bianque::probe::skeletons::sched::{SKELETON, SchedGroup};
 use bianque::signal::metric::Reading;
 use bianque::testing::{Rig, Rigged};
@@ -53,6 +54,23 @@ fn use_cpus(rig: &Rig, seconds: u64) {
     }
 }
 
+/// The kernel's table of a disk after so many seconds of this load.
+fn use_disk(rig: &Rig, seconds: u64) {
+    let owners = cgroups().into_iter().map(|(path, share)| (Some(rig.cgroup(&path).unwrap()), share));
+    for (cgroup, share) in owners.chain([(None, 1)]) {
+        let mut key = IoKey { operation: IoOperation::IO_WRITE, ..IoKey::new_zeroed() };
+        key.device[..3].copy_from_slice(b"vda");
+        if let Some(cgroup) = cgroup {
+            (key.cgroup, key.hierarchy) = (cgroup.id, cgroup.hierarchy);
+        }
+        let n = share * seconds;
+        let mut times = IoLatencies { last_ns: rig.kernel().monotonic_ns(), ..IoLatencies::new_zeroed() };
+        (times.request.slots[10], times.request.total_ns) = (n, n * 1_000_000);
+        (times.device.slots[9], times.device.total_ns) = (n, n * 500_000);
+        rig.kernel().put(&block::SKELETON, "block_ios", &key, &[times]).unwrap();
+    }
+}
+
 /// The page after two runs of all metrics collectors, ten seconds apart.
 fn page(tree: &Path) -> String {
     let rig = Rig::of(tree).unwrap();
@@ -61,6 +79,7 @@ fn page(tree: &Path) -> String {
     let mut running: Vec<_> = metrics.map(|r| (r.info.name, rig.run(r, "").unwrap())).collect();
     for seconds in [10, 20] {
         use_cpus(&rig, seconds);
+        use_disk(&rig, seconds);
         for (name, c) in &mut running {
             let mut out = Metrics::default();
             c.collect(&mut out).unwrap();

@@ -211,3 +211,15 @@ static __always_inline u64 booked_steal(struct task_struct *task)
 		return 0;
 	return BPF_CORE_READ(rq, prev_steal_time);
 }
+
+/*
+ * Whether a hook's argument, or what it points to, is NULL, of which verifiers before 6.13 believe that it
+ * never is: they take a test of it away. They keep one of its lower half, which to them is any number.
+ */
+static __always_inline bool is_null(const void *argument)
+{
+	u32 low;
+
+	asm volatile("%0 = %1" : "=w"(low) : "w"((u32)(u64)argument));
+	return !low;
+}

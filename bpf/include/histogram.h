@@ -56,6 +56,12 @@ static __always_inline int latency_slot(u64 ns)
 	return units >> (LATENCY_SLOTS - 1) ? LATENCY_SLOTS - 1 : log2_of(units);
 }
 
+/* The clock may go back by a little while the kernel sets it (ktime_get_mono_fast_ns). */
+static __always_inline u64 between(u64 then, u64 now)
+{
+	return (s64)(now - then) > 0 ? now - then : 0;
+}
+
 static __always_inline void count_latency(struct latencies *to, u64 ns)
 {
 	int slot = latency_slot(ns);
@@ -65,4 +71,16 @@ static __always_inline void count_latency(struct latencies *to, u64 ns)
 		to->zero++;
 	else if (slot < LATENCY_SLOTS)
 		to->slots[slot]++;
+}
+
+/* The same where all CPUs count into one. */
+static __always_inline void count_latency_of_all(struct latencies *to, u64 ns)
+{
+	int slot = latency_slot(ns);
+
+	__sync_fetch_and_add(&to->total_ns, ns);
+	if (slot < 0)
+		__sync_fetch_and_add(&to->zero, 1);
+	else if (slot < LATENCY_SLOTS)
+		__sync_fetch_and_add(&to->slots[slot], 1);
 }

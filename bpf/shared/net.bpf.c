@@ -20,18 +20,6 @@ LICENSE;
 #include "net/drops.bpf.c"
 #include "net/owners.bpf.c"
 
-/*
- * Whether a hook's argument is NULL, of which verifiers before 6.13 believe that it never is: they
- * take a test of it away. They keep one of its lower half, which to them is any number.
- */
-static __always_inline bool is_null(const void *argument)
-{
-	u32 low;
-
-	asm volatile("%0 = %1" : "=w"(low) : "w"((u32)(u64)argument));
-	return !low;
-}
-
 /* The socket that a received packet was for, since 6.11: c53795d48ee8 ("net: add rx_sk to trace_kfree_skb"). */
 SEC("tp_btf/kfree_skb")
 int PROBE(dropped__socket, struct sk_buff *skb, void *location, u32 reason, struct sock *rx_sk)

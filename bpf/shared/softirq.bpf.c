@@ -58,12 +58,6 @@ struct {
 	__type(value, struct softirq_latencies);
 } softirq_latencies SEC(".maps");
 
-/* The clock may go back by a little while the kernel sets it (ktime_get_mono_fast_ns). */
-static __always_inline u64 between(u64 then, u64 now)
-{
-	return (s64)(now - then) > 0 ? now - then : 0;
-}
-
 static __always_inline void entered(u32 vector, u64 now, u64 raised_ns)
 {
 	struct softirq_latencies *l = bpf_map_lookup_elem(&softirq_latencies, &vector);

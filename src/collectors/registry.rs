@@ -21,6 +21,7 @@ pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::memory::Memory>(),
     metrics::<super::metrics::pressure::Pressure>(),
     metrics::<super::metrics::disk::Disks>(),
+    metrics::<super::metrics::iolat::IoLat>(),
     metrics::<super::metrics::filesystem::FileSystems>(),
     metrics::<super::metrics::netdev::NetDev>(),
     metrics::<super::metrics::netstat::Netstat>(),

@@ -23,11 +23,24 @@ const ENUM64: u32 = 19;
 /// # Errors
 /// The kernel shows no BTF, or it is cut short.
 pub fn kernel_enums(btf: &Path, name_ends: &str) -> io::Result<Vec<Enumerator>> {
-    let bytes = std::fs::read(btf)?;
-    parse(&bytes, name_ends).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "BTF is cut short"))
+    read(btf, |of, _| of.ends_with(name_ends))
 }
 
-fn parse(bytes: &[u8], name_ends: &str) -> Option<Vec<Enumerator>> {
+/// The enumerators of these names, whatever their enums are called: those of some have no name.
+///
+/// # Errors
+/// The kernel shows no BTF, or it is cut short.
+pub(super) fn kernel_enumerators(btf: &Path, names: &[&str]) -> io::Result<Vec<Enumerator>> {
+    read(btf, |_, name| names.contains(&name))
+}
+
+fn read(btf: &Path, wanted: impl Fn(&str, &str) -> bool) -> io::Result<Vec<Enumerator>> {
+    let bytes = std::fs::read(btf)?;
+    parse(&bytes, wanted).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "BTF is cut short"))
+}
+
+/// `wanted`: of an enum's and an enumerator's name.
+fn parse(bytes: &[u8], wanted: impl Fn(&str, &str) -> bool) -> Option<Vec<Enumerator>> {
     if u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) != MAGIC {
         return None;
     }
@@ -43,13 +56,15 @@ fn parse(bytes: &[u8], name_ends: &str) -> Option<Vec<Enumerator>> {
         let name = text(strings, u32_at(types, at)?)?;
         let body = at + 12;
         let size = body_size(kind, len)?;
-        if (kind == ENUM || kind == ENUM64) && name.ends_with(name_ends) {
+        if kind == ENUM || kind == ENUM64 {
             let step = if kind == ENUM { 8 } else { 12 };
             for entry in (body..body + len * step).step_by(step) {
-                let high = if kind == ENUM { 0 } else { u64::from(u32_at(types, entry + 8)?) };
-                let value = high << 32 | u64::from(u32_at(types, entry + 4)?);
-                let of = name.to_owned();
-                found.push(Enumerator { of, name: text(strings, u32_at(types, entry)?)?.to_owned(), value });
+                let enumerator = text(strings, u32_at(types, entry)?)?;
+                if wanted(name, enumerator) {
+                    let high = if kind == ENUM { 0 } else { u64::from(u32_at(types, entry + 8)?) };
+                    let value = high << 32 | u64::from(u32_at(types, entry + 4)?);
+                    found.push(Enumerator { of: name.to_owned(), name: enumerator.to_owned(), value });
+                }
             }
         }
         at = body + size;
@@ -98,12 +113,14 @@ mod tests {
         let value = |name: &str| all.iter().find(|e| e.name == name).map(|e| e.value);
         assert_eq!((value("BPF_MAP_TYPE_HASH"), value("BPF_MAP_TYPE_RINGBUF")), (Some(1), Some(27)));
         assert!(all.iter().all(|e| e.of == "bpf_map_type"));
+        let one = kernel_enumerators(btf, &["BPF_MAP_TYPE_RINGBUF", "NO_SUCH_NAME"]).unwrap();
+        assert_eq!(one.iter().map(|e| (e.of.as_str(), e.value)).collect::<Vec<_>>(), [("bpf_map_type", 27)]);
     }
 
     /// What is cut short is no panic.
     #[test]
     fn refuses_what_is_cut_short() {
-        assert_eq!(parse(&[0x9f, 0xeb, 1, 0, 24, 0, 0, 0], "x"), None);
-        assert_eq!(parse(b"not BTF at all", "x"), None);
+        assert_eq!(parse(&[0x9f, 0xeb, 1, 0, 24, 0, 0, 0], |_, _| true), None);
+        assert_eq!(parse(b"not BTF at all", |_, _| true), None);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Loads objects and chooses their hooks: of each slot the first variant that the kernel takes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::{Btf, Ebpf, EbpfLoader};
 use zerocopy::IntoBytes;
@@ -67,6 +67,14 @@ impl Loader {
         match &self.target {
             Target::Kernel(_) => Path::new("/proc"),
             Target::Memory(m) => m.proc(),
+        }
+    }
+
+    /// The types of the kernel that is loaded into.
+    pub(super) fn btf(&self) -> PathBuf {
+        match &self.target {
+            Target::Kernel(_) => PathBuf::from("/sys/kernel/btf/vmlinux"),
+            Target::Memory(m) => m.proc().with_file_name("sys").join("kernel/btf/vmlinux"),
         }
     }
 

@@ -86,6 +86,8 @@ pub mod attr {
     pub const CPU_MODE: Key =
         Key::new("cpu.mode", "What the CPU did: user, nice, system, idle, iowait, interrupt (hard and soft), steal");
     pub const SYSTEM_DEVICE: Key = Key::new("system.device", "The device, as the kernel names it");
+    pub const DISK_IO_DIRECTION: Key =
+        Key::new("disk.io.direction", "read, write; where requests are timed also flush, discard");
     pub const CPU_LOGICAL_NUMBER: Key = Key::new("cpu.logical_number", "The CPU");
     pub const LINUX_STACK_KERNEL: Key = Key::new("linux.stack.kernel", "Kernel stack, a frame a line, innermost first");
     pub const LINUX_STACK_USER: Key = Key::new("linux.stack.user", "User stack, a frame a line, innermost first");

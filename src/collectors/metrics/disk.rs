@@ -31,13 +31,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::collectors::unwrapped::Unwrapped;
 use crate::collectors::{Collector, Context, Info, MetricCollector, Settings, Unavailable, head_doc};
-use crate::host::proc::{Disk, DiskOps};
+use crate::host::proc::{Disk, DiskOps, head_of};
 use crate::host::{Cgroups, Host};
 use crate::signal::semconv::attr;
 use crate::signal::{Key, MetricDef, Metrics, Value, Workload};
 use crate::workload::Workloads;
 
-const DIRECTION: Key = Key::new("disk.io.direction", "read, write");
+const DIRECTION: Key = attr::DISK_IO_DIRECTION;
 const BY: &[Key] = &[attr::SYSTEM_DEVICE, DIRECTION];
 const DEVICE: &[Key] = &[attr::SYSTEM_DEVICE];
 
@@ -193,12 +193,6 @@ fn with_paths(disks: &[Disk], is_hidden: impl Fn(&str) -> bool) -> Vec<Disk> {
         }
     }
     heads
-}
-
-/// `nvme0n1` of `nvme0c1n1`.
-fn head_of(path: &str) -> Option<String> {
-    let (controller, namespace) = (path.find('c')?, path.rfind('n')?);
-    Some(format!("{}{}", path.get(..controller)?, path.get(namespace..)?))
 }
 
 fn add(to: &mut Disk, path: &Disk) {

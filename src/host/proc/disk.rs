@@ -58,6 +58,18 @@ impl Disk {
     }
 }
 
+/// `nvme0n1` of `nvme0c1n1`, one of the paths to it, which the kernel hides (drivers/nvme/host/core.c).
+pub(crate) fn head_of(path: &str) -> Option<String> {
+    let number = |s: &str| s.bytes().take_while(u8::is_ascii_digit).count();
+    let rest = path.strip_prefix("nvme")?;
+    let (subsystem, rest) = rest.split_at(number(rest));
+    let rest = rest.strip_prefix('c')?;
+    let (controller, rest) = rest.split_at(number(rest));
+    let namespace = rest.strip_prefix('n')?;
+    let is_path = [subsystem, controller, namespace].iter().all(|n| !n.is_empty() && number(n) == n.len());
+    is_path.then(|| format!("nvme{subsystem}n{namespace}"))
+}
+
 impl Host {
     /// What each block device did, partitions included.
     ///
@@ -92,6 +104,15 @@ mod tests {
         let since_5_5 = Disk::parse("8 0 sda 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 later").unwrap();
         assert_eq!(since_5_5.flush, Some((16, 17)));
         assert_eq!(Disk::parse("8 0 sda 1 2 3"), None);
+    }
+
+    /// Only a path has a head.
+    #[test]
+    fn heads_of_paths() {
+        assert_eq!(head_of("nvme10c2n31").as_deref(), Some("nvme10n31"));
+        for other in ["nvme0n1", "nvme0c0n1p1", "nvmec0n1", "nvme0c", "cciss/c0d0", "dcssblk0n1", "sda", ""] {
+            assert_eq!(head_of(other), None, "{other}");
+        }
     }
 
     proptest! {

@@ -7,6 +7,7 @@ mod net;
 mod process;
 mod stat;
 
+pub(crate) use disk::head_of;
 pub use disk::{Disk, DiskOps};
 pub use net::{Counters, Device, SocketFigure, Softnet, Traffic};
 pub use process::{Process, Processes, State};

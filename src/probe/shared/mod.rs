@@ -5,6 +5,7 @@
 //! constants. What is loaded follows from the features that `Info.needs` of enabled collectors name, as
 //! each feature knows its probe: a probe of another crate is used like those here.
 
+pub mod block;
 pub mod cgroups;
 mod counted;
 pub mod cpu_sample;
@@ -18,8 +19,10 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::enums::kernel_enumerators;
 use super::{LoadError, LoadOptions, Loader, Object, Optional, Skeleton};
 
+pub use block::Block;
 pub use cgroups::Cgroups;
 pub use cpu_sample::CpuSample;
 pub use net::Net;
@@ -136,6 +139,12 @@ impl Loading<'_> {
     #[must_use]
     pub fn proc(&self) -> &Path {
         self.loader.proc()
+    }
+
+    /// Values of that kernel's own enumerators, of whatever enums; `None`: it has no such name.
+    fn enumerators<const N: usize>(&self, names: [&str; N]) -> [Option<u64>; N] {
+        let found = kernel_enumerators(&self.loader.btf(), &names).unwrap_or_default();
+        names.map(|name| found.iter().find(|e| e.name == name).map(|e| e.value))
     }
 
     /// Loads and attaches the object. Only hooks that the features declare optional may be missing.
