@@ -17,6 +17,7 @@ pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::cpu::Cpu>(),
     metrics::<super::metrics::runqlat::RunqLat>(),
     metrics::<super::metrics::load::Load>(),
+    metrics::<super::metrics::interrupts::Interrupts>(),
     metrics::<super::metrics::processes::Processes>(),
     metrics::<super::metrics::memory::Memory>(),
     metrics::<super::metrics::pressure::Pressure>(),

@@ -43,6 +43,7 @@ mod flood;
 mod helper;
 mod hungtask;
 mod image;
+mod interrupts;
 mod ipv6;
 mod kubernetes;
 mod lacp;

@@ -5,6 +5,7 @@ pub mod conntrack;
 pub mod cpu;
 pub mod disk;
 pub mod filesystem;
+pub mod interrupts;
 pub mod load;
 pub mod memory;
 pub mod netdev;

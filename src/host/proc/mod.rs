@@ -2,12 +2,14 @@
 //! `/proc` as typed readings: proc(5), Documentation/filesystems/proc.rst.
 
 mod disk;
+mod interrupts;
 mod listen;
 mod net;
 mod process;
 mod stat;
 
 pub use disk::{Disk, DiskOps};
+pub use interrupts::Counted;
 pub use net::{Counters, Device, SocketFigure, Softnet, Traffic};
 pub use process::{Process, Processes, State};
 pub use stat::{CpuTimes, Stat};
