@@ -138,3 +138,20 @@ fn lost(r: &Registration, objects: &[Object], host: &Host) -> Option<String> {
     words.extend((r.survey)(host).unwrap_or_default());
     (!words.is_empty()).then(|| words.join("; "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collectors::BUILT_IN;
+
+    /// What is dear to read is read less often than all else, unless the configuration says otherwise.
+    #[test]
+    fn intervals() {
+        let of = |name, own: Option<u64>, all| {
+            let r = BUILT_IN.iter().find(|r| r.info.name == name).unwrap();
+            interval(r, own.map(Duration::from_secs), Duration::from_secs(all)).as_secs()
+        };
+        assert_eq!((of("load", None, 15), of("load", Some(1), 15)), (15, 1));
+        assert_eq!([of("cpufreq", None, 15), of("cpufreq", None, 120), of("cpufreq", Some(1), 15)], [60, 120, 1]);
+    }
+}

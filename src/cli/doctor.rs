@@ -395,11 +395,15 @@ mod tests {
             let r = BUILT_IN.iter().find(|r| r.info.name == name).unwrap();
             examine(r, &Config::default(), rig.host(), &mut Loader::in_memory(rig.kernel()))
         };
-        assert!(row("pressure")["reason"].is_null() && row("pressure")["lost"].to_string().contains("interrupts"));
+        assert!(row("schedstat")["reason"].is_null() && row("pressure")["reason"].is_null());
+        rig.remove("proc/schedstat").unwrap();
         rig.remove("proc/pressure").unwrap();
-        let row = row("pressure");
-        assert!(row["state"] == "unavailable" && row["remedy"].is_null(), "{row}");
-        assert!(row["reason"].as_str().is_some_and(|why| why.contains("CONFIG_PSI")), "{row}");
+        for (name, option) in [("schedstat", "CONFIG_SCHEDSTATS"), ("pressure", "CONFIG_PSI")] {
+            let row = row(name);
+            assert!(row["state"] == "unavailable" && row["remedy"].is_null(), "{row}");
+            assert!(row["reason"].as_str().is_some_and(|why| why.contains(option)), "{row}");
+        }
+        assert!(row("cpufreq")["reason"].is_null() && row("cpufreq")["lost"].to_string().contains("driver"));
     }
 
     /// On a node without anything, every fact says what is missing and what to do.

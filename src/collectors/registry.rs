@@ -15,7 +15,9 @@ use crate::signal::{Capture, Change, MetricDef, Metrics, Trigger};
 /// Every collector of this crate, in the order in which they are listed.
 pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::cpu::Cpu>(),
+    metrics::<super::metrics::cpufreq::CpuFreq>(),
     metrics::<super::metrics::runqlat::RunqLat>(),
+    metrics::<super::metrics::schedstat::SchedStat>(),
     metrics::<super::metrics::load::Load>(),
     metrics::<super::metrics::interrupts::Interrupts>(),
     metrics::<super::metrics::processes::Processes>(),

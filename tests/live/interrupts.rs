@@ -81,3 +81,28 @@ fn figures_are_the_kernels() {
     let lines: u64 = kernel("interrupts").iter().filter(|(name, _)| name.parse::<u32>().is_ok()).map(|(_, n)| n).sum();
     assert!(of_devices <= lines as f64 && of_devices >= lines as f64 * 0.99, "{of_devices} of {lines}");
 }
+
+/// What a CPU counted is kept while it is off line, and is not counted twice when it is back.
+#[test]
+fn a_cpu_that_goes_off_line_takes_nothing_away() {
+    let _place = place!(Need::Agent, Need::OwnMachine);
+    let agent = Agent::start("[metrics]\ninterval = \"1s\"\n[collectors.cpufreq]\ninterval = \"1s\"\n");
+    let timer = || seen(&agent, "LOC");
+    let offline = |n| {
+        wait_for("CPUs that are off line", timeout(30), || {
+            (agent.metric("linux_cpu_offline_count", &[]) == Some(n)).then_some(())
+        })
+    };
+    offline(0.0);
+    let before = wait_for("timer interrupts", timeout(20), timer);
+    fs::write("/sys/devices/system/cpu/cpu1/online", "0").unwrap();
+    offline(1.0);
+    let without = wait_for("timer interrupts", timeout(20), timer);
+    fs::write("/sys/devices/system/cpu/cpu1/online", "1").unwrap();
+    offline(0.0);
+    // Two readings of all CPUs.
+    let kernels = own()["LOC"] as f64;
+    let after = wait_for("timer interrupts of both", timeout(20), || timer().filter(|n| *n >= kernels));
+    assert!(before <= without && without <= after, "{before} {without} {after}");
+    assert!(after <= own()["LOC"] as f64, "{after}");
+}

@@ -3,6 +3,7 @@
 
 pub mod conntrack;
 pub mod cpu;
+pub mod cpufreq;
 pub mod disk;
 pub mod filesystem;
 pub mod interrupts;
@@ -13,4 +14,5 @@ pub mod netstat;
 pub mod pressure;
 pub mod processes;
 pub mod runqlat;
+pub mod schedstat;
 pub mod softirqstat;

@@ -6,12 +6,15 @@ mod interrupts;
 mod listen;
 mod net;
 mod process;
+mod schedstat;
 mod stat;
 
 pub use disk::{Disk, DiskOps};
 pub use interrupts::Counted;
+pub(super) use interrupts::MAX_CPUS;
 pub use net::{Counters, Device, SocketFigure, Softnet, Traffic};
 pub use process::{Process, Processes, State};
+pub use schedstat::RunQueue;
 pub use stat::{CpuTimes, Stat};
 
 use super::{Host, ReadError, Reading, keyed, unescape};
