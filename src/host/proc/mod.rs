@@ -12,7 +12,7 @@ mod stat;
 pub use disk::{Disk, DiskOps};
 pub use interrupts::Counted;
 pub(super) use interrupts::MAX_CPUS;
-pub use net::{Counters, Device, SocketFigure, Softnet, Traffic};
+pub use net::{Counters, Device, Queues, SocketFigure, Softnet, Traffic};
 pub use process::{Process, Processes, State};
 pub use schedstat::RunQueue;
 pub use stat::{CpuTimes, Stat};
