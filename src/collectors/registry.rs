@@ -27,6 +27,7 @@ pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::filesystem::FileSystems>(),
     metrics::<super::metrics::netdev::NetDev>(),
     metrics::<super::metrics::netstat::Netstat>(),
+    metrics::<super::metrics::neigh::Neigh>(),
     metrics::<super::metrics::conntrack::Conntrack>(),
     metrics::<super::metrics::softirqstat::SoftirqStat>(),
     events::<super::events::oom::Oom>(),

@@ -52,6 +52,7 @@ mod linkwatch;
 mod load;
 mod memory;
 mod memreclaim;
+mod neigh;
 mod netdev;
 mod netrecvlat;
 mod netstat;

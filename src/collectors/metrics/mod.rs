@@ -9,6 +9,7 @@ pub mod filesystem;
 pub mod interrupts;
 pub mod load;
 pub mod memory;
+pub mod neigh;
 pub mod netdev;
 pub mod netstat;
 pub mod pressure;

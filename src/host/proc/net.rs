@@ -145,7 +145,17 @@ impl Host {
     /// # Errors
     /// [`ReadError`]
     pub fn conntrack_events(&self) -> Reading<Vec<Vec<(String, u32)>>> {
-        Ok(by_column(&self.read_net("stat/nf_conntrack")?))
+        let row = |row: Vec<(String, u64)>| row.into_iter().filter_map(|(name, n)| Some((name, n.try_into().ok()?)));
+        Ok(by_column(&self.read_net("stat/nf_conntrack")?).into_iter().map(|all| row(all).collect()).collect())
+    }
+
+    /// What happened to a table of neighbours, `arp` or `ndisc`, by CPU and column; `entries` is the same in each row. One
+    /// table has the entries of all network namespaces (net/core/neighbour.c).
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn neighbors(&self, table: &str) -> Reading<Vec<Vec<(String, u64)>>> {
+        Ok(by_column(&self.read_net(&format!("stat/{table}_cache"))?))
     }
 
     /// What waits in all UDP sockets of the node's network namespace, those of IPv4 (`udp`) or of IPv6 (`udp6`). The kernel
@@ -215,10 +225,10 @@ fn owned<'a>(fields: impl Iterator<Item = (&'a str, &'a str, i64)>) -> Counters 
 }
 
 /// A line of names, then rows of figures in hexadecimal.
-fn by_column(text: &str) -> Vec<Vec<(String, u32)>> {
+fn by_column(text: &str) -> Vec<Vec<(String, u64)>> {
     let mut lines = text.lines();
     let names: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
-    let figure = |(name, word): (&&str, &str)| Some(((*name).to_owned(), u32::from_str_radix(word, 16).ok()?));
+    let figure = |(name, word): (&&str, &str)| Some(((*name).to_owned(), u64::from_str_radix(word, 16).ok()?));
     lines.map(|row| names.iter().zip(row.split_whitespace()).filter_map(figure).collect()).collect()
 }
 
@@ -312,6 +322,14 @@ mod tests {
         ];
         let queues = |line| Queues::parse(line).map(|q| (q.receive, q.transmit));
         assert_eq!(lines.map(queues), [None, Some((0x340, 0)), Some((1, 0x10))]);
+    }
+
+    /// Columns by their names; figures may have more than 32 bits.
+    #[test]
+    fn columns() {
+        let all = by_column("entries  allocs\n00000002 100000000\n00000002 odd\n");
+        let entries = || ("entries".to_owned(), 2);
+        assert_eq!(all, [vec![entries(), ("allocs".to_owned(), 1 << 32)], vec![entries()]]);
     }
 
     proptest! {
