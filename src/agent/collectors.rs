@@ -73,12 +73,12 @@ impl Builder<'_> {
                 self.say(own, name, State::Disabled, Some("switched off in the configuration".to_owned()));
                 continue;
             }
-            let interval = section.interval.unwrap_or(self.config.metrics.interval).get();
+            let interval = interval(r, section.interval.map(|own| own.get()), self.config.metrics.interval.get());
             match self.build(r, &section.settings, interval, loader) {
                 Ok(built) => {
                     let hooked = built.hooked();
                     state.register_events(name, r.info.events, self.clock.now().wall);
-                    self.say(own, name, State::Running, lost_hooks(r, &hooked));
+                    self.say(own, name, State::Running, lost(r, &hooked, &self.host));
                     let heard = built.sources.iter().map(|s| s.hook.to_owned());
                     self.statuses.set_hooks(name, hooked.iter().flat_map(Object::hooks), heard);
                     all.push(built);
@@ -120,15 +120,38 @@ impl Builder<'_> {
     }
 }
 
-/// What is lost for want of hooks that are optional.
-fn lost_hooks(r: &Registration, objects: &[Object]) -> Option<String> {
+/// The interval of a collector: its own where the configuration has one.
+fn interval(r: &Registration, own: Option<Duration>, of_all: Duration) -> Duration {
+    own.unwrap_or(of_all.max(r.least_interval))
+}
+
+/// What is lost for want of hooks that are optional, and of files.
+fn lost(r: &Registration, objects: &[Object], host: &Host) -> Option<String> {
     let missing = objects.iter().flat_map(Object::hooks).filter(|h| h.attached.is_none());
-    let words: Vec<String> = missing
+    let mut words: Vec<String> = missing
         .filter_map(|h| {
             let optional = r.info.all_optional().find(|o| o.slot == h.slot)?;
             let why = h.refused.first().map(|w| format!(" ({w})")).unwrap_or_default();
             Some(format!("without {}{why}: {}", h.slot, optional.lost))
         })
         .collect();
+    words.extend((r.survey)(host).unwrap_or_default());
     (!words.is_empty()).then(|| words.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collectors::BUILT_IN;
+
+    /// What is dear to read is read less often than all else, unless the configuration says otherwise.
+    #[test]
+    fn intervals() {
+        let of = |name, own: Option<u64>, all| {
+            let r = BUILT_IN.iter().find(|r| r.info.name == name).unwrap();
+            interval(r, own.map(Duration::from_secs), Duration::from_secs(all)).as_secs()
+        };
+        assert_eq!((of("load", None, 15), of("load", Some(1), 15)), (15, 1));
+        assert_eq!([of("cpufreq", None, 15), of("cpufreq", None, 120), of("cpufreq", Some(1), 15)], [60, 120, 1]);
+    }
 }

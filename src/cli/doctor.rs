@@ -227,6 +227,11 @@ fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) 
     if !lacking.is_empty() {
         lost.push(format!("without {} some of its readings fail", lacking.join(", ")));
     }
+    let hooked = reason.is_none();
+    match (r.survey)(host) {
+        Ok(files) => lost.extend(files),
+        Err(e) => reason = reason.or(Some(e.to_string())),
+    }
     let enabled = config.collector(r.info.name).enabled;
     let state = match (&reason, enabled) {
         (Some(_), _) => "unavailable",
@@ -234,6 +239,8 @@ fn examine(r: &Registration, config: &Config, host: &Host, loader: &mut Loader) 
         (None, true) => "available",
     };
     let remedy = match (&reason, enabled, lacking.is_empty()) {
+        // What is to be done for a file is in the reason.
+        (Some(_), _, _) if hooked => None,
         (Some(_), _, _) => Some("see the node's lines marked missing or limited; else a newer kernel".to_owned()),
         (None, false, _) => Some(format!("set collectors.{}.enabled = true", r.info.name)),
         (None, true, false) => Some(format!("give the agent {}", lacking.join(", "))),
@@ -378,6 +385,25 @@ mod tests {
         }
         assert!(state("dropwatch")["lost"].to_string().contains("devlink"));
         assert!(!state("tcp_retransmit")["lost"].to_string().contains("devlink"));
+    }
+
+    /// A collector without the files that it reads is unavailable, with what they would take; one without a part says which.
+    #[test]
+    fn files_that_a_node_does_not_have() {
+        let rig = crate::collectors::testing::Rig::new().unwrap();
+        let row = |name: &str| {
+            let r = BUILT_IN.iter().find(|r| r.info.name == name).unwrap();
+            examine(r, &Config::default(), rig.host(), &mut Loader::in_memory(rig.kernel()))
+        };
+        assert!(row("schedstat")["reason"].is_null() && row("pressure")["reason"].is_null());
+        rig.remove("proc/schedstat").unwrap();
+        rig.remove("proc/pressure").unwrap();
+        for (name, option) in [("schedstat", "CONFIG_SCHEDSTATS"), ("pressure", "CONFIG_PSI")] {
+            let row = row(name);
+            assert!(row["state"] == "unavailable" && row["remedy"].is_null(), "{row}");
+            assert!(row["reason"].as_str().is_some_and(|why| why.contains(option)), "{row}");
+        }
+        assert!(row("cpufreq")["reason"].is_null() && row("cpufreq")["lost"].to_string().contains("driver"));
     }
 
     /// On a node without anything, every fact says what is missing and what to do.

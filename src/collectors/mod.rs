@@ -35,7 +35,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::host::{Clock, Host, Now};
+use crate::host::{Clock, Host, Now, Reading};
 use crate::probe::shared::{Feature, Shared, SharedProbe};
 use crate::probe::stacks::Symbols;
 use crate::probe::{LoadError, Loader, Object, RecordSet, Skeleton};
@@ -152,6 +152,11 @@ pub const fn head_doc(source: &'static str) -> &'static str {
     source.split_at(end).0.split_at(start).1
 }
 
+/// For [`Collector::survey`]: what is lost if this cannot be read.
+pub(crate) fn lost<T>(what: &str, reading: &Reading<T>) -> Option<String> {
+    reading.as_ref().err().map(|why| format!("{what} ({why})"))
+}
+
 /// A collector's settings, `collectors.NAME` in the configuration. Doc comments become the reference.
 pub trait Settings: Serialize + DeserializeOwned + JsonSchema + Default + Clone + Send + Sync + 'static {
     /// Checks what types cannot: ranges, and settings against each other.
@@ -218,6 +223,16 @@ pub trait Collector: Sized + Send + 'static {
     const INFO: Info;
     type Config: Settings;
 
+    /// What it does without here, as files of the node are absent or cannot be read, and why: for lists and `doctor`.
+    /// What it loses with a hook is known from [`Info`].
+    ///
+    /// # Errors
+    /// [`Unavailable`] where it has nothing to read at all; it is not built then.
+    fn survey(host: &Host) -> Result<Vec<String>, Unavailable> {
+        let _ = host;
+        Ok(Vec::new())
+    }
+
     /// Makes the collector ready to run: loads its object, opens what it reads.
     ///
     /// # Errors
@@ -237,6 +252,10 @@ pub trait Collector: Sized + Send + 'static {
 
 /// Reads something on a timer.
 pub trait MetricCollector: Collector {
+    /// Its interval where the configuration sets none of its own and `metrics.interval` is shorter: for what is dear to
+    /// read and changes slowly.
+    const LEAST_INTERVAL: Duration = Duration::ZERO;
+
     /// # Errors
     /// What could not be read; what was written to `out` before is kept.
     fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()>;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{AutoTracer, Collector, Context, EventCollector, Events, Info, Kind, Limits, MetricCollector, Parts};
 use super::{Settings, Unavailable, declared};
-use crate::host::Now;
+use crate::host::{Host, Now};
 use crate::probe::{RecordSet, RingDef};
 use crate::settings::{self, Misfit};
 use crate::signal::{Capture, Change, MetricDef, Metrics, Trigger};
@@ -15,8 +15,11 @@ use crate::signal::{Capture, Change, MetricDef, Metrics, Trigger};
 /// Every collector of this crate, in the order in which they are listed.
 pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::cpu::Cpu>(),
+    metrics::<super::metrics::cpufreq::CpuFreq>(),
     metrics::<super::metrics::runqlat::RunqLat>(),
+    metrics::<super::metrics::schedstat::SchedStat>(),
     metrics::<super::metrics::load::Load>(),
+    metrics::<super::metrics::interrupts::Interrupts>(),
     metrics::<super::metrics::processes::Processes>(),
     metrics::<super::metrics::memory::Memory>(),
     metrics::<super::metrics::pressure::Pressure>(),
@@ -25,6 +28,7 @@ pub static BUILT_IN: &[Registration] = &[
     metrics::<super::metrics::filesystem::FileSystems>(),
     metrics::<super::metrics::netdev::NetDev>(),
     metrics::<super::metrics::netstat::Netstat>(),
+    metrics::<super::metrics::neigh::Neigh>(),
     metrics::<super::metrics::conntrack::Conntrack>(),
     metrics::<super::metrics::softirqstat::SoftirqStat>(),
     events::<super::events::oom::Oom>(),
@@ -55,6 +59,10 @@ pub struct Registration {
     pub defaults: fn() -> toml::Table,
     /// Whether a section (without the common keys `enabled` and `interval`) is valid.
     pub check: fn(&toml::Table) -> Result<(), SettingsError>,
+    /// [`Collector::survey`]
+    pub survey: fn(&Host) -> Result<Vec<String>, Unavailable>,
+    /// [`MetricCollector::LEAST_INTERVAL`]
+    pub least_interval: Duration,
     pub(crate) build: fn(&toml::Table, &mut Context<'_>) -> Result<Running, BuildError>,
 }
 
@@ -105,7 +113,8 @@ pub enum BuildError {
 /// Registers a collector that reads on a timer.
 #[must_use]
 pub const fn metrics<C: MetricCollector>() -> Registration {
-    registration::<C>(Kind::Metrics, |t, cx| Ok(Running::Metrics(Box::new(build::<C>(t, cx)?))))
+    let all = registration::<C>(Kind::Metrics, |t, cx| Ok(Running::Metrics(Box::new(build::<C>(t, cx)?))));
+    Registration { least_interval: C::LEAST_INTERVAL, ..all }
 }
 
 /// Registers a collector that turns records into events.
@@ -133,6 +142,8 @@ const fn registration<C: Collector>(
         },
         defaults: || toml::Table::try_from(C::Config::default()).unwrap_or_default(),
         check: |t| typed::<C>(t).map(drop),
+        survey: C::survey,
+        least_interval: Duration::ZERO,
         build,
     }
 }
@@ -144,7 +155,9 @@ fn typed<C: Collector>(table: &toml::Table) -> Result<C::Config, SettingsError> 
 }
 
 fn build<C: Collector>(table: &toml::Table, cx: &mut Context<'_>) -> Result<C, BuildError> {
-    Ok(C::new(typed::<C>(table)?, cx)?)
+    let config = typed::<C>(table)?;
+    C::survey(cx.host)?;
+    Ok(C::new(config, cx)?)
 }
 
 /// A collector that was built.

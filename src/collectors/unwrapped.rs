@@ -1,6 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Counters that the kernel keeps or prints with 32 bits.
 
+/// How much a 32-bit count grew from one reading to the next, over a wrap too. One that falls without having been high
+/// began anew.
+pub fn growth(last: u32, now: u32) -> u32 {
+    if now >= last || wraps(last, now) { now.wrapping_sub(last) } else { now }
+}
+
+/// Of a count that fell.
+fn wraps(last: u32, now: u32) -> bool {
+    const HIGH: u32 = 3 << 30;
+    const LOW: u32 = 1 << 30;
+    last >= HIGH && now < LOW
+}
+
 /// A 32-bit count as a sum that goes on where it wraps.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unwrapped {
@@ -12,10 +25,8 @@ impl Unwrapped {
     /// The sum after the count was read as `now`. One that falls without having been high began anew, as of another
     /// device of the same name.
     pub fn sum(&mut self, now: u32) -> u64 {
-        const HIGH: u32 = 3 << 30;
-        const LOW: u32 = 1 << 30;
         if now < self.last {
-            self.wraps = if self.last >= HIGH && now < LOW { self.wraps + 1 } else { 0 };
+            self.wraps = if wraps(self.last, now) { self.wraps + 1 } else { 0 };
         }
         self.last = now;
         self.last_sum()
@@ -39,5 +50,6 @@ mod tests {
         assert_eq!(t.sum(1_024_485), 4_295_991_781);
         assert_eq!(t.sum(2_000_000), 4_296_967_296);
         assert_eq!(t.sum(5), 5);
+        assert_eq!((growth(7, 9), growth(u32::MAX, 4), growth(9, 7)), (2, 5, 7));
     }
 }

@@ -5,6 +5,7 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod clock;
+mod cpus;
 pub mod device;
 pub mod kmsg;
 pub mod mounts;
@@ -17,6 +18,7 @@ pub mod sys;
 
 pub use cgroup::{Cgroups, Mode};
 pub use clock::{Clock, Now};
+pub use cpus::Frequency;
 pub use kmsg::Kmsg;
 
 use std::io::{ErrorKind, Read};

@@ -140,6 +140,7 @@ pub mod attr {
 
     // Network devices.
     pub const NETWORK_INTERFACE_NAME: Key = Key::new("network.interface.name", "The network device");
+    pub const NETWORK_IO_DIRECTION: Key = Key::new("network.io.direction", "receive, transmit");
     pub const LINUX_NET_IFINDEX: Key = Key::new("linux.net.ifindex", "Its index in its network namespace");
     pub const LINUX_NET_NAMESPACE: Key =
         Key::new("linux.net.namespace", "Inode number of the network namespace, as in /proc/PID/ns/net");

@@ -57,10 +57,15 @@ impl Collector for Conntrack {
     };
     type Config = NoSettings;
 
-    fn new(_config: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        if !cx.host.has_nodes_network() {
+    fn survey(host: &Host) -> Result<Vec<String>, Unavailable> {
+        if !host.has_nodes_network() {
             return Err(Unavailable::because("the agent is not in the node's network namespace (hostNetwork)"));
         }
+        let loaded = host.conntrack("count").is_some();
+        Ok((!loaded).then(|| "all, until nf_conntrack is loaded".to_owned()).into_iter().collect())
+    }
+
+    fn new(_config: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         Ok(Conntrack { host: cx.host.clone(), sums: HashMap::new() })
     }
 

@@ -41,14 +41,13 @@ use crate::signal::{Key, MetricDef, Metrics, Value, Workload};
 use crate::workload::Workloads;
 use crate::workload::netns::common;
 
-const DIRECTION: Key = Key::new("network.io.direction", "receive, transmit");
 const KIND: Key = Key::new("linux.net.device.error", "crc, length, frame, missed, …, as the kernel names them");
-const BY: &[Key] = &[attr::NETWORK_INTERFACE_NAME, DIRECTION];
+const BY: &[Key] = &[attr::NETWORK_INTERFACE_NAME, attr::NETWORK_IO_DIRECTION];
 const DEVICE: &[Key] = &[attr::NETWORK_INTERFACE_NAME];
 
 static IO: MetricDef = MetricDef::counter("system.network.io", "By", "Bytes through the device").by(BY);
 static PACKETS: MetricDef = MetricDef::counter("system.network.packet.count", "{packet}", "Packets through the device")
-    .by(&[attr::SYSTEM_DEVICE, DIRECTION]);
+    .by(&[attr::SYSTEM_DEVICE, attr::NETWORK_IO_DIRECTION]);
 static DROPPED: MetricDef =
     MetricDef::counter("system.network.packet.dropped", "{packet}", "Packets that the device or its driver dropped")
         .by(BY);
@@ -58,7 +57,7 @@ static ERRORS_BY_KIND: MetricDef = MetricDef::counter(
     "{error}",
     "Errors and drops of the device by kind; they have no sum",
 )
-.by(&[attr::NETWORK_INTERFACE_NAME, DIRECTION, KIND]);
+.by(&[attr::NETWORK_INTERFACE_NAME, attr::NETWORK_IO_DIRECTION, KIND]);
 static MULTICAST: MetricDef =
     MetricDef::counter("linux.net.device.multicast", "{packet}", "Multicast packets received").by(DEVICE);
 static CARRIER: MetricDef =
@@ -214,7 +213,7 @@ fn name(device: &str) -> (Key, Value) {
 fn write(link: &Link, counters: &Counters, out: &mut Metrics) {
     let device = name(&link.name);
     for (way, n) in WAYS.into_iter().zip(counters.traffic()) {
-        let direction = (DIRECTION, way.into());
+        let direction = (attr::NETWORK_IO_DIRECTION, way.into());
         let attributes = [device.clone(), direction.clone()];
         out.count(&IO, None, &attributes, n.bytes);
         out.count(&PACKETS, None, &[(attr::SYSTEM_DEVICE, link.name.clone().into()), direction], n.packets);
@@ -222,7 +221,7 @@ fn write(link: &Link, counters: &Counters, out: &mut Metrics) {
         out.count(&ERRORS, None, &attributes, n.errors);
     }
     for (way, kind, n) in counters.kinds() {
-        let attributes = [device.clone(), (DIRECTION, way.into()), (KIND, kind.into())];
+        let attributes = [device.clone(), (attr::NETWORK_IO_DIRECTION, way.into()), (KIND, kind.into())];
         out.count(&ERRORS_BY_KIND, None, &attributes, n);
     }
     let device = [device];
@@ -233,7 +232,7 @@ fn write(link: &Link, counters: &Counters, out: &mut Metrics) {
 
 fn write_workload(workload: &Arc<Workload>, device: &Device, out: &mut Metrics) {
     for (way, n) in WAYS.into_iter().zip([device.receive, device.transmit]) {
-        let attributes = [name(&device.name), (DIRECTION, way.into())];
+        let attributes = [name(&device.name), (attr::NETWORK_IO_DIRECTION, way.into())];
         out.count(&CONTAINER_IO, Some(workload), &attributes, n.bytes);
         out.count(&CONTAINER_PACKETS, Some(workload), &attributes, n.packets);
         out.count(&CONTAINER_DROPPED, Some(workload), &attributes, n.dropped);

@@ -1,26 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //! # What it reports
 //! What the node's network stack did and where it lost something: counters of IP, ICMP, TCP and UDP, sockets in
-//! use and their memory, packets that CPUs took from devices.
+//! use, their memory and what waits in them, packets that CPUs took from devices.
 //!
 //! # How
 //! `/proc/net/snmp`, `netstat`, `snmp6`, `sockstat`, `sockstat6` and `softnet_stat` of the node's network namespace
-//! (Documentation/networking/snmp_counter.rst), and `tcp_mem`. Once an interval.
+//! (Documentation/networking/snmp_counter.rst), `tcp_mem` and `udp_mem`; `udp` and `udp6`, which have a line for each socket.
+//! Once an interval.
 //!
 //! # Signals
 //! `linux.net.protocol.events` (each counter under the kernel's own name), `linux.net.tcp.connection.count`,
-//! `linux.net.socket.count`, `linux.net.socket.memory.usage`, `linux.net.tcp.memory.limit`, `linux.net.softnet.*`.
+//! `linux.net.socket.count`, `linux.net.socket.memory.usage`, `linux.net.socket.queue.size`, `linux.net.tcp.memory.limit`,
+//! `linux.net.udp.memory.limit`, `linux.net.softnet.*`.
 //!
 //! # Limits
 //! Some hundred of the kernel's four hundred counters; more with `counters`. The node's own namespace: what
 //! containers do with networks of their own is not in it, but for `orphan`, `alloc` and the memory of sockets, which
-//! are of the whole node.
+//! are of the whole node. Queues of UDP are read while it has 10,000 sockets or fewer.
 //!
 //! # What to do next
 //! `TcpExt`'s `ListenOverflows`: a program does not accept fast enough, or its backlog is small. `RcvbufErrors`: one
-//! does not read fast enough; see the `netrecvlat` collector. `linux.net.softnet.dropped`: raise
+//! does not read fast enough, and its socket's queue is long; see the `netrecvlat` collector. `linux.net.softnet.dropped`: raise
 //! `net.core.netdev_max_backlog`, or spread interrupts; `squeezed`: `net.core.netdev_budget`. Socket memory near its limit:
 //! TCP is about to shrink buffers. Which packets: see `dropwatch`.
+
+mod udp;
 
 use std::collections::HashMap;
 
@@ -28,7 +32,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::collectors::unwrapped::Unwrapped;
-use crate::collectors::{Collector, Context, Info, MetricCollector, Settings, Unavailable, head_doc};
+use crate::collectors::{Collector, Context, Info, MetricCollector, Settings, Unavailable, head_doc, lost};
 use crate::host::Host;
 use crate::host::proc::{SocketFigure, Softnet};
 use crate::signal::semconv::attr;
@@ -65,6 +69,9 @@ static MEMORY: MetricDef =
         .by(&[PROTOCOL]);
 static TCP_LIMIT: MetricDef =
     MetricDef::up_down_counter("linux.net.tcp.memory.limit", "By", "Limits of TCP's memory (net.ipv4.tcp_mem)")
+        .by(&[THRESHOLD]);
+static UDP_LIMIT: MetricDef =
+    MetricDef::up_down_counter("linux.net.udp.memory.limit", "By", "Limits of UDP's memory (net.ipv4.udp_mem)")
         .by(&[THRESHOLD]);
 const CPU: &[Key] = &[attr::CPU_LOGICAL_NUMBER];
 static SOFTNET: [MetricDef; 5] = [
@@ -184,7 +191,9 @@ impl Collector for Netstat {
             &CONNECTIONS,
             &SOCKETS,
             &MEMORY,
+            &udp::QUEUE,
             &TCP_LIMIT,
+            &UDP_LIMIT,
             &SOFTNET[0],
             &SOFTNET[1],
             &SOFTNET[2],
@@ -194,6 +203,16 @@ impl Collector for Netstat {
         ..Info::DEFAULT
     };
     type Config = Config;
+
+    fn survey(host: &Host) -> Result<Vec<String>, Unavailable> {
+        let lost = [
+            lost("counters of protocols", &host.protocol_counters()),
+            lost("sockets", &host.sockets()),
+            lost("packets of each CPU", &host.softnet()),
+            host.sockets().ok().and_then(|all| udp::too_many(&all)),
+        ];
+        Ok(lost.into_iter().flatten().collect())
+    }
 
     fn new(config: Config, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let counters = globs(&config);
@@ -215,8 +234,12 @@ impl MetricCollector for Netstat {
     fn collect(&mut self, out: &mut Metrics) -> anyhow::Result<()> {
         // One file that cannot be read costs no other's figures.
         let counters = self.host.protocol_counters().map(|all| self.protocols(&all, out));
-        let sockets = self.host.sockets().map(|all| sockets(&all, out));
-        self.tcp_limits(out);
+        let sockets = self.host.sockets().map(|all| {
+            sockets(&all, out);
+            udp::queues(&self.host, &all, out);
+        });
+        self.limits(&TCP_LIMIT, "tcp_mem", out);
+        self.limits(&UDP_LIMIT, "udp_mem", out);
         let softnet = self.host.softnet().map(|rows| self.softnet(&rows, out));
         counters.and(sockets).and(softnet)?;
         Ok(())
@@ -239,11 +262,11 @@ impl Netstat {
         }
     }
 
-    fn tcp_limits(&self, out: &mut Metrics) {
-        let Ok(text) = self.host.read_proc("sys/net/ipv4/tcp_mem") else { return };
+    fn limits(&self, def: &'static MetricDef, setting: &str, out: &mut Metrics) {
+        let Ok(text) = self.host.read_proc(&format!("sys/net/ipv4/{setting}")) else { return };
         for (threshold, pages) in ["low", "pressure", "high"].into_iter().zip(text.split_whitespace()) {
             if let Ok(pages) = pages.parse::<u64>() {
-                out.count(&TCP_LIMIT, None, &[(THRESHOLD, threshold.into())], in_bytes(pages));
+                out.count(def, None, &[(THRESHOLD, threshold.into())], in_bytes(pages));
             }
         }
     }
@@ -309,6 +332,7 @@ mod tests {
         rig.write("proc/net/sockstat6", "TCP6: inuse 15\n").unwrap();
         rig.write("proc/net/softnet_stat", "10 1 2 0 0 0 0 0 0 3 4 0 0\n20 0 0 0 0 0 0 0 0 0 0 0 2\n").unwrap();
         rig.write("proc/sys/net/ipv4/tcp_mem", "16\t17\t18\n").unwrap();
+        rig.write("proc/sys/net/ipv4/udp_mem", "26\t27\t28\n").unwrap();
         rig
     }
 
@@ -343,6 +367,7 @@ mod tests {
         assert_eq!((memory("TCP"), memory("FRAG")), (Some(13.0 * page), Some(14.0)));
         let limit = [("linux.net.memory.threshold", "high")];
         assert_eq!(out.figure("linux.net.tcp.memory.limit", None, &limit), Some(18.0 * page));
+        assert_eq!(out.figure("linux.net.udp.memory.limit", None, &limit), Some(28.0 * page));
         assert_eq!(out.figure("linux.net.softnet.processed", None, &[]), Some(48.0));
         let all = collected(&rig(), "counters = [\"*\"]");
         assert_eq!((counter(&all, "TcpExt", "DelayedACKs"), counter(&all, "Tcp", "MaxConn")), (Some(8.0), None));

@@ -22,7 +22,7 @@
 
 use std::sync::Arc;
 
-use crate::collectors::{Collector, Context, Info, MetricCollector, NoSettings, Unavailable, head_doc};
+use crate::collectors::{Collector, Context, Info, MetricCollector, NoSettings, Unavailable, head_doc, lost};
 use crate::host::proc::{Pressure as Reading, Resource};
 use crate::host::{Cgroups, Host};
 use crate::signal::{Key, MetricDef, Metrics, Workload};
@@ -64,13 +64,17 @@ impl Collector for Pressure {
     };
     type Config = NoSettings;
 
-    fn new(_config: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
-        if let Err(e) = cx.host.pressure(Resource::Cpu)
+    fn survey(host: &Host) -> Result<Vec<String>, Unavailable> {
+        if let Err(e) = host.pressure(Resource::Cpu)
             && e.is_missing()
         {
             let why = "this kernel keeps no pressure stall information: it needs CONFIG_PSI, and psi=1 where CONFIG_PSI_DEFAULT_DISABLED is set";
             return Err(Unavailable::because(why));
         }
+        Ok(lost("pressure of interrupts", &host.pressure(Resource::Irq)).into_iter().collect())
+    }
+
+    fn new(_config: NoSettings, cx: &mut Context<'_>) -> Result<Self, Unavailable> {
         let cgroups = Cgroups::read(cx.host).map_err(|e| Unavailable::because(e.to_string()))?;
         Ok(Pressure { host: cx.host.clone(), cgroups, workloads: cx.workloads.clone() })
     }

@@ -7,11 +7,19 @@ use std::path::{Path, PathBuf};
 
 /// What a node has that is no tree's: the rest is made by the test.
 const FILES: &[(&str, &str)] = &[
+    ("proc/interrupts", "  CPU0 CPU1\nLOC:  1 1  Local timer interrupts\n"),
+    (
+        "proc/net/stat/arp_cache",
+        "entries  allocs   destroys hash_grows lookups  hits     res_failed\n00000001 00000001 00000000 00000000 00000001 00000000 00000000\n",
+    ),
+    ("proc/schedstat", "version 15\ncpu0 0 0 0 0 0 0 1 1 1\ncpu1 0 0 0 0 0 0 1 1 1\n"),
     ("proc/pressure/cpu", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"),
     ("proc/stat", "cpu  10 0 10 100 0 0 0 0 0 0\ncpu0 5 0 5 50 0 0 0 0 0 0\ncpu1 5 0 5 50 0 0 0 0 0 0\n"),
     ("proc/self/mountinfo", "30 29 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
     ("proc/self/cgroup", "0::/\n"),
     ("proc/sys/kernel/random/boot_id", "00000000-1111-2222-3333-444444444444\n"),
+    ("sys/devices/system/cpu/online", "0-1\n"),
+    ("sys/devices/system/cpu/present", "0-1\n"),
     ("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n"),
 ];
 

@@ -2,15 +2,20 @@
 //! `/proc` as typed readings: proc(5), Documentation/filesystems/proc.rst.
 
 mod disk;
+mod interrupts;
 mod listen;
 mod net;
 mod process;
+mod schedstat;
 mod stat;
 
 pub(crate) use disk::head_of;
 pub use disk::{Disk, DiskOps};
-pub use net::{Counters, Device, SocketFigure, Softnet, Traffic};
+pub use interrupts::Counted;
+pub(super) use interrupts::MAX_CPUS;
+pub use net::{Counters, Device, Queues, SocketFigure, Softnet, Traffic};
 pub use process::{Process, Processes, State};
+pub use schedstat::RunQueue;
 pub use stat::{CpuTimes, Stat};
 
 use super::{Host, ReadError, Reading, keyed, unescape};

@@ -43,6 +43,15 @@ pub struct Device {
     pub transmit: Traffic,
 }
 
+/// What waits in sockets, in bytes of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Queues {
+    /// For the program that has the socket.
+    pub receive: u64,
+    /// For the device.
+    pub transmit: u64,
+}
+
 /// What a device counted in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
@@ -63,6 +72,20 @@ impl Device {
             _ => None,
         };
         Some(Device { name: name.trim().to_owned(), receive: traffic(0)?, transmit: traffic(8)? })
+    }
+}
+
+impl Queues {
+    /// A line of `/proc/net/udp` (udp4_format_sock in net/ipv4/udp.c).
+    fn parse(line: &str) -> Option<Self> {
+        let (transmit, receive) = line.split_whitespace().nth(4)?.split_once(':')?;
+        let bytes = |hex| u64::from_str_radix(hex, 16).ok();
+        Some(Queues { receive: bytes(receive)?, transmit: bytes(transmit)? })
+    }
+
+    fn and(self, other: Self) -> Self {
+        let (receive, transmit) = (self.receive, self.transmit);
+        Queues { receive: receive.saturating_add(other.receive), transmit: transmit.saturating_add(other.transmit) }
     }
 }
 
@@ -122,7 +145,26 @@ impl Host {
     /// # Errors
     /// [`ReadError`]
     pub fn conntrack_events(&self) -> Reading<Vec<Vec<(String, u32)>>> {
-        Ok(by_column(&self.read_net("stat/nf_conntrack")?))
+        let row = |row: Vec<(String, u64)>| row.into_iter().filter_map(|(name, n)| Some((name, n.try_into().ok()?)));
+        Ok(by_column(&self.read_net("stat/nf_conntrack")?).into_iter().map(|all| row(all).collect()).collect())
+    }
+
+    /// What happened to a table of neighbours, `arp` or `ndisc`, by CPU and column; `entries` is the same in each row. One
+    /// table has the entries of all network namespaces (net/core/neighbour.c).
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn neighbors(&self, table: &str) -> Reading<Vec<Vec<(String, u64)>>> {
+        Ok(by_column(&self.read_net(&format!("stat/{table}_cache"))?))
+    }
+
+    /// What waits in all UDP sockets of the node's network namespace, those of IPv4 (`udp`) or of IPv6 (`udp6`). The kernel
+    /// writes a line for each.
+    ///
+    /// # Errors
+    /// [`ReadError`]
+    pub fn udp_queues(&self, file: &str) -> Reading<Queues> {
+        Ok(self.read_net(file)?.lines().filter_map(Queues::parse).fold(Queues::default(), Queues::and))
     }
 
     /// The network devices of a process's namespace.
@@ -183,10 +225,10 @@ fn owned<'a>(fields: impl Iterator<Item = (&'a str, &'a str, i64)>) -> Counters 
 }
 
 /// A line of names, then rows of figures in hexadecimal.
-fn by_column(text: &str) -> Vec<Vec<(String, u32)>> {
+fn by_column(text: &str) -> Vec<Vec<(String, u64)>> {
     let mut lines = text.lines();
     let names: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
-    let figure = |(name, word): (&&str, &str)| Some(((*name).to_owned(), u32::from_str_radix(word, 16).ok()?));
+    let figure = |(name, word): (&&str, &str)| Some(((*name).to_owned(), u64::from_str_radix(word, 16).ok()?));
     lines.map(|row| names.iter().zip(row.split_whitespace()).filter_map(figure).collect()).collect()
 }
 
@@ -270,12 +312,32 @@ mod tests {
         assert_eq!(Softnet::parse("1 2 3"), None);
     }
 
+    /// Hexadecimal, the transmit queue first, in the form of IPv4 and of IPv6; the header is no socket.
+    #[test]
+    fn udp_queues() {
+        let lines = [
+            "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops",
+            "  512: 0100007F:0202 00000000:0000 07 00000000:00000340 00:00000000 00000000     0        0 1 2 0 0",
+            "  513: 00000000000000000000000000000000:0203 00000000000000000000000000000000:0000 07 00000010:00000001 00:0 0 0 0",
+        ];
+        let queues = |line| Queues::parse(line).map(|q| (q.receive, q.transmit));
+        assert_eq!(lines.map(queues), [None, Some((0x340, 0)), Some((1, 0x10))]);
+    }
+
+    /// Columns by their names; figures may have more than 32 bits.
+    #[test]
+    fn columns() {
+        let all = by_column("entries  allocs\n00000002 100000000\n00000002 odd\n");
+        let entries = || ("entries".to_owned(), 2);
+        assert_eq!(all, [vec![entries(), ("allocs".to_owned(), 1 << 32)], vec![entries()]]);
+    }
+
     proptest! {
         /// No bytes make a parser panic.
         #[test]
         fn never_panics(text in "(?s)([A-Za-z6é]{1,6}:? [-0-9a-z ]{0,20}\n){0,6}.{0,40}") {
             let _ = (by_header(&text).count(), by_line(&text), by_pairs(&text), by_column(&text));
-            let _ = (Softnet::parse(&text), Device::parse(&text));
+            let _ = (Softnet::parse(&text), Device::parse(&text), Queues::parse(&text));
         }
     }
 }
