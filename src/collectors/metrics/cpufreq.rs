@@ -35,7 +35,7 @@ static FREQUENCY: MetricDef =
     MetricDef::gauge("system.cpu.frequency", "Hz", "Frequency of the CPU, as its driver has it")
         .by(&[attr::CPU_LOGICAL_NUMBER]);
 static LIMIT: MetricDef =
-    MetricDef::gauge("linux.cpu.frequency.limit", "Hz", "Bounds within which the CPU's frequency is chosen")
+    MetricDef::up_down_counter("linux.cpu.frequency.limit", "Hz", "Bounds within which the CPU's frequency is chosen")
         .by(&[attr::CPU_LOGICAL_NUMBER, BOUND]);
 static PHYSICAL: MetricDef =
     MetricDef::up_down_counter("system.cpu.physical.count", "{cpu}", "Cores that the CPUs on line are on");
