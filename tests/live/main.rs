@@ -60,6 +60,7 @@ mod pressure;
 mod privileges;
 mod processes;
 mod ras;
+mod runqlat;
 mod service;
 mod soak;
 mod softirq;
