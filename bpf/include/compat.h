@@ -101,6 +101,37 @@ static __always_inline u64 semaphore_holder(u64 semaphore)
 	return BPF_CORE_READ(now, last_holder);
 }
 
+/* A runnable task on its way to another CPU: task_struct.on_rq, kernel/sched/sched.h, the same from 5.10 on. */
+#define ON_RQ_MIGRATING 2
+
+/* The place of its lowest byte: up to 6.18 it is an int, in 7.3 a byte. */
+static __always_inline u64 on_rq_offset(void)
+{
+	u64 at = bpf_core_field_offset(struct task_struct, on_rq);
+
+	/* Or clang would merge it into the access, which cannot be relocated to another size. */
+	barrier_var(at);
+	return at;
+}
+
+/* `task` is an argument of a tp_btf program … */
+#define task_on_rq(task) (*((u8 *)(task) + on_rq_offset()))
+
+/* … or any other pointer. */
+static __always_inline u8 task_on_rq_any(const struct task_struct *task)
+{
+	u8 on_rq = 0;
+
+	bpf_probe_read_kernel(&on_rq, sizeof(on_rq), (void *)task + on_rq_offset());
+	return on_rq;
+}
+
+/* Does a run queue add up the waits that ended on it (CONFIG_SCHEDSTATS)? */
+static __always_inline bool queue_books_waits(void)
+{
+	return bpf_core_field_exists(((struct rq *)NULL)->rq_sched_info);
+}
+
 /* enum in include/linux/mm_types_task.h, unchanged since 4.5. */
 enum { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES };
 

@@ -132,6 +132,7 @@ struct rq {
 	int cpu;
 	struct task_struct *curr;
 	struct task_struct *idle;
+	struct sched_info rq_sched_info;
 };
 
 struct cfs_rq {
@@ -185,6 +186,7 @@ struct task_struct {
 	struct thread_info thread_info;
 	unsigned int flags;
 	int on_cpu;
+	int on_rq;
 	unsigned int in_iowait : 1;
 	int prio;
 	int static_prio;

@@ -63,6 +63,7 @@ mod pressure;
 mod privileges;
 mod processes;
 mod ras;
+mod runqlat;
 mod schedstat;
 mod service;
 mod soak;

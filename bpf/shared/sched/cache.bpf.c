@@ -37,7 +37,11 @@ struct sched_cpu {
 	u64 compared;
 	/* How often a cgroup had to make room and there was none in the hash. */
 	u64 lost;
-	/* Figures of cgroups that were lost so; they still are the node's. */
+	/* How often a part of a wait found no room in sched_moved … */
+	u64 unplaced;
+	/* … and how often a run queue had booked waits that no program saw. */
+	u64 unseen;
+	/* Figures that are no cgroup's by one of these; they still are the node's. */
 	struct sched_group overflow;
 	struct sched_group groups[CACHED];
 };

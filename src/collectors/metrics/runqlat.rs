@@ -5,8 +5,10 @@
 //!
 //! # How
 //! The shared `sched` probe on `sched_switch`. The kernel keeps in each task when it became
-//! runnable or was preempted; the incoming task's wait is one subtraction at the switch. Counted in
-//! the kernel in powers of two of a second; waits below 1 us are counted as zero.
+//! runnable or was preempted; the incoming task's wait is one subtraction at the switch. When a
+//! waiting task is moved to another CPU (`sched_migrate_task`), what it waited so far is kept until it
+//! runs, and is part of its one wait. So the sums are those of `/proc/PID/task/*/schedstat`. Counted
+//! in the kernel in powers of two of a second; waits below 1 us are counted as zero.
 //!
 //! # Signals
 //! `linux.sched.runqueue.latency` for the node, `linux.container.sched.runqueue.latency` for each
@@ -14,8 +16,11 @@
 //!
 //! # Limits
 //! The time that a CPU limit (quota) held a task back counts as waiting: read it beside
-//! `linux.container.cpu.throttled.time`. When a waiting task moves to another CPU, only what it
-//! waited there is counted. A task that moved to another cgroup counts there from its next switch.
+//! `linux.container.cpu.throttled.time`. A wait counts once it has ended. A task that moved to another
+//! cgroup counts there from its next switch. What is lost is counted in `bianque.records.lost` of `sched`:
+//! `map_full`, more than 2,048 moved tasks waited at once (and without `CONFIG_SCHEDSTATS`, the task has the
+//! lowest 17 bits of its id in common with another); `unseen`, waits that are the node's only, as the kernel
+//! ran no program: some hosted kernels leave out a few switches.
 //!
 //! # What to do next
 //! High for the node: more runnable threads than CPUs; see `system.cpu.utilization` and which

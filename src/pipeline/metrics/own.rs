@@ -44,7 +44,8 @@ pub static RECORDS_LOST: MetricDef = MetricDef::counter(
     "bianque.records.lost",
     "{record}",
     "Records that the kernel could not hand over: `ring_full`; `overrun`, of a source; `limits_full`, more workloads at once \
-     than a probe can limit apart; `map_full`, figures that are the node's only, as a probe's map had no room",
+     than a probe can limit apart; `map_full`, figures that are the node's only, as a probe's map had no room; \
+     `unseen`, the same as the kernel ran no program",
 )
 .by(&[PROBE, REASON]);
 pub static WORKLOAD_SUPPRESSED: MetricDef = MetricDef::counter(

@@ -57,6 +57,12 @@ pub trait SharedProbe: Clone + Send + Sync + 'static {
         0
     }
 
+    /// What happened since it was loaded without its programs having run, where the kernel's own figures
+    /// show it.
+    fn unseen(&self) -> u64 {
+        0
+    }
+
     /// Ends captures under way, as the agent stops; what was gathered by then can still be taken.
     fn stop(&self) {}
 }
@@ -173,6 +179,7 @@ trait Loaded: Any + Send + Sync {
     fn object(&self) -> &Object;
     fn reader(&self) -> Option<OnRecord>;
     fn lost(&self) -> u64;
+    fn unseen(&self) -> u64;
     fn stop(&self);
 }
 
@@ -185,6 +192,9 @@ impl<P: SharedProbe> Loaded for P {
     }
     fn lost(&self) -> u64 {
         SharedProbe::lost(self)
+    }
+    fn unseen(&self) -> u64 {
+        SharedProbe::unseen(self)
     }
     fn stop(&self) {
         SharedProbe::stop(self);
@@ -249,7 +259,11 @@ impl Shared {
     /// Figures that the probes lost besides records, so far: the object, why, and how many.
     #[must_use]
     pub fn lost(&self) -> Vec<(&'static str, &'static str, u64)> {
-        self.loaded().map(|p| (p.object().name(), "map_full", p.lost())).collect()
+        let of = |p: &Arc<dyn Loaded>| {
+            let name = p.object().name();
+            [(name, "map_full", p.lost()), (name, "unseen", p.unseen())]
+        };
+        self.loaded().flat_map(of).collect()
     }
 
     /// Ends what is being captured; what was sampled by then can still be taken.

@@ -5,19 +5,27 @@
 //! reading adds both up, and the run that each CPU is in the middle of. The parts cannot be read at
 //! one moment, so a cgroup that just makes room may be missing its last figures for one reading;
 //! what was reported before is kept meanwhile, so that no figure ever falls.
+//!
+//! Waits are what the kernel itself books, those that go on on another CPU included. Where run queues have
+//! sums of their own, these show at each switch whether any was missed.
 
 mod totals;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Feature, Loading, SharedProbe, hierarchy_of};
+use crate::probe::map::possible_cpus;
 use crate::probe::skeletons::sched::{self, SchedCpu, SchedGroup};
 use crate::probe::{CgroupId, Latencies, LoadError, Object, Skeleton, Table};
 use crate::signal::Total;
-use totals::{Cpu, Figures, Group, Totals};
+use totals::{Cpu, Figures, Group, Lost, Totals};
 
 /// A CPU that switches while its part is copied is read again, so often at most.
 const ATTEMPTS: usize = 6;
+
+/// As in `sched/moved.bpf.c`: tasks that are told apart where run queues have no sums, which shows in `/proc`
+/// (`CONFIG_SCHEDSTATS`).
+const SEEN_TASKS: u32 = 1 << 17;
 
 /// Waits of the node and of each cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,15 +55,19 @@ impl SharedProbe for Sched {
 
     fn load(loading: &mut Loading<'_>) -> Result<Self, LoadError> {
         let hierarchy = hierarchy_of("cpu", &loading.proc().join("cgroups"));
+        let fail = |e: anyhow::Error| LoadError::Object { object: sched::SKELETON.name, reason: format!("{e:#}") };
+        let cpus = u32::try_from(possible_cpus().map_err(fail)?).unwrap_or(u32::MAX);
         let on = |f| u32::from(loading.wants(f));
         let options = sched::SKELETON
             .options()
             .switch(sched::switch::CPU_TIME, on(Sched::CPU_TIME))
             .switch(sched::switch::RUN_QUEUE, on(Sched::RUN_QUEUE))
-            .switch(sched::switch::UNIFIED, u32::from(hierarchy == 0));
+            .switch(sched::switch::UNIFIED, u32::from(hierarchy == 0))
+            .map_size("sched_queues", cpus)
+            .map_size("sched_seen", if loading.proc().join("schedstat").exists() { 1 } else { SEEN_TASKS })
+            .without(if loading.wants(Sched::RUN_QUEUE) { &[] } else { &["moved"] });
         let object = loading.load(options)?;
-        let readings = Readings::of(&object)
-            .map_err(|e| LoadError::Object { object: sched::SKELETON.name, reason: format!("{e:#}") })?;
+        let readings = Readings::of(&object).map_err(fail)?;
         Ok(Sched { object, hierarchy, readings: Arc::new(Mutex::new(readings)) })
     }
 
@@ -63,9 +75,15 @@ impl SharedProbe for Sched {
         &self.object
     }
 
-    /// How often a cgroup's figures were lost because the hash was full, as of the last reading.
+    /// How often a cgroup's figures, or a part of a wait, became the node's alone, as of the last reading.
     fn lost(&self) -> u64 {
-        self.readings.lock().unwrap_or_else(PoisonError::into_inner).totals.lost
+        let lost = self.losses();
+        lost.figures + lost.unplaced
+    }
+
+    /// How often a run queue had booked waits that no program saw, as of the last reading.
+    fn unseen(&self) -> u64 {
+        self.losses().unseen
     }
 }
 
@@ -94,6 +112,10 @@ impl Sched {
         let readings = self.read()?;
         let total = |(id, g): (&u64, &Group)| Total::new(self.cgroup(*id), g.generation, g.figures.waits);
         Ok(RunQueue { node: readings.totals.node, cgroups: readings.totals.groups.iter().map(total).collect() })
+    }
+
+    fn losses(&self) -> Lost {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner).totals.lost
     }
 
     fn cgroup(&self, id: u64) -> CgroupId {

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use zerocopy::FromZeros as _;
+
 use super::totals::{CROWDED, IDLE_CROWDED_NS, IDLE_NS};
 use super::*;
 use crate::host::{Cgroups, Host};
 use crate::probe::shared::Shared;
-use crate::probe::{Latencies, Loader};
+use crate::probe::{Latencies, Loader, Memory};
 use crate::signal::Growing as _;
 
 const S: u64 = 1_000_000_000;
@@ -88,13 +90,16 @@ fn a_crowd_leaves_sooner() {
 #[test]
 fn figures_go_on_after_a_loss() {
     let mut t = Totals::default();
-    let at = |n, lost| Cpu { lost, ..cpu(if n == 0 { vec![] } else { vec![(7, figures(n, 3, n))] }, None) };
+    let at = |n, lost| Cpu {
+        lost: Lost { figures: lost, ..Lost::default() },
+        ..cpu(if n == 0 { vec![] } else { vec![(7, figures(n, 3, n))] }, None)
+    };
     let figures_of_7 = |t: &Totals| (run_ns(t)[&7], t.groups[&7].figures.waits.slots[3]);
     t.absorb(&[], &[at(100, 0)], S);
     // All of it went to the overflow; the second time after it had run a little.
     for (n, lost, expected) in [(0, 1, 100), (5, 1, 105), (9, 1, 109), (2, 2, 109), (6, 2, 113), (7, 2, 114)] {
         t.absorb(&[], &[at(n, lost)], 2 * S);
-        assert_eq!((figures_of_7(&t), t.lost), ((expected, expected), lost), "with {n}");
+        assert_eq!((figures_of_7(&t), t.lost.figures), ((expected, expected), lost), "with {n}");
     }
 }
 
@@ -103,8 +108,9 @@ fn figures_go_on_after_a_loss() {
 fn figures_on_their_way_are_not_lost() {
     let mut t = Totals::default();
     t.absorb(&[], &[cpu(vec![(7, figures(100, 3, 10))], None)], S);
-    t.absorb(&[], &[Cpu { lost: 1, ..Cpu::default() }], 2 * S);
-    t.absorb(&[(7, figures(100, 3, 10))], &[Cpu { lost: 1, ..cpu(vec![(7, figures(3, 3, 1))], None) }], 3 * S);
+    let lost = Lost { figures: 1, ..Lost::default() };
+    t.absorb(&[], &[Cpu { lost, ..Cpu::default() }], 2 * S);
+    t.absorb(&[(7, figures(100, 3, 10))], &[Cpu { lost, ..cpu(vec![(7, figures(3, 3, 1))], None) }], 3 * S);
     assert_eq!((run_ns(&t)[&7], t.groups[&7].figures.waits.slots[3]), (103, 11));
 }
 
@@ -280,6 +286,69 @@ fn waiting_for_each_other_is_seen() {
         agree(&from, &to, own.total_ns, 10, 0)
     };
     assert!(once_in_five(as_the_kernel));
+}
+
+/// Tasks that are sent from CPU to CPU while they wait: what they waited before is part of the wait.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test needs somebody to send them")]
+fn waits_go_on_on_another_cpu() {
+    let Some((sched, _alone)) = load() else { return };
+    let mut group = Group::new("sent");
+    let id = group.id();
+    let pids = [group.spin(), group.spin(), group.spin()];
+    std::thread::sleep(Duration::from_millis(500));
+    let waits = || {
+        let cgroups = sched.run_queue().unwrap().cgroups;
+        cgroups.into_iter().find(|t| t.key.id == id).map_or(0, |t| t.total.total_ns)
+    };
+    let reading = || Reading::take(waits, || pids.iter().map(|p| schedstat(*p).1).sum());
+    let send = |cpu: usize| {
+        for pid in pids {
+            let done = Command::new("taskset").args(["-apc", &cpu.to_string(), &pid.to_string()]).output();
+            assert!(done.unwrap().status.success());
+        }
+    };
+    let as_the_kernel = || {
+        let (start, from) = (Instant::now(), reading());
+        for turn in 0.. {
+            send(turn % 2);
+            if start.elapsed() > Duration::from_secs(3) {
+                break;
+            }
+        }
+        let to = reading();
+        agree(&from, &to, to.probe - from.probe, 2, 150_000_000)
+    };
+    assert!(once_in_five(as_the_kernel));
+    assert_eq!(sched.lost(), 0);
+}
+
+/// Waits that are no cgroup's are the node's, and counted by why they are not.
+#[test]
+fn waits_of_nobody_are_the_nodes() {
+    let memory = Memory::new("/nowhere", 2);
+    let cpu = |unplaced, unseen, ns: u64| {
+        let mut v = SchedCpu::new_zeroed();
+        (v.unplaced, v.unseen) = (unplaced, unseen);
+        v.overflow.wait = figures(0, 4, ns / 1000).waits;
+        v
+    };
+    memory.put(&sched::SKELETON, "sched_cpus", &0_u32, &[cpu(1, 2, 3000), cpu(4, 0, 5000)]).unwrap();
+    let shared = Shared::load(&mut Loader::in_memory(&memory), &[Sched::RUN_QUEUE]);
+    let reading = shared.get::<Sched>().unwrap().run_queue().unwrap();
+    assert_eq!((reading.node.total_ns, reading.node.slots[4], reading.cgroups.len()), (8000, 8, 0));
+    assert_eq!(shared.lost(), [("sched", "map_full", 5), ("sched", "unseen", 2)]);
+}
+
+/// Nobody looks at waits: the hook of tasks that are moved costs nothing.
+#[test]
+fn without_waits_moves_are_not_hooked() {
+    let slots = |feature| {
+        let shared = Shared::load(&mut Loader::in_memory(&Memory::new("/nowhere", 1)), &[feature]);
+        shared.get::<Sched>().unwrap().object.hooks().iter().map(|h| h.slot).collect::<Vec<_>>()
+    };
+    assert_eq!(slots(Sched::CPU_TIME), ["switched"]);
+    assert_eq!(slots(Sched::RUN_QUEUE), ["moved", "switched"]);
 }
 
 /// More cgroups than a CPU has at hand: what makes room is found again, nothing is lost or counted twice.

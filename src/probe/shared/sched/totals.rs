@@ -45,13 +45,38 @@ impl Figures {
     }
 }
 
+/// How often something became the node's alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// The figures of a cgroup on a CPU found no room in the hash.
+    pub figures: u64,
+    /// A part of a wait found no room among those that go on on another CPU.
+    pub unplaced: u64,
+    /// A run queue had booked waits that no program saw.
+    pub unseen: u64,
+}
+
+impl Lost {
+    fn of(v: &SchedCpu) -> Self {
+        Lost { figures: v.lost, unplaced: v.unplaced, unseen: v.unseen }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Lost {
+            figures: self.figures + other.figures,
+            unplaced: self.unplaced + other.unplaced,
+            unseen: self.unseen + other.unseen,
+        }
+    }
+}
+
 /// One CPU's part of a reading.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cpu {
     /// No switch came between.
     pub at_rest: bool,
-    pub lost: u64,
-    /// Waits of cgroups that were lost.
+    pub lost: Lost,
+    /// Waits that are no cgroup's by one of these.
     pub overflow: Latencies,
     pub groups: Vec<(u64, Figures)>,
     /// Who runs since when, on the monotonic clock.
@@ -66,7 +91,7 @@ impl Cpu {
         let running = current.filter(|_| at_rest && v.compared != 0);
         Cpu {
             at_rest,
-            lost: v.lost,
+            lost: Lost::of(v),
             overflow: Figures::of(&v.overflow).waits,
             groups: groups.collect(),
             running: running.map(|g| (cgroup_of(g.id), v.start.wrapping_add(v.offset))),
@@ -81,8 +106,7 @@ pub(super) struct Totals {
     /// Of cgroups that were forgotten: the node's sum keeps them.
     forgotten: Latencies,
     pub groups: HashMap<u64, Group>,
-    /// How often the figures of a cgroup on a CPU found no room in the hash.
-    pub lost: u64,
+    pub lost: Lost,
     generations: u64,
 }
 
@@ -126,8 +150,8 @@ impl Group {
 impl Totals {
     /// Adds a reading up; returns the keys that should leave the kernel's hash.
     pub fn absorb(&mut self, evicted: &[(u64, Figures)], cpus: &[Cpu], now_ns: u64) -> Vec<u64> {
-        let lost = cpus.iter().map(|cpu| cpu.lost).sum();
-        let losing = std::mem::replace(&mut self.lost, lost) < lost;
+        let lost = cpus.iter().map(|cpu| cpu.lost).fold(Lost::default(), Lost::and);
+        let losing = std::mem::replace(&mut self.lost, lost).figures < lost.figures;
         let (sums, mut node) = self.sum_up(evicted, cpus, now_ns);
         sums.values().for_each(|sum| node.add(&sum.waits));
         self.node = self.node.with(&node, u64::max);
