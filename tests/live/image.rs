@@ -7,7 +7,9 @@ use std::fs;
 
 use serde_json::Value as Json;
 
-use crate::support::{Container, Need, bianque, is_about, place, podman, shell, timeout, unique, wait_for};
+use crate::support::{
+    Container, Need, assert_all_run, bianque, is_about, place, podman, shell, timeout, unique, wait_for,
+};
 
 const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/image");
 
@@ -91,10 +93,7 @@ fn finds_a_kill_in_another_container() {
     // include/uapi/linux/capability.h
     let bounding = u64::from_str_radix(field("CapBnd:"), 16).unwrap();
     assert_eq!(bounding, 1 << 2 | 1 << 11 | 1 << 12 | 1 << 19 | 1 << 34 | 1 << 38 | 1 << 39, "{status}");
-    for row in agent.json(&["list"]) {
-        let state = row["state"].as_str().unwrap_or_default();
-        assert!(matches!(state, "running" | "disabled"), "{row}");
-    }
+    assert_all_run(&agent.json(&["list"]), "");
     let greedy = ["sh", "-c", "head -c 200m /dev/zero | tail -c 200m >/dev/null"];
     let greedy = Container::start("greedy", &["--memory", "48m"], &greedy);
     let event = wait_for("event of the kill", timeout(30), || {

@@ -56,7 +56,7 @@ fn late_reader_of_datagrams_is_named() {
 fn data_behind_a_lost_segment_is_no_late_reader() {
     let _place = place!(Need::Agent);
     let agent = Agent::shared("");
-    provoke("tcpretransmit", &["--how", "hole", "--net", "36", "--seconds", "2"]);
+    provoke("tcpretransmit", &["--how", "hole", "--net", "36", "--seconds", "5"]);
     let of = |e: &Json, stage: &str| {
         attribute(e, "destination.address") == "10.77.36.1" && attribute(e, "linux.net.receive.stage") == stage
     };

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::{Agent, Need, place, shell};
+use crate::support::{Agent, Need, assert_all_run, place, shell};
 
 /// As nobody, the agent still runs: what it cannot load is unavailable, with the capability named.
 #[test]
@@ -31,10 +31,7 @@ fn named_capabilities_are_enough() {
     agent.as_nobody("+bpf,+perfmon,+sys_ptrace,+dac_read_search,+net_admin,+syslog");
     agent.run();
     agent.wait_ready();
-    for row in agent.json(&["list"]) {
-        let state = row["state"].as_str().unwrap_or_default();
-        assert!(matches!(state, "running" | "disabled"), "{row}\n{}", agent.log());
-    }
+    assert_all_run(&agent.json(&["list"]), &agent.log());
 }
 
 /// kernel.perf_event_paranoid as the manual wants it for an agent that is not started as root.

@@ -16,7 +16,10 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::support::{Agent, Need, Process, bianque, is_about, place, provoke, shell, timeout, unique, wait_for};
+use crate::support::{
+    Agent, Need, Process, assert_all_run, bianque, is_about, place, provoke, shell, status_of_all, timeout, unique,
+    wait_for,
+};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/bianque.service");
 const SYSTEMD: &str = "/lib/systemd/systemd";
@@ -50,12 +53,8 @@ fn runs_under_systemd() {
     let effective = u64::from_str_radix(field("CapEff:"), 16).unwrap();
     assert!(effective & !all == 0 && effective != 0, "{status}");
     assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2", "1"), "{status}");
-    assert!(systemd.show()["StatusText"].ends_with("collectors run"), "{:?}", systemd.show());
-
-    for row in systemd.json(&["list"]) {
-        let state = row["state"].as_str().unwrap_or_default();
-        assert!(matches!(state, "running" | "disabled"), "{row}\n{}", systemd.log());
-    }
+    assert!(systemd.show()["StatusText"].ends_with(&status_of_all()), "{:?}", systemd.show());
+    assert_all_run(&systemd.json(&["list"]), &systemd.log());
     let group = unique("service");
     provoke("oom-memcg", &["--cgroup", &group]);
     wait_for("event of the kill", timeout(20), || {
@@ -109,7 +108,8 @@ fn notifies_the_service_manager() {
     agent.env("NOTIFY_SOCKET", socket.to_str().unwrap()).env("WATCHDOG_USEC", "3000000");
     agent.run();
     let ready = notified.next("READY=1", timeout(60));
-    assert!(ready.lines().any(|l| l.starts_with("STATUS=") && l.ends_with("collectors run")), "{ready}");
+    let all = status_of_all();
+    assert!(ready.lines().any(|l| l.starts_with("STATUS=") && l.ends_with(&all)), "{ready}");
     assert_eq!(agent.try_get("/readyz").map(|(code, _)| code), Some(200), "it said that it is ready");
     notified.next("WATCHDOG=1", timeout(5));
 

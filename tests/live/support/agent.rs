@@ -18,6 +18,34 @@ pub fn bianque() -> Command {
     clean(Path::new(env!("CARGO_BIN_EXE_bianque")))
 }
 
+/// Collectors that nobody could run on this kernel, as `doctor` says to root.
+fn not_on_this_kernel() -> Vec<String> {
+    let out = bianque().args(["doctor", "-o", "json"]).output().expect("doctor");
+    let rows = String::from_utf8_lossy(&out.stdout);
+    let rows = rows.lines().filter_map(|l| serde_json::from_str::<Json>(l).ok());
+    let lacking = rows.filter(|r| r["type"] == "collector" && r["state"] == "unavailable");
+    lacking.filter_map(|r| r["name"].as_str().map(str::to_owned)).collect()
+}
+
+/// # Panics
+/// When a collector of `list` does not run that could on this kernel.
+pub fn assert_all_run(list: &[Json], log: &str) {
+    let absent = not_on_this_kernel();
+    for row in list {
+        let state = row["state"].as_str().unwrap_or_default();
+        let impossible = row["name"].as_str().is_some_and(|name| absent.iter().any(|a| a == name));
+        assert!(matches!(state, "running" | "disabled") || (impossible && state == "unavailable"), "{row}\n{log}");
+    }
+}
+
+/// The end of an agent's status where every collector runs that can on this kernel.
+pub fn status_of_all() -> String {
+    match not_on_this_kernel() {
+        none if none.is_empty() => "collectors run".to_owned(),
+        absent => format!("collectors run; unavailable: {}", absent.join(", ")),
+    }
+}
+
 fn clean(program: &Path) -> Command {
     let mut c = Command::new(program);
     c.stdin(Stdio::null());

@@ -8,7 +8,7 @@ mod shared;
 
 use std::time::{Duration, Instant};
 
-pub use agent::{Agent, attribute, bianque, events_of, is_about};
+pub use agent::{Agent, assert_all_run, attribute, bianque, events_of, is_about, status_of_all};
 pub use machine::{
     Container, Containerd, CriPod, Group, Process, busy_program, has_drop_reasons, hierarchy, podman, program, provoke,
     provoke_in_background, reader_program, shell, unique,
