@@ -41,6 +41,8 @@ pub(super) struct Built {
     pub sources: Vec<Named>,
     /// Rings of shared probes.
     pub rings: Vec<SharedRecords>,
+    /// What it does without, for want of files.
+    lost: Vec<String>,
 }
 
 impl Built {
@@ -78,7 +80,7 @@ impl Builder<'_> {
                 Ok(built) => {
                     let hooked = built.hooked();
                     state.register_events(name, r.info.events, self.clock.now().wall);
-                    self.say(own, name, State::Running, lost(r, &hooked, &self.host));
+                    self.say(own, name, State::Running, lost(r, &hooked, &built.lost));
                     let heard = built.sources.iter().map(|s| s.hook.to_owned());
                     self.statuses.set_hooks(name, hooked.iter().flat_map(Object::hooks), heard);
                     all.push(built);
@@ -110,8 +112,8 @@ impl Builder<'_> {
         };
         let mut cx = Context::new(around, r.info, loader);
         let running = (r.build)(settings, &mut cx)?;
-        let (objects, sources, rings) = (cx.objects, cx.sources, cx.rings);
-        Ok(Built { name: r.info.name, running, interval, symbols, objects, sources, rings })
+        let (objects, sources, rings, lost) = (cx.objects, cx.sources, cx.rings, cx.lost);
+        Ok(Built { name: r.info.name, running, interval, symbols, objects, sources, rings, lost })
     }
 
     fn say(&self, own: &SelfMetrics, name: &'static str, state: State, reason: Option<String>) {
@@ -126,7 +128,7 @@ fn interval(r: &Registration, own: Option<Duration>, of_all: Duration) -> Durati
 }
 
 /// What is lost for want of hooks that are optional, and of files.
-fn lost(r: &Registration, objects: &[Object], host: &Host) -> Option<String> {
+fn lost(r: &Registration, objects: &[Object], files: &[String]) -> Option<String> {
     let missing = objects.iter().flat_map(Object::hooks).filter(|h| h.attached.is_none());
     let mut words: Vec<String> = missing
         .filter_map(|h| {
@@ -135,7 +137,7 @@ fn lost(r: &Registration, objects: &[Object], host: &Host) -> Option<String> {
             Some(format!("without {}{why}: {}", h.slot, optional.lost))
         })
         .collect();
-    words.extend((r.survey)(host).unwrap_or_default());
+    words.extend_from_slice(files);
     (!words.is_empty()).then(|| words.join("; "))
 }
 

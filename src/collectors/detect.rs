@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
+use crate::collectors::Invalid;
 use crate::host::Now;
+use crate::signal::units::{HumanDuration, ns};
 
 pub use watch::Step;
 use watch::Watch;
@@ -57,6 +59,19 @@ impl Default for Rules {
             keys: 16_384,
         }
     }
+}
+
+/// Checks the settings of tracers of a share: `usage_limit` and `jump_limit`, `window`, `capture`.
+///
+/// # Errors
+/// The one that is out of its range.
+pub fn check_limits(shares: (f64, f64), window: HumanDuration, capture: HumanDuration) -> Result<(), Invalid> {
+    for (key, share) in [("usage_limit", shares.0), ("jump_limit", shares.1)] {
+        Invalid::unless((0.1..=1.0).contains(&share), key, share, "from 0.1 to 1")?;
+    }
+    let (second, most) = (Duration::from_secs(1), Duration::from_secs(300));
+    Invalid::unless_within(second * 2..=most, "window", window, "from 2s to 5m")?;
+    Invalid::unless_within(second..=most, "capture", capture, "from 1s to 5m")
 }
 
 /// The figure grows towards a limit, and meets it soon.
@@ -163,11 +178,6 @@ impl<K: Hash + Eq + Copy> Detector<K> {
         }
         room
     }
-}
-
-/// Whole nanoseconds.
-fn ns(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Seconds from one moment on the boot clock to another; 0 where it is not later.

@@ -19,33 +19,29 @@ pub mod network;
 mod readings;
 pub mod registry;
 pub mod run;
+mod settings;
 pub mod sources;
 pub mod suspects;
 mod task_wait;
 pub mod testing;
 mod unwrapped;
 
-use std::fmt;
 use std::future::Future;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use schemars::JsonSchema;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::host::{Clock, Host, Now, Reading};
 use crate::probe::shared::{Feature, Shared, SharedProbe};
 use crate::probe::stacks::Symbols;
 use crate::probe::{LoadError, Loader, Object, RecordSet, Skeleton};
-use crate::signal::{
-    Capture, Change, Event, EventDef, Evidence, HumanDuration, MetricDef, Metrics, Target, Timestamp, Trigger,
-};
+use crate::signal::{Capture, Change, Event, EventDef, Evidence, MetricDef, Metrics, Target, Timestamp, Trigger};
 use crate::workload::{Filters, Workloads};
 
 pub use crate::probe::Optional;
 pub use registry::{BUILT_IN, Registration, autotracing, events, metrics};
+pub use settings::{Invalid, NoSettings, Settings};
 
 /// When a collector runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -155,52 +151,6 @@ pub const fn head_doc(source: &'static str) -> &'static str {
 /// For [`Collector::survey`]: what is lost if this cannot be read.
 pub(crate) fn lost<T>(what: &str, reading: &Reading<T>) -> Option<String> {
     reading.as_ref().err().map(|why| format!("{what} ({why})"))
-}
-
-/// A collector's settings, `collectors.NAME` in the configuration. Doc comments become the reference.
-pub trait Settings: Serialize + DeserializeOwned + JsonSchema + Default + Clone + Send + Sync + 'static {
-    /// Checks what types cannot: ranges, and settings against each other.
-    ///
-    /// # Errors
-    /// Names the key, its value and what would be valid.
-    fn validate(&self) -> Result<(), Invalid> {
-        Ok(())
-    }
-}
-
-/// For collectors without settings of their own.
-#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NoSettings {}
-impl Settings for NoSettings {}
-
-/// A setting that cannot be.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{key} = {value}: {expected}")]
-pub struct Invalid {
-    pub key: &'static str,
-    pub value: String,
-    /// What would be valid.
-    pub expected: String,
-}
-
-impl Invalid {
-    /// # Errors
-    /// It does not hold.
-    pub fn unless(holds: bool, key: &'static str, value: impl fmt::Display, expected: &str) -> Result<(), Self> {
-        if holds { Ok(()) } else { Err(Invalid { key, value: value.to_string(), expected: expected.to_owned() }) }
-    }
-
-    /// # Errors
-    /// The time is out of the range.
-    pub fn unless_within(
-        range: RangeInclusive<Duration>,
-        key: &'static str,
-        value: HumanDuration,
-        expected: &str,
-    ) -> Result<(), Self> {
-        Self::unless(range.contains(&value.get()), key, value, expected)
-    }
 }
 
 /// Why a collector does not run here, and what to do about it. Not a failure.
@@ -381,6 +331,8 @@ pub struct Context<'a> {
     pub(crate) sources: Vec<sources::Named>,
     /// Rings of shared probes whose records it takes.
     pub(crate) rings: Vec<SharedRecords>,
+    /// What it said in [`Collector::survey`].
+    pub(crate) lost: Vec<String>,
 }
 
 /// What all collectors of an agent, or of a rig, have in common.
@@ -405,8 +357,8 @@ impl<'a> Context<'a> {
     /// What a collector of `around` is built with.
     pub(crate) fn new(around: Around<'a>, info: &'static Info, loader: &'a mut Loader) -> Self {
         let Around { host, workloads, filters, clock, symbols, shared } = around;
-        let (objects, sources, rings) = (Vec::new(), Vec::new(), Vec::new());
-        Context { host, workloads, filters, clock, symbols, info, shared, loader, objects, sources, rings }
+        let (objects, sources, rings, lost) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Context { host, workloads, filters, clock, symbols, info, shared, loader, objects, sources, rings, lost }
     }
 }
 

@@ -156,7 +156,7 @@ fn typed<C: Collector>(table: &toml::Table) -> Result<C::Config, SettingsError> 
 
 fn build<C: Collector>(table: &toml::Table, cx: &mut Context<'_>) -> Result<C, BuildError> {
     let config = typed::<C>(table)?;
-    C::survey(cx.host)?;
+    cx.lost = C::survey(cx.host)?;
     Ok(C::new(config, cx)?)
 }
 

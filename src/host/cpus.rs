@@ -65,13 +65,19 @@ impl Host {
     }
 }
 
-/// A list such as `0-3,8`.
+/// The first and last of each part of a list such as `0-3,8`; `None`: it is no number.
+pub(super) fn ranges(list: &str) -> impl Iterator<Item = Option<(u32, u32)>> {
+    list.trim().split(',').filter(|part| !part.is_empty()).map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.parse().ok()?, last.parse().ok()?))
+    })
+}
+
 fn parse(list: &str) -> Option<Vec<u32>> {
     let mut out = Vec::new();
-    for part in list.trim().split(',').filter(|p| !p.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let last = last.parse().ok().filter(|n| *n < MAX_CPUS)?;
-        out.extend(first.parse::<u32>().ok()?..=last);
+    for range in ranges(list) {
+        let (first, last) = range.filter(|(_, last)| *last < MAX_CPUS)?;
+        out.extend(first..=last);
     }
     (out.len() <= MAX_CPUS as usize).then_some(out)
 }

@@ -76,11 +76,24 @@ impl HumanDuration {
         self.0
     }
 
-    /// Whole nanoseconds, as probes' settings want them; 584 years at most.
+    /// Whole nanoseconds, as probes' settings want them.
     #[must_use]
     pub fn ns(self) -> u64 {
-        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+        ns(self.0)
     }
+}
+
+/// Whole nanoseconds; 584 years at most.
+#[must_use]
+pub fn ns(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Seconds, as metrics have them, of the nanoseconds that the kernel counts.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "2^53 ns are 104 days, then it rounds to a microsecond")]
+pub fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
 }
 
 impl Deref for HumanDuration {

@@ -35,7 +35,6 @@
 mod usage;
 
 use std::future::Future;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use schemars::JsonSchema;
@@ -43,7 +42,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::collectors::cpu_profile::cpu_profile;
-use crate::collectors::detect::{Reason, Step};
+use crate::collectors::detect::{Reason, Step, check_limits};
 use crate::collectors::history::{History, Kept};
 use crate::collectors::suspects::Suspects;
 use crate::collectors::{
@@ -123,12 +122,7 @@ impl Default for Config {
 
 impl Settings for Config {
     fn validate(&self) -> Result<(), Invalid> {
-        for (key, share) in [("usage_limit", self.usage_limit), ("jump_limit", self.jump_limit)] {
-            Invalid::unless((0.1..=1.0).contains(&share), key, share, "from 0.1 to 1")?;
-        }
-        let (second, most) = (Duration::from_secs(1), Duration::from_secs(300));
-        Invalid::unless_within(second * 2..=most, "window", self.window, "from 2s to 5m")?;
-        Invalid::unless_within(second..=most, "capture", self.capture, "from 1s to 5m")?;
+        check_limits((self.usage_limit, self.jump_limit), self.window, self.capture)?;
         self.history.validate()
     }
 }
@@ -336,6 +330,8 @@ fn trigger(f: &Figures, reason: Reason, since: Now, now: Now) -> Trigger {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use zerocopy::FromZeros as _;
 

@@ -45,7 +45,7 @@ use crate::host::{Host, Now};
 use crate::probe::shared::Tasks;
 use crate::probe::shared::tasks::Blocked;
 use crate::probe::stacks::Symbols;
-use crate::signal::units::HumanDuration;
+use crate::signal::units::{HumanDuration, ns};
 use crate::signal::{
     Attributes, Capture, Change, EventDef, Key, Links, MetricDef, Severity, Target, Trigger, Workload, WorkloadKey,
     WorkloadKind,
@@ -221,7 +221,7 @@ impl AutoTracer for DLoad {
         let begin = Instant::now();
         let piles = self.finder.piles(self.config.blocked.get(), self.config.tasks as usize)?;
         let rest = (begin.elapsed() * REST).min(MAX_REST);
-        self.rest_until_ns = now.boot_ns.saturating_add(u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX));
+        self.rest_until_ns = now.boot_ns.saturating_add(ns(rest));
         self.readings.push(now, piles.values().map(|p| p.tasks.len()).sum::<usize>() as f64);
         let rules = self.config.rules();
         let mut changes = Vec::new();
@@ -281,10 +281,10 @@ impl DLoad {
     fn trigger(&self, pile: &Pile, since: Now, capture: bool, now: Now) -> Trigger {
         let longest = pile.tasks.iter().filter_map(|t| t.blocked_for).max().unwrap_or_default();
         let wait = evidence::usual_wait(&pile.tasks, &self.finder);
-        let whose = pile.workload.as_ref().map_or("the node's other workloads", |w| w.display_name());
+        let owner = pile.workload.as_ref().map_or("the node's other workloads", |w| w.display_name());
         let mut attributes = Attributes::new();
         attributes.set(TASKS, pile.tasks.len()).set_some(WAIT, wait.on);
-        attributes.set(LONGEST, u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX));
+        attributes.set(LONGEST, ns(longest));
         let (n, seconds) = (pile.tasks.len(), longest.as_secs_f64());
         let what = wait.words().map(|what| format!(", most wait for {what}")).unwrap_or_default();
         Trigger {
@@ -294,7 +294,7 @@ impl DLoad {
             onset: since.wall,
             detected: now.wall,
             workload: pile.workload.clone(),
-            message: format!("{n} tasks of {whose} are blocked in the kernel, for up to {seconds:.1} s{what}"),
+            message: format!("{n} tasks of {owner} are blocked in the kernel, for up to {seconds:.1} s{what}"),
             attributes,
             links: Links::default(),
             capture,

@@ -45,7 +45,7 @@ use crate::host::{Clock, Host, Kmsg, Now};
 use crate::probe::skeletons::softlockup::{CpuSeen, Lockup, LockupPhase, Record, Records, SKELETON, setting, switch};
 use crate::probe::{Object, Sampling, Table};
 use crate::signal::semconv::attr;
-use crate::signal::units::HumanDuration;
+use crate::signal::units::{HumanDuration, ns};
 use crate::signal::{EventDef, Key, MetricDef, Severity};
 use report::{Pending, Reporter, WatchdogLine};
 
@@ -254,10 +254,6 @@ impl SoftLockup {
         }
         Ok(())
     }
-}
-
-fn ns(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

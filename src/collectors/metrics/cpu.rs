@@ -39,6 +39,7 @@ use crate::host::{Clock, Host};
 use crate::probe::CgroupId;
 use crate::probe::shared::sched::Sched;
 use crate::signal::semconv::attr;
+use crate::signal::units::seconds;
 use crate::signal::{Key, MetricDef, Metrics, Total, Workload};
 use crate::workload::Workloads;
 use node::Node;
@@ -178,11 +179,6 @@ fn limits(cgroups: &Cgroups, workload: &std::sync::Arc<Workload>, out: &mut Metr
     out.value(&THROTTLED_TIME, Some(workload), &[], seconds(stat.throttled_ns));
     out.count(&THROTTLED_PERIODS, Some(workload), &[], stat.throttled);
     out.count(&PERIODS, Some(workload), &[], stat.periods);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "2^53 ns are 104 days, then it rounds to a microsecond")]
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //!
 //! # How
 //! The shared `block` probe on `block_rq_complete` (include/trace/events/block.h). The kernel keeps in each request when
-//! it was made and when its device was given it, and whose it is. Counted in the kernel in powers of two of a second;
+//! it was made when its device was given it, and for which cgroup. Counted in the kernel in powers of two of a second;
 //! what is below 1 us is counted as zero.
 //!
 //! # Signals

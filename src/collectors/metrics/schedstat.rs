@@ -29,6 +29,7 @@ use crate::collectors::{Collector, Context, Info, MetricCollector, Settings, Una
 use crate::host::Host;
 use crate::host::proc::RunQueue;
 use crate::signal::semconv::attr;
+use crate::signal::units::seconds;
 use crate::signal::{Key, MetricDef, Metrics, Value};
 
 const CPU: &[Key] = &[attr::CPU_LOGICAL_NUMBER];
@@ -117,11 +118,6 @@ fn write(of: &RunQueue, by: &[(Key, Value)], out: &mut Metrics) {
     out.value(&RUN, None, by, seconds(of.ran_ns));
     out.value(&WAIT, None, by, seconds(of.waited_ns));
     out.count(&SLICES, None, by, of.slices);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "2^53 ns are 104 days, then it rounds to a microsecond")]
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Cgroups, Hierarchy};
+use crate::host::cpus::ranges;
 use crate::host::proc::{Pressure, Resource, parse_pressure};
 use crate::host::{ReadError, Reading, keyed, read};
 
@@ -333,9 +334,8 @@ pub(super) fn parse_cpu_max(text: &str) -> Option<CpuLimit> {
 /// How many CPUs a list like `0-3,8` names.
 pub(super) fn cpu_list_len(list: &str) -> Option<u32> {
     let mut n = 0u32;
-    for range in list.split(',').filter(|r| !r.is_empty()) {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+    for range in ranges(list) {
+        let (first, last) = range?;
         n = n.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
     }
     Some(n)

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+use std::time::Duration;
+
 use super::*;
 use zerocopy::FromZeros as _;
 
@@ -7,7 +9,7 @@ use crate::collectors::testing::Rig;
 use crate::probe::skeletons::cpu_sample::CpuSample as Record;
 use crate::signal::Evidence;
 
-/// Writes `/proc/stat` of a node whose CPUs spent so many seconds each in programs, the kernel and idle, and were stolen.
+/// Writes `/proc/stat`: each CPU spent so many seconds in programs, in the kernel and idle, and was stolen for so many.
 fn stat(rig: &Rig, cpus: usize, [user, system, idle, steal]: [u64; 4]) {
     let line = |name: &str, times: u64| {
         let [user, system, idle, steal] = [user, system, idle, steal].map(|s| s * 100 * times);

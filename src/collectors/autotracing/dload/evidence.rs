@@ -10,6 +10,7 @@ use crate::collectors::Limits;
 use crate::collectors::task_wait::Wait;
 use crate::host::proc::Disk;
 use crate::probe::shared::tasks::{Blocked, Lock};
+use crate::signal::units::ns;
 use crate::signal::{Column, Evidence, Profile, ProfileKind, Stack, StackSample, Table, Value};
 
 /// Rows of a table.
@@ -44,7 +45,7 @@ pub(super) fn of_pile(tasks: &[Blocked], finder: &Finder, limits: Limits) -> Vec
     all
 }
 
-/// How many wait for what, and whose they are.
+/// How many wait for what, by workload.
 fn waits(tasks: &[Blocked], stacks: &[Stack], finder: &Finder) -> Evidence {
     let mut rows: HashMap<[Option<String>; 4], (u64, Duration)> = HashMap::new();
     for (task, stack) in tasks.iter().zip(stacks) {
@@ -145,8 +146,4 @@ pub(super) fn devices(before: &[Disk], after: &[Disk], elapsed: Duration) -> Opt
         table.row(vec![name, Some(disk.in_flight.into()), Some(completed.into()), Some(busy.into())]);
     }
     Some(Evidence::Table(table))
-}
-
-fn ns(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
