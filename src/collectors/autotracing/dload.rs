@@ -244,18 +244,16 @@ impl AutoTracer for DLoad {
         _: Parts,
     ) -> impl Future<Output = anyhow::Result<Capture>> + Send + 'static {
         let (finder, host, clock_start) = (self.finder.clone(), self.host.clone(), trigger.detected);
-        let (blocked, least) = (self.config.blocked.get(), self.config.tasks as usize);
+        // Of a workload also what is left of a pile that shrinks, and no other's; of the node, what is in no pile.
+        let least = if trigger.target.workload.is_some() { 1 } else { self.config.tasks as usize };
+        let blocked = self.config.blocked.get();
         let readings = self.readings.evidence("blocked_tasks", "{task}");
         let target = trigger.target.clone();
         let watches = DEVICES.min(limits.duration);
         async move {
             let (before, begin) = (host.disks(), Instant::now());
-            let pile = tokio::task::block_in_place(|| {
-                // What is left of a pile that shrinks is still what it was about.
-                let mut piles = finder.piles(blocked, least)?;
-                let own = piles.remove(&target.workload).filter(|p| !p.tasks.is_empty());
-                anyhow::Ok(own.or_else(|| piles.remove(&None)).unwrap_or_default())
-            })?;
+            let mut piles = tokio::task::block_in_place(|| finder.piles(blocked, least))?;
+            let pile = piles.remove(&target.workload).unwrap_or_default();
             tokio::time::sleep(watches.saturating_sub(begin.elapsed())).await;
             let mut evidence = tokio::task::block_in_place(|| evidence::of_pile(&pile.tasks, &finder, limits));
             if let (Ok(before), Ok(after)) = (before, host.disks()) {

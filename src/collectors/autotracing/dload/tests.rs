@@ -82,6 +82,13 @@ fn a_workloads_pile() {
     assert_eq!(waits.cells()[0][4], Some(12_u64.into()));
     assert_eq!((&locks.cells()[0][2], &locks.cells()[0][4]), (&text("lazy (pid 77)"), &Some(12_u64.into())));
     assert_eq!(devices.cells()[0][..2], [text("sda"), Some(4_u64.into())]);
+    // What is left of it is its own, whoever else waits.
+    let mut fewer = blocked(cgroup.id, MUTEX, 100..103);
+    fewer.extend(blocked(cgroup.id + 1000, MUTEX, 200..220));
+    rig.kernel().iterates(&tasks::SKELETON, "walk", fewer.as_bytes());
+    let capture = c.capture(t, Limits { duration: Duration::ZERO, stacks: 10 }).unwrap();
+    let Evidence::Profile(p) = &capture.evidence[0] else { panic!("{capture:?}") };
+    assert_eq!((p.total(), p.lost), (3, 0));
     rig.kernel().iterates(&tasks::SKELETON, "walk", [0_u8; 0].as_slice());
     let found = changes(&rig, &mut c, 60);
     assert!(matches!(&found[..], [Change::Recovered(..)]), "{found:?}");
